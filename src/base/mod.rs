@@ -1,0 +1,10 @@
+//! What every layer shares: time as a value.
+
+/// One reading of both clocks, taken once per turn by `server` and passed down as an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Now {
+    /// Milliseconds of the monotonic clock since the daemon started; deadlines are made of these.
+    pub mono_ms: u64,
+    /// Milliseconds since the Unix epoch; what goes on the wire as a timestamp.
+    pub unix_ms: u64,
+}

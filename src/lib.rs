@@ -1,0 +1,33 @@
+//! ringcast: one published message to very many WebSocket subscribers, in order, once.
+//!
+//! The layers, lowest first; `use crate::` points downwards only, and siblings do not know each other
+//! (`tests/layering.rs` checks it). Layers 0 to 3 do no I/O: bytes and time come in as arguments,
+//! bytes and deadlines go out as return values.
+//!
+//! | layer | module | what it is for |
+//! | --- | --- | --- |
+//! | 0 | [`sys`] | system calls, the socket ring, shared memory that the kernel reads; the only `unsafe` |
+//! | 0 | [`base`] | time as a value, ids |
+//! | 1 | [`ws`] | RFC 6455: headers, masks, UTF-8, close codes |
+//! | 1 | [`http`] | HTTP/1.1: heads, bodies, responses |
+//! | 1 | [`ably`] | protocol messages, their JSON and MessagePack codecs, errors, capabilities |
+//! | 2 | [`channel`] | one channel: order, history; on a subscriber's core its frame log and cursors |
+//! | 2 | [`connection`] | one client: protocol state, what it may do, what it is owed |
+//! | 2 | [`rest`] | one HTTP request and its answer |
+//! | 3 | [`shard`] | everything one core owns |
+//! | 4 | [`server`] | the only async code: executors, socket rings, the mesh between cores |
+//! | 5 | [`config`] | flags and file to the structs that the layers below define |
+//! | 5 | [`bench`] | the load generator behind `ringcast bench` |
+
+pub mod ably;
+pub mod base;
+pub mod bench;
+pub mod channel;
+pub mod config;
+pub mod connection;
+pub mod http;
+pub mod rest;
+pub mod server;
+pub mod shard;
+pub mod sys;
+pub mod ws;
