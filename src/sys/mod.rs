@@ -1,1 +1,17 @@
-//! To be written.
+//! System calls behind safe functions; the only module that may say `unsafe`.
+//!
+//! [`ring`] is the socket ring that carries all client traffic, [`chunk`] the memory that sends read
+//! from, [`listener`] makes the sockets that rings accept from, [`probe`] finds out what the kernel lacks.
+#![allow(unsafe_code)]
+
+mod buffers;
+pub mod chunk;
+mod eventfd;
+pub mod listener;
+pub mod probe;
+pub mod ring;
+pub mod rusage;
+
+pub use chunk::{Chunk, SendBuf};
+pub use eventfd::EventFd;
+pub use ring::{Event, ReceiveEnd, Slot, SocketRing, SocketRingConfig};

@@ -1,0 +1,640 @@
+//! The socket ring: one io_uring that carries every client socket of a shard.
+//!
+//! Sockets live in the ring's table of direct descriptors and take no file descriptor of the process;
+//! a [`Slot`] is an index into that table. This file owns what the kernel borrows (receive buffers,
+//! bytes of sends in flight) and the life of a slot. It does not know what the bytes mean.
+//!
+//! The life of a slot: [`Event::Accepted`] or [`Event::Connected`] opens it, then at most one receive
+//! and one send are in flight. [`SocketRing::close`] cancels them, waits for their completions, closes
+//! the descriptor and reports [`Event::Closed`]; nothing else is reported of a slot that is closing.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddrV4;
+use std::os::fd::{AsRawFd, RawFd};
+
+use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use super::buffers::{self, BufferRing};
+use super::{EventFd, SendBuf};
+
+/// Index into a ring's table of direct descriptors, below its `table_entries`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(pub u32);
+
+/// Sizes of one ring; each bounds memory.
+#[derive(Clone, Debug)]
+pub struct SocketRingConfig {
+    /// Submission queue entries, a power of two; also the largest batch of sends. 64 to 32,768.
+    pub ring_entries: u32,
+    /// Direct descriptors, so sockets; at most `RLIMIT_NOFILE` per ring.
+    pub table_entries: u32,
+    /// Receive buffers shared by all sockets of the ring, a power of two up to 32,768.
+    pub receive_buffers: u16,
+    /// Bytes of one receive buffer.
+    pub receive_buffer_bytes: u32,
+}
+
+/// Why a receive ended for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReceiveEnd {
+    /// The peer closed its side.
+    Eof,
+    /// The socket failed with this errno.
+    Failed(i32),
+}
+
+/// What has happened on the ring.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A client connected; its slot is open and nothing is armed on it yet.
+    Accepted(Slot),
+    /// Accepting stopped with this errno; [`SocketRing::start_accept`] resumes it.
+    AcceptStopped(i32),
+    /// A connect that [`SocketRing::connect`] began has ended: 0 or an errno, after which the slot is closed.
+    Connected(Slot, i32),
+    /// Bytes arrived. They may be changed in place; the buffer goes back to the kernel afterwards.
+    Received(Slot, &'a mut [u8]),
+    /// No more bytes will arrive.
+    ReceiveEnded(Slot, ReceiveEnd),
+    /// A send ended: the bytes that the kernel took (possibly fewer than given), or an errno.
+    Sent(Slot, Result<u32, i32>),
+    /// The slot is free for reuse.
+    Closed(Slot),
+}
+
+/// What a completion belongs to; the high byte of `user_data`, the slot is the low half.
+mod op {
+    pub const ACCEPT: u64 = 1;
+    pub const RECEIVE: u64 = 2;
+    pub const SEND: u64 = 3;
+    pub const CANCEL: u64 = 4;
+    pub const CLOSE: u64 = 5;
+    pub const CONNECT_STEP: u64 = 6;
+    pub const CONNECT: u64 = 7;
+    pub const STOP_ACCEPT: u64 = 8;
+}
+
+const fn user_data(op: u64, slot: Slot) -> u64 {
+    op << 56 | slot.0 as u64
+}
+
+/// What is in flight on a slot, as bits.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct SlotState(u8);
+
+impl SlotState {
+    const OPEN: u8 = 1;
+    const RECEIVING: u8 = 2;
+    const SENDING: u8 = 4;
+    const CONNECTING: u8 = 8;
+    const CLOSING: u8 = 16;
+    const IN_FLIGHT: u8 = Self::RECEIVING | Self::SENDING | Self::CONNECTING;
+
+    fn has(self, bits: u8) -> bool {
+        self.0 & bits != 0
+    }
+}
+
+/// See the module text. Used from the thread that made it only.
+pub struct SocketRing {
+    // Field order is drop order: the ring goes first, so that the kernel lets go of the memory below.
+    ring: IoUring,
+    buffers: BufferRing,
+    /// By slot: the bytes that a send in flight reads.
+    sends: Vec<Option<SendBuf>>,
+    slots: Vec<SlotState>,
+    /// Entries that found the submission queue full; at most a few per slot, as each slot has at
+    /// most one receive, one cancel and one close under way.
+    overflow: VecDeque<squeue::Entry>,
+    /// Addresses that queued connects point to; the kernel copies them when it takes the entry.
+    connect_addresses: Vec<Box<[libc::sockaddr_in; 2]>>,
+    open_slots: u32,
+    accepting: bool,
+}
+
+/// The kernel reads socket option values from here.
+static ONE: libc::c_int = 1;
+
+impl SocketRing {
+    /// Makes a ring for the calling thread.
+    ///
+    /// # Errors
+    /// `EPERM` or `ENOSYS` where io_uring is switched off, `EINVAL` on kernels without deferred task
+    /// runs (before 6.1), `EMFILE` when `table_entries` exceeds `RLIMIT_NOFILE`, `ENOMEM`.
+    pub fn new(config: &SocketRingConfig) -> io::Result<SocketRing> {
+        let ring: IoUring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            // Every queued send can complete at once, beside receives that nobody asked for.
+            .setup_cqsize(config.ring_entries * 4)
+            .dontfork()
+            .build(config.ring_entries)?;
+        let mut submitter = ring.submitter();
+        submitter.register_files_sparse(config.table_entries)?;
+        let buffers =
+            BufferRing::register(&submitter, config.receive_buffers, config.receive_buffer_bytes)?;
+        // Only saves the kernel a descriptor look-up per call; kernels before 5.18 lack it.
+        let _ = submitter.register_ring_fd();
+        let table_entries = config.table_entries as usize;
+        let mut sends = Vec::new();
+        sends.resize_with(table_entries, || None);
+        Ok(SocketRing {
+            ring,
+            buffers,
+            sends,
+            slots: vec![SlotState::default(); table_entries],
+            overflow: VecDeque::new(),
+            connect_addresses: Vec::new(),
+            open_slots: 0,
+            accepting: false,
+        })
+    }
+
+    /// Slots that are not free.
+    pub fn open_slots(&self) -> u32 {
+        self.open_slots
+    }
+
+    /// Size of the table.
+    pub fn table_entries(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// Whether a multishot accept is armed.
+    pub fn is_accepting(&self) -> bool {
+        self.accepting
+    }
+
+    /// Sends that can still be queued before the next [`submit`](Self::submit).
+    pub fn send_room(&mut self) -> usize {
+        let queue = self.ring.submission();
+        queue.capacity() - queue.len()
+    }
+
+    /// Accepts from `listener` into free slots until [`stop_accept`](Self::stop_accept) or
+    /// [`Event::AcceptStopped`].
+    pub fn start_accept(&mut self, listener: RawFd) {
+        assert!(!self.accepting, "one accept per ring");
+        self.accepting = true;
+        let accept = opcode::AcceptMulti::new(Fd(listener)).allocate_file_index(true).build();
+        self.push(accept.user_data(user_data(op::ACCEPT, Slot(0))));
+    }
+
+    /// Cancels the accept; [`Event::AcceptStopped`] with `ECANCELED` says when it has ended.
+    pub fn stop_accept(&mut self) {
+        let cancel = opcode::AsyncCancel::new(user_data(op::ACCEPT, Slot(0))).build();
+        self.push(cancel.user_data(user_data(op::STOP_ACCEPT, Slot(0))));
+    }
+
+    /// Opens `slot` by connecting from `from` (port 0: any) to `to`; ends in [`Event::Connected`].
+    pub fn connect(&mut self, slot: Slot, from: SocketAddrV4, to: SocketAddrV4) {
+        let state = &mut self.slots[slot.0 as usize];
+        assert!(*state == SlotState::default(), "connect needs a free slot");
+        *state = SlotState(SlotState::OPEN | SlotState::CONNECTING);
+        self.open_slots += 1;
+        let addresses = Box::new([sockaddr(from), sockaddr(to)]);
+        let [from, to] = [0, 1].map(|i| (&raw const addresses[i]).cast::<libc::sockaddr>());
+        self.connect_addresses.push(addresses);
+        let target = DestinationSlot::try_from_slot_target(slot.0).expect("slots are below 2^31");
+        let len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+        let fd = Fixed(slot.0);
+        let steps = [
+            opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0)
+                .file_index(Some(target))
+                .build(),
+            // Ports are then chosen at connect, per pair of addresses, instead of per address.
+            opcode::SetSockOpt::new(
+                fd,
+                libc::IPPROTO_IP as u32,
+                libc::IP_BIND_ADDRESS_NO_PORT as u32,
+                (&raw const ONE).cast(),
+                size_of::<libc::c_int>() as u32,
+            )
+            .build(),
+            opcode::Bind::new(fd, from, len).build(),
+        ];
+        // A link must not straddle two submissions.
+        if self.send_room() < steps.len() + 1 {
+            self.submit_all();
+        }
+        for step in steps {
+            let flags = squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
+            self.push(step.flags(flags).user_data(user_data(op::CONNECT_STEP, slot)));
+        }
+        let connect = opcode::Connect::new(fd, to, len).build();
+        self.push(connect.user_data(user_data(op::CONNECT, slot)));
+    }
+
+    /// Arms a multishot receive; bytes come as [`Event::Received`] until [`Event::ReceiveEnded`].
+    pub fn start_receive(&mut self, slot: Slot) {
+        let state = &mut self.slots[slot.0 as usize];
+        assert!(state.has(SlotState::OPEN), "receive needs an open slot");
+        assert!(!state.has(SlotState::RECEIVING), "one receive per slot");
+        state.0 |= SlotState::RECEIVING;
+        let receive = opcode::RecvMulti::new(Fixed(slot.0), buffers::GROUP).build();
+        self.push(receive.user_data(user_data(op::RECEIVE, slot)));
+    }
+
+    /// Queues a send of all of `bytes`; ends in [`Event::Sent`], perhaps of fewer bytes.
+    pub fn send(&mut self, slot: Slot, bytes: SendBuf) {
+        let state = &mut self.slots[slot.0 as usize];
+        assert!(
+            state.0 & (SlotState::OPEN | SlotState::SENDING | SlotState::CLOSING)
+                == SlotState::OPEN,
+            "one send at a time, on an open slot"
+        );
+        state.0 |= SlotState::SENDING;
+        let slice = bytes.as_slice();
+        let send = opcode::Send::new(Fixed(slot.0), slice.as_ptr(), slice.len() as u32)
+            .flags(libc::MSG_NOSIGNAL)
+            .build()
+            .user_data(user_data(op::SEND, slot));
+        // Keeps the bytes where they are until the completion; a chunk never moves or changes them.
+        self.sends[slot.0 as usize] = Some(bytes);
+        self.push(send);
+    }
+
+    /// Cancels what is in flight on `slot` and closes it; ends in [`Event::Closed`].
+    pub fn close(&mut self, slot: Slot) {
+        let state = &mut self.slots[slot.0 as usize];
+        assert!(state.has(SlotState::OPEN), "close needs an open slot");
+        if state.has(SlotState::CLOSING) {
+            return;
+        }
+        state.0 |= SlotState::CLOSING;
+        if state.has(SlotState::IN_FLIGHT) {
+            let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(Fixed(slot.0)).all()).build();
+            self.push(cancel.user_data(user_data(op::CANCEL, slot)));
+        } else {
+            self.push_close(slot);
+        }
+    }
+
+    /// Signals `eventfd` when completions arrive while [`arm_wakeup`](Self::arm_wakeup) holds.
+    pub fn register_eventfd(&mut self, eventfd: &EventFd) -> io::Result<()> {
+        self.ring.submitter().register_eventfd(eventfd.as_raw_fd())?;
+        self.disarm_wakeup();
+        Ok(())
+    }
+
+    /// From now on completions signal the eventfd. Call [`has_work`](Self::has_work) afterwards and
+    /// sleep only when it says no.
+    pub fn arm_wakeup(&mut self) {
+        self.ring.completion().enable_eventfd();
+    }
+
+    /// While the owner is awake, a signal per completion would be wasted.
+    pub fn disarm_wakeup(&mut self) {
+        self.ring.completion().disable_eventfd();
+    }
+
+    /// Whether something is queued for the kernel or waits to be reaped.
+    pub fn has_work(&mut self) -> bool {
+        if !self.overflow.is_empty() || !self.ring.completion().is_empty() {
+            return true;
+        }
+        let queue = self.ring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+    }
+
+    /// Hands queued entries to the kernel and lets it post what has completed. Does not wait.
+    ///
+    /// # Errors
+    /// Only for mistakes of ours (`EBADF`, `EINVAL`, ...): a full completion queue and interrupted
+    /// calls mean "reap, then submit again" and are not errors.
+    pub fn submit(&mut self) -> io::Result<()> {
+        self.enter(0)
+    }
+
+    /// As [`submit`](Self::submit), but waits for at least one completion. For owners without an executor.
+    pub fn submit_and_wait(&mut self) -> io::Result<()> {
+        self.enter(1)
+    }
+
+    fn enter(&mut self, want: usize) -> io::Result<()> {
+        loop {
+            self.move_overflow();
+            match self.ring.submitter().submit_and_wait(want) {
+                Ok(_) => break,
+                Err(error) => match error.raw_os_error() {
+                    // Interrupted before anything was taken.
+                    Some(libc::EINTR) => {}
+                    // The completion queue is full, or memory is short: reap first. What was not
+                    // taken stays queued.
+                    Some(libc::EBUSY | libc::EAGAIN) => return Ok(()),
+                    _ => return Err(error),
+                },
+            }
+        }
+        self.connect_addresses.clear();
+        Ok(())
+    }
+
+    /// Takes what has completed and reports it, at most `max` completions. Returns how many there were.
+    pub fn reap(&mut self, max: usize, mut on_event: impl FnMut(Event<'_>)) -> usize {
+        for count in 0..max {
+            let Some(entry) = self.ring.completion().next() else { return count };
+            self.handle_completion(&entry, &mut on_event);
+        }
+        max
+    }
+
+    fn handle_completion(&mut self, entry: &cqueue::Entry, on_event: &mut impl FnMut(Event<'_>)) {
+        let slot = Slot(entry.user_data() as u32);
+        let result = entry.result();
+        match entry.user_data() >> 56 {
+            op::SEND => {
+                self.sends[slot.0 as usize] = None;
+                if self.ended(slot, SlotState::SENDING) {
+                    on_event(Event::Sent(slot, u32::try_from(result).map_err(|_| -result)));
+                }
+            }
+            op::RECEIVE => self.handle_receive(slot, result, entry.flags(), on_event),
+            op::ACCEPT => {
+                if !cqueue::more(entry.flags()) {
+                    self.accepting = false;
+                }
+                if let Ok(index) = u32::try_from(result) {
+                    self.slots[index as usize] = SlotState(SlotState::OPEN);
+                    self.open_slots += 1;
+                    on_event(Event::Accepted(Slot(index)));
+                }
+                if !self.accepting {
+                    on_event(Event::AcceptStopped(if result < 0 { -result } else { 0 }));
+                }
+            }
+            op::CLOSE => {
+                self.slots[slot.0 as usize] = SlotState::default();
+                self.open_slots -= 1;
+                on_event(Event::Closed(slot));
+            }
+            op::CONNECT => {
+                if self.ended(slot, SlotState::CONNECTING) {
+                    on_event(Event::Connected(slot, -result.min(0)));
+                    if result < 0 {
+                        self.close(slot);
+                    }
+                }
+            }
+            // A failed step fails the connect that is linked behind it; a cancel finds its target or
+            // the target has just completed by itself.
+            op::CONNECT_STEP | op::CANCEL | op::STOP_ACCEPT => {}
+            other => unreachable!("no such operation was submitted: {other}"),
+        }
+    }
+
+    fn handle_receive(
+        &mut self,
+        slot: Slot,
+        result: i32,
+        flags: u32,
+        on_event: &mut impl FnMut(Event<'_>),
+    ) {
+        if let Some(id) = cqueue::buffer_select(flags) {
+            if result > 0 && !self.slots[slot.0 as usize].has(SlotState::CLOSING) {
+                on_event(Event::Received(slot, self.buffers.bytes(id, result as usize)));
+            }
+            self.buffers.recycle(id);
+        }
+        if cqueue::more(flags) || !self.ended(slot, SlotState::RECEIVING) {
+            return;
+        }
+        match result {
+            // Out of buffers, or the kernel ended a long multishot: arm it anew. By the time the
+            // entry is submitted the buffers of this batch have been given back.
+            _ if result > 0 || result == -libc::ENOBUFS || result == -libc::EINTR => {
+                self.start_receive(slot);
+            }
+            0 => on_event(Event::ReceiveEnded(slot, ReceiveEnd::Eof)),
+            _ => on_event(Event::ReceiveEnded(slot, ReceiveEnd::Failed(-result))),
+        }
+    }
+
+    /// Notes that an operation on `slot` has ended. False when the slot is closing, so that nobody
+    /// is to be told; the last operation to end then starts the close.
+    fn ended(&mut self, slot: Slot, bit: u8) -> bool {
+        let state = &mut self.slots[slot.0 as usize];
+        assert!(state.has(bit), "a completion for an operation that was not in flight");
+        state.0 &= !bit;
+        if !state.has(SlotState::CLOSING) {
+            return true;
+        }
+        if !state.has(SlotState::IN_FLIGHT) {
+            self.push_close(slot);
+        }
+        false
+    }
+
+    fn push_close(&mut self, slot: Slot) {
+        let close = opcode::Close::new(Fixed(slot.0)).build();
+        self.push(close.user_data(user_data(op::CLOSE, slot)));
+    }
+
+    fn push(&mut self, entry: squeue::Entry) {
+        // Behind entries that wait already, so that operations on a slot keep their order.
+        if !self.overflow.is_empty() || !self.try_push(&entry) {
+            self.overflow.push_back(entry);
+        }
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: every entry that this file builds points to memory that outlives the operation:
+        // bytes of sends are held in `sends` until their completion, addresses of connects until they
+        // are submitted, `ONE` is static, receives use registered buffers.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+
+    fn move_overflow(&mut self) {
+        while let Some(entry) = self.overflow.pop_front() {
+            if !self.try_push(&entry) {
+                self.overflow.push_front(entry);
+                return;
+            }
+        }
+    }
+
+    /// Empties the submission queue as far as the kernel lets us.
+    fn submit_all(&mut self) {
+        self.submit().expect("the kernel takes entries that it took before");
+    }
+}
+
+fn sockaddr(address: SocketAddrV4) -> libc::sockaddr_in {
+    libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: address.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
+        sin_zero: [0; 8],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::sys::listener::{Listener, ListenerConfig};
+
+    const CONFIG: SocketRingConfig = SocketRingConfig {
+        ring_entries: 64,
+        table_entries: 8,
+        receive_buffers: 4,
+        receive_buffer_bytes: 16,
+    };
+
+    fn listener() -> Listener {
+        let config =
+            ListenerConfig { send_buffer_bytes: 65_536, notsent_lowat_bytes: 16_384, backlog: 64 };
+        Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &config).expect("bind")
+    }
+
+    fn v4(listener: &Listener) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::LOCALHOST, listener.address().port())
+    }
+
+    /// What a ring has reported, without borrowed parts.
+    #[derive(Default)]
+    struct Log {
+        accepted: Vec<Slot>,
+        connected: Vec<(Slot, i32)>,
+        received: Vec<u8>,
+        ended: Vec<ReceiveEnd>,
+        sent: Vec<Result<u32, i32>>,
+        closed: Vec<Slot>,
+        accept_stopped: Vec<i32>,
+    }
+
+    impl Log {
+        fn take(&mut self, event: Event<'_>) {
+            match event {
+                Event::Accepted(slot) => self.accepted.push(slot),
+                Event::AcceptStopped(errno) => self.accept_stopped.push(errno),
+                Event::Connected(slot, errno) => self.connected.push((slot, errno)),
+                Event::Received(_, bytes) => self.received.extend_from_slice(bytes),
+                Event::ReceiveEnded(_, end) => self.ended.push(end),
+                Event::Sent(_, result) => self.sent.push(result),
+                Event::Closed(slot) => self.closed.push(slot),
+            }
+        }
+    }
+
+    /// Turns `ring` until `done`; the ring waits in the kernel, so nothing depends on time.
+    fn turn_until(ring: &mut SocketRing, log: &mut Log, done: impl Fn(&Log) -> bool) {
+        while !done(log) {
+            ring.submit_and_wait().expect("submit");
+            ring.reap(64, |event| log.take(event));
+        }
+    }
+
+    fn pair() -> (SocketRing, Slot, SocketRing, Slot) {
+        let listener = listener();
+        let mut server = SocketRing::new(&CONFIG).expect("ring");
+        let mut client = SocketRing::new(&CONFIG).expect("ring");
+        server.start_accept(listener.as_raw_fd());
+        let any = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 9), 0);
+        client.connect(Slot(3), any, v4(&listener));
+        let (mut server_log, mut client_log) = (Log::default(), Log::default());
+        turn_until(&mut client, &mut client_log, |log| !log.connected.is_empty());
+        assert_eq!(client_log.connected, [(Slot(3), 0)]);
+        turn_until(&mut server, &mut server_log, |log| !log.accepted.is_empty());
+        server.stop_accept();
+        turn_until(&mut server, &mut server_log, |log| !log.accept_stopped.is_empty());
+        assert_eq!(server_log.accept_stopped, [libc::ECANCELED]);
+        (server, server_log.accepted[0], client, Slot(3))
+    }
+
+    #[test]
+    fn bytes_outnumber_the_receive_buffers_and_still_all_arrive() {
+        let (mut server, at_server, mut client, at_client) = pair();
+        let sent: Vec<u8> = (0..10_000u32).map(|i| i as u8).collect();
+        client.send(at_client, SendBuf::whole(Bytes::from(sent.clone())));
+        let (mut server_log, mut client_log) = (Log::default(), Log::default());
+        turn_until(&mut client, &mut client_log, |log| !log.sent.is_empty());
+        assert_eq!(client_log.sent, [Ok(10_000)]);
+        server.start_receive(at_server);
+        turn_until(&mut server, &mut server_log, |log| log.received.len() == 10_000);
+        assert_eq!(server_log.received, sent);
+    }
+
+    #[test]
+    fn closing_cancels_what_is_in_flight_and_frees_the_slot() {
+        let (mut server, at_server, mut client, at_client) = pair();
+        server.start_receive(at_server);
+        // More than the socket buffers hold, to a peer that does not read: stays in flight.
+        server.send(at_server, SendBuf::whole(Bytes::from(vec![0; 64 << 20])));
+        server.submit().expect("submit");
+        server.close(at_server);
+        let mut log = Log::default();
+        turn_until(&mut server, &mut log, |log| !log.closed.is_empty());
+        assert_eq!((server.open_slots(), log.closed), (0, vec![at_server]));
+        assert!(log.ended.is_empty(), "a closing slot is not reported");
+        client.start_receive(at_client);
+        let mut log = Log::default();
+        turn_until(&mut client, &mut log, |log| !log.ended.is_empty());
+    }
+
+    #[test]
+    fn a_refused_connect_reports_the_errno_and_frees_the_slot() {
+        let refused = v4(&listener());
+        let mut client = SocketRing::new(&CONFIG).expect("ring");
+        client.connect(Slot(0), SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0), refused);
+        let mut log = Log::default();
+        turn_until(&mut client, &mut log, |log| !log.closed.is_empty());
+        assert_eq!(log.connected, [(Slot(0), libc::ECONNREFUSED)]);
+        assert_eq!(client.open_slots(), 0);
+    }
+
+    #[test]
+    fn a_full_table_stops_the_accept_and_a_freed_slot_lets_it_go_on() {
+        let listener = listener();
+        let mut server = SocketRing::new(&CONFIG).expect("ring");
+        let mut client =
+            SocketRing::new(&SocketRingConfig { table_entries: 32, ..CONFIG }).expect("ring");
+        server.start_accept(listener.as_raw_fd());
+        let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        for slot in 0..9 {
+            client.connect(Slot(slot), any, v4(&listener));
+        }
+        let (mut server_log, mut client_log) = (Log::default(), Log::default());
+        turn_until(&mut client, &mut client_log, |log| log.connected.len() == 9);
+        turn_until(&mut server, &mut server_log, |log| !log.accept_stopped.is_empty());
+        assert_eq!(server_log.accepted.len(), 8);
+        assert_eq!(server_log.accept_stopped, [libc::ENFILE]);
+        assert!(!server.is_accepting());
+        server.close(server_log.accepted[0]);
+        turn_until(&mut server, &mut server_log, |log| !log.closed.is_empty());
+        server.start_accept(listener.as_raw_fd());
+        client.connect(Slot(20), any, v4(&listener));
+        turn_until(&mut client, &mut client_log, |log| log.connected.len() == 10);
+        turn_until(&mut server, &mut server_log, |log| log.accepted.len() == 9);
+    }
+
+    #[test]
+    fn more_operations_than_the_queue_holds_wait_their_turn() {
+        let listener = listener();
+        let sizes = SocketRingConfig { table_entries: 200, ..CONFIG };
+        let mut server = SocketRing::new(&sizes).expect("ring");
+        let mut client = SocketRing::new(&sizes).expect("ring");
+        server.start_accept(listener.as_raw_fd());
+        let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let (mut server_log, mut client_log) = (Log::default(), Log::default());
+        for slot in 0..200 {
+            client.connect(Slot(slot), any, v4(&listener));
+            turn_until(&mut client, &mut client_log, |log| log.connected.len() > slot as usize);
+            turn_until(&mut server, &mut server_log, |log| log.accepted.len() > slot as usize);
+        }
+        // 200 sends and receives meet a submission queue of 64 entries.
+        for &slot in &server_log.accepted {
+            server.send(slot, SendBuf::whole(Bytes::from_static(b"x")));
+            server.start_receive(slot);
+        }
+        turn_until(&mut server, &mut server_log, |log| log.sent.len() == 200);
+        assert!(server_log.sent.iter().all(|sent| *sent == Ok(1)));
+    }
+}
