@@ -8,3 +8,9 @@ pub struct Now {
     /// Milliseconds since the Unix epoch; what goes on the wire as a timestamp.
     pub unix_ms: u64,
 }
+
+mod entropy;
+mod wheel;
+
+pub use entropy::Entropy;
+pub use wheel::Wheel;

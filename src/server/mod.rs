@@ -1,1 +1,113 @@
-//! To be written.
+//! The daemon around the shards: one pinned executor per shard, its listener and socket ring, the
+//! mesh between them. The only async code, and the only module that names glommio.
+//!
+//! A task here waits and copies; what the bytes mean is decided in [`shard`](crate::shard).
+
+mod bell;
+mod log;
+mod mesh;
+mod pump;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use glommio::{LocalExecutorBuilder, Placement};
+
+use crate::ably::KeyRing;
+use crate::base::Entropy;
+use crate::server::mesh::Mesh;
+use crate::server::pump::Pump;
+use crate::shard::{Shard, ShardConfig};
+use crate::sys::listener::{Listener, ListenerConfig};
+use crate::sys::{SocketRingConfig, probe, rusage};
+
+/// What `ringcast serve` needs to know; each part belongs to the layer that acts on it.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where all shards listen.
+    pub listen: SocketAddr,
+    /// CPUs that shards are pinned to, in turn when there are more shards than CPUs.
+    pub cores: Vec<usize>,
+    /// Shards, from 1.
+    pub shards: usize,
+    /// Mail between two shards that may wait in the mesh.
+    pub mesh_entries: usize,
+    /// Connections that one shard holds; more than one ring's table is spread over several rings.
+    pub connections_max: u32,
+    /// Options of client sockets.
+    pub listener: ListenerConfig,
+    /// Sizes of each socket ring; `table_entries` is what one ring may hold.
+    pub ring: SocketRingConfig,
+    /// What a shard may hold and for how long.
+    pub shard: ShardConfig,
+}
+
+/// Runs the daemon until a shard fails. `on_ready` is called with the address once every shard listens.
+///
+/// # Errors
+/// The address cannot be bound, the kernel lacks what the socket ring needs, or a shard has ended.
+pub fn run(
+    config: ServerConfig,
+    keys: Arc<KeyRing>,
+    on_ready: impl FnOnce(SocketAddr),
+) -> anyhow::Result<()> {
+    if let Some(reason) = probe::missing() {
+        anyhow::bail!("the socket ring cannot run here: {reason}");
+    }
+    let table_max = u32::try_from(rusage::open_files_max()).unwrap_or(u32::MAX);
+    let mut config = config;
+    config.ring.table_entries = config.ring.table_entries.min(table_max).min(config.connections_max);
+
+    // All listeners stand before the first connection is accepted: the kernel spreads connections
+    // over those that exist. Port 0 becomes a real port with the first.
+    let mut listeners = Vec::with_capacity(config.shards);
+    let mut address = config.listen;
+    for _ in 0..config.shards {
+        let listener = Listener::bind(address, &config.listener)
+            .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}"))?;
+        address = listener.address();
+        listeners.push(listener);
+    }
+
+    let log = log::spawn();
+    let mesh = Mesh::new(config.shards, config.mesh_entries);
+    let (ready, all_ready) = mpsc::channel();
+    let mut executors = Vec::with_capacity(config.shards);
+    for (id, listener) in listeners.into_iter().enumerate() {
+        let cpu = config.cores[id % config.cores.len()];
+        let (config, keys, mesh) = (config.clone(), Arc::clone(&keys), mesh.clone());
+        let (log, ready) = (log.clone(), ready.clone());
+        let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+            .name(&format!("shard-{id}"))
+            // Files and timers only; sockets have a ring of their own. Kept small because locked
+            // memory is limited on many hosts.
+            .io_memory(256 << 10)
+            .ring_depth(64)
+            .spawn(move || async move {
+                let now = pump::Clock::start();
+                let entropy = Entropy::new(|page| {
+                    getrandom::fill(page).expect("the kernel has random bytes after boot");
+                });
+                let shards = config.shards;
+                let shard = Shard::new(config.shard.clone(), keys, id, shards, entropy, now.read());
+                let mesh = mesh.join(id).await;
+                let pump = Pump::new(&config, shard, listener, mesh, log, now)?;
+                // Whoever waits for the daemon may have gone; the shard runs on.
+                let _ = ready.send(());
+                pump.run().await
+            })
+            .map_err(|error| anyhow::anyhow!("cannot start shard {id} on CPU {cpu}: {error}"))?;
+        executors.push(executor);
+    }
+    drop(ready);
+    if all_ready.iter().take(config.shards).count() == config.shards {
+        on_ready(address);
+    }
+    for (id, executor) in executors.into_iter().enumerate() {
+        let outcome: std::io::Result<()> =
+            executor.join().map_err(|error| anyhow::anyhow!("shard {id} has failed: {error}"))?;
+        outcome.map_err(|error| anyhow::anyhow!("shard {id} has failed: {error}"))?;
+    }
+    Ok(())
+}

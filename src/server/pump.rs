@@ -1,0 +1,234 @@
+//! The pump: turns the socket rings of one shard for as long as there is work, then sleeps.
+//!
+//! A turn is: take what has completed, run the shard, send what is owed. Turns follow each other
+//! through the executor's reactor, so that mail, timers and files get their share.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_lite::future;
+use glommio::io::BufferedFile;
+use glommio::timer::Timer;
+
+use super::ServerConfig;
+use super::bell::Bell;
+use super::log::Log;
+use super::mesh::MeshEnds;
+use crate::base::Now;
+use crate::shard::Shard;
+use crate::sys::listener::Listener;
+use crate::sys::{Event, EventFd, Slot, SocketRing};
+
+/// Completions taken and sends submitted in one turn: bounds the time between two looks at the mail.
+const BATCH: usize = 512;
+
+/// Slots that a ring keeps free: a multishot accept may run ahead of its cancellation, and the kernel
+/// drops a connection that finds no slot.
+const ACCEPT_RESERVE: u32 = 16;
+
+/// How soon mail is tried again that the mesh had no room for.
+const MESH_RETRY: Duration = Duration::from_micros(200);
+
+/// Longest sleep; timers of the shard usually end it earlier.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// The clocks of one shard.
+pub(super) struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    pub(super) fn start() -> Clock {
+        Clock { started: Instant::now() }
+    }
+
+    /// Both clocks; read once per turn.
+    pub(super) fn read(&self) -> Now {
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Now {
+            mono_ms: self.started.elapsed().as_millis() as u64,
+            unix_ms: unix.as_millis() as u64,
+        }
+    }
+}
+
+pub(super) struct Pump {
+    shard: Shard,
+    /// One or more: a ring's table of direct descriptors is limited by `RLIMIT_NOFILE`.
+    rings: Vec<SocketRing>,
+    table_entries: u32,
+    connections_max: u32,
+    listener: Listener,
+    mesh: MeshEnds,
+    bell: Rc<Bell>,
+    log: Log,
+    clock: Clock,
+    /// Rings whose accept has stopped with this errno, to be started anew when a slot is free.
+    accept_paused: bool,
+}
+
+impl Pump {
+    pub(super) fn new(
+        config: &ServerConfig,
+        shard: Shard,
+        listener: Listener,
+        mesh: MeshEnds,
+        bell: Rc<Bell>,
+        log: Log,
+        clock: Clock,
+    ) -> io::Result<Pump> {
+        let table_entries = config.ring.table_entries;
+        let ring_count = config.connections_max.div_ceil(table_entries - ACCEPT_RESERVE);
+        let mut rings = Vec::new();
+        for _ in 0..ring_count {
+            let mut ring = SocketRing::new(&config.ring)?;
+            let eventfd = EventFd::new()?;
+            ring.register_eventfd(&eventfd)?;
+            spawn_waker(&eventfd, &bell)?;
+            rings.push(ring);
+        }
+        Ok(Pump {
+            shard,
+            rings,
+            table_entries,
+            connections_max: config.connections_max,
+            listener,
+            mesh,
+            bell,
+            log,
+            clock,
+            accept_paused: false,
+        })
+    }
+
+    /// Runs until a ring or the mesh fails, which only a fault of ours or of the host can cause.
+    pub(super) async fn run(mut self) -> io::Result<()> {
+        loop {
+            let (busy, mail_waits) = self.turn()?;
+            if busy {
+                // A timer that is due already: one pass through the reactor and back.
+                Timer::new(Duration::ZERO).await;
+                continue;
+            }
+            self.rings.iter_mut().for_each(SocketRing::arm_wakeup);
+            // What completed before the rings were armed has rung no bell.
+            if !self.rings.iter_mut().any(SocketRing::has_work) {
+                let longest = if mail_waits { MESH_RETRY } else { self.sleep() };
+                let timer = async {
+                    Timer::new(longest).await;
+                };
+                future::or(self.bell.wait(), timer).await;
+            }
+            self.rings.iter_mut().for_each(SocketRing::disarm_wakeup);
+        }
+    }
+
+    fn sleep(&self) -> Duration {
+        let now_ms = self.clock.read().mono_ms;
+        let due = self.shard.next_timeout().map(|at| Duration::from_millis(at.saturating_sub(now_ms)));
+        due.map_or(SLEEP_MAX, |due| due.clamp(Duration::from_millis(1), SLEEP_MAX))
+    }
+
+    /// One turn. The first answer is whether another should follow at once, the second whether mail
+    /// is left that the mesh had no room for.
+    fn turn(&mut self) -> io::Result<(bool, bool)> {
+        let now = self.clock.read();
+        self.shard.begin_turn(now);
+        let mut busy = false;
+        for index in 0..self.rings.len() {
+            self.rings[index].submit()?;
+            busy |= self.reap(index) > 0;
+        }
+        busy |= self.mesh.deliver_to(&mut self.shard);
+        self.shard.handle_timeout();
+        self.shard.settle();
+        let mail_waits = self.mesh.collect_from(&mut self.shard)?;
+        busy |= self.send();
+        self.close();
+        self.accept();
+        while let Some(line) = self.shard.poll_log() {
+            self.log.line(line);
+        }
+        busy |= self.rings.iter_mut().any(SocketRing::has_work);
+        Ok((busy, mail_waits))
+    }
+
+    /// Tells the shard what has completed on one ring.
+    fn reap(&mut self, ring_index: usize) -> usize {
+        let shard = &mut self.shard;
+        let accept_paused = &mut self.accept_paused;
+        let first = ring_index as u32 * self.table_entries;
+        let mut accepted = Vec::new();
+        let count = self.rings[ring_index].reap(BATCH, |event| match event {
+            Event::Accepted(slot) => {
+                shard.handle_accept(first + slot.0);
+                accepted.push(slot);
+            }
+            Event::AcceptStopped(_) => *accept_paused = true,
+            Event::Received(slot, bytes) => shard.handle_bytes(first + slot.0, bytes),
+            Event::ReceiveEnded(slot, _) => shard.handle_receive_end(first + slot.0),
+            Event::Sent(slot, result) => shard.handle_sent(first + slot.0, result),
+            Event::Closed(slot) => shard.handle_closed(first + slot.0),
+            Event::Connected(..) => unreachable!("the daemon connects to nobody through its rings"),
+        });
+        for slot in accepted {
+            self.rings[ring_index].start_receive(slot);
+        }
+        count
+    }
+
+    /// Submits up to a batch of sends. True when there may be more.
+    fn send(&mut self) -> bool {
+        for _ in 0..BATCH {
+            let Some((transport, bytes)) = self.shard.poll_transmit() else { return false };
+            let (ring, slot) = self.place(transport);
+            self.rings[ring].send(slot, bytes);
+        }
+        true
+    }
+
+    fn close(&mut self) {
+        while let Some(transport) = self.shard.poll_close() {
+            let (ring, slot) = self.place(transport);
+            self.rings[ring].close(slot);
+        }
+    }
+
+    /// Keeps one accept armed on the first ring that has room, and none when all are full.
+    fn accept(&mut self) {
+        let open: u32 = self.rings.iter().map(SocketRing::open_slots).sum();
+        let has_room = |ring: &SocketRing| ring.open_slots() + ACCEPT_RESERVE < self.table_entries;
+        match self.rings.iter().position(SocketRing::is_accepting) {
+            Some(index) if open >= self.connections_max || !has_room(&self.rings[index]) => {
+                self.rings[index].stop_accept();
+            }
+            Some(_) => {}
+            None if open < self.connections_max => {
+                if let Some(index) = self.rings.iter().position(has_room) {
+                    self.rings[index].start_accept(self.listener.as_raw_fd());
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn place(&self, transport: u32) -> (usize, Slot) {
+        ((transport / self.table_entries) as usize, Slot(transport % self.table_entries))
+    }
+}
+
+/// Rings the bell whenever `eventfd` is signalled.
+fn spawn_waker(eventfd: &EventFd, bell: &Rc<Bell>) -> io::Result<()> {
+    let fd = eventfd.duplicate()?.into_raw_fd();
+    let bell = Rc::clone(bell);
+    let file = crate::sys::eventfd_file(fd);
+    glommio::spawn_local(async move {
+        while file.read_at(0, size_of::<u64>()).await.is_ok() {
+            bell.ring();
+        }
+    })
+    .detach();
+    Ok(())
+}
