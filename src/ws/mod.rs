@@ -4,8 +4,10 @@
 //! handed, and nothing of what a payload says.
 
 mod decoder;
+mod encoder;
 mod header;
 mod mask;
 
 pub use decoder::{DecodeError, Decoder, Event};
+pub use encoder::{FrameBuilder, close_frame, ping_frame, pong_frame};
 pub use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
