@@ -5,6 +5,7 @@
 
 mod decoder;
 mod encoder;
+pub mod handshake;
 mod header;
 mod mask;
 
