@@ -1,0 +1,117 @@
+//! The opening handshake (RFC 6455 §4.2), given the request's headers one by one.
+
+use data_encoding::BASE64;
+use tungstenite::handshake::derive_accept_key;
+
+/// The one version that there is (RFC 6455 §4.4).
+pub const VERSION: &str = "13";
+/// Length of the nonce behind `Sec-WebSocket-Key`.
+const NONCE_BYTES: usize = 16;
+
+/// Why a request does not open a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeError {
+    /// The client asked for something else, or wrongly; answer 400 with this text.
+    BadRequest(&'static str),
+    /// Answer 426 with [`VERSION`] as `Sec-WebSocket-Version` (§4.4).
+    UnsupportedVersion,
+}
+
+/// Whether a request asks for a WebSocket at all. `header` looks a header up by its name.
+pub fn is_requested<'a>(header: impl Fn(&str) -> Option<&'a str>) -> bool {
+    has_token(header("Upgrade"), "websocket")
+}
+
+/// Checks the request and returns the whole response, after which the stream is frames.
+/// `method` is the request's, `header` looks a header up by its name. No extension or subprotocol
+/// is agreed to.
+pub fn accept<'a>(
+    method: &str,
+    header: impl Fn(&str) -> Option<&'a str>,
+) -> Result<Vec<u8>, HandshakeError> {
+    if method != "GET" {
+        return Err(HandshakeError::BadRequest("a WebSocket is opened by GET"));
+    }
+    if !is_requested(&header) {
+        return Err(HandshakeError::BadRequest("Upgrade does not name websocket"));
+    }
+    if !has_token(header("Connection"), "upgrade") {
+        return Err(HandshakeError::BadRequest("Connection does not name Upgrade"));
+    }
+    if header("Sec-WebSocket-Version") != Some(VERSION) {
+        return Err(HandshakeError::UnsupportedVersion);
+    }
+    let key = header("Sec-WebSocket-Key").unwrap_or_default().as_bytes();
+    if !BASE64.decode(key).is_ok_and(|nonce| nonce.len() == NONCE_BYTES) {
+        return Err(HandshakeError::BadRequest("Sec-WebSocket-Key is not 16 bytes in base64"));
+    }
+    let accept = derive_accept_key(key);
+    Ok(format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+    )
+    .into_bytes())
+}
+
+/// Whether the comma-separated list `value` names `token`, in any case.
+fn has_token(value: Option<&str>, token: &str) -> bool {
+    value.is_some_and(|value| value.split(',').any(|item| item.trim().eq_ignore_ascii_case(token)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: [(&str, &str); 4] = [
+        ("Upgrade", "websocket"),
+        ("Connection", "keep-alive, Upgrade"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+
+    fn accept_with(name: &str, value: Option<&'static str>) -> Result<Vec<u8>, HandshakeError> {
+        accept("GET", |asked| match asked == name {
+            true => value,
+            false => GOOD.iter().find(|(name, _)| *name == asked).map(|(_, value)| *value),
+        })
+    }
+
+    #[test]
+    fn the_sample_key_of_the_rfc_gets_its_answer() {
+        let response = String::from_utf8(accept_with("", None).unwrap()).unwrap();
+        assert!(response.starts_with("HTTP/1.1 101 "));
+        assert!(response.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
+        assert!(response.ends_with("\r\n\r\n"));
+    }
+
+    #[test]
+    fn each_header_is_needed() {
+        for (name, _) in GOOD {
+            assert!(accept_with(name, None).is_err(), "without {name}");
+        }
+        assert!(accept_with("Upgrade", Some("h2c")).is_err());
+        assert!(accept_with("Sec-WebSocket-Key", Some("c2hvcnQ=")).is_err());
+        assert_eq!(
+            accept_with("Sec-WebSocket-Version", Some("8")),
+            Err(HandshakeError::UnsupportedVersion)
+        );
+        assert!(accept("POST", |_| None).is_err());
+    }
+
+    #[test]
+    fn tungstenite_accepts_our_answer() {
+        use tungstenite::handshake::client::generate_request;
+        let request = "ws://localhost/".parse::<tungstenite::http::Uri>().unwrap();
+        let request = tungstenite::client::IntoClientRequest::into_client_request(request).unwrap();
+        let (bytes, key) = generate_request(request).unwrap();
+        let head = String::from_utf8(bytes).unwrap();
+        let header = |name: &str| {
+            head.lines()
+                .filter_map(|line| line.split_once(": "))
+                .find(|(found, _)| found.eq_ignore_ascii_case(name))
+                .map(|(_, value)| value)
+        };
+        let response = String::from_utf8(accept("GET", header).unwrap()).unwrap();
+        assert!(response.contains(&derive_accept_key(key.as_bytes())));
+    }
+}
