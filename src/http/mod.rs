@@ -16,4 +16,4 @@ pub use head::{HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX};
 pub use parser::{CONTINUE, Progress, RequestParser};
 pub use request::Request;
 pub use response::{ReplyTo, Response};
-pub use uri::percent_encode;
+pub use uri::{form_pairs, percent_encode};

@@ -6,7 +6,7 @@ use std::str;
 use bytes::Bytes;
 
 use super::head::{Head, Span};
-use super::uri::{decode_form, decode_percent};
+use super::uri::{decode_percent, form_pairs};
 
 /// One request, head and body.
 #[derive(Debug)]
@@ -53,10 +53,7 @@ impl Request {
 
     /// All query parameters in order, decoded; those that do not decode to UTF-8 are left out.
     pub fn query_params(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
-        self.query().split('&').filter(|pair| !pair.is_empty()).filter_map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Some((decode_form(key)?, decode_form(value)?))
-        })
+        form_pairs(self.query())
     }
 
     /// The first header called `name`, in any case; one that is not UTF-8 counts as absent.

@@ -23,8 +23,17 @@ pub(super) fn decode_percent(text: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(bytes).ok().map(Cow::Owned)
 }
 
+/// The names and values of a query or of a form (`application/x-www-form-urlencoded`), in order and
+/// decoded; those that do not decode to UTF-8 are left out.
+pub fn form_pairs(text: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    text.split('&').filter(|pair| !pair.is_empty()).filter_map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Some((decode_form(name)?, decode_form(value)?))
+    })
+}
+
 /// Decodes one name or value of a query or form; `None` as in [`decode_percent`].
-pub(super) fn decode_form(text: &str) -> Option<Cow<'_, str>> {
+fn decode_form(text: &str) -> Option<Cow<'_, str>> {
     if memchr::memchr(b'+', text.as_bytes()).is_none() {
         return decode_percent(text);
     }
