@@ -1,1 +1,53 @@
-//! To be written.
+//! Ably's protocol as pure functions: protocol messages, their JSON and MessagePack codecs, serials,
+//! channel names, capabilities and error codes. Section numbers in comments (4.5) are those of
+//! `PROTOCOL.md`; ids like `TM2a` are the features spec's.
+//!
+//! A payload is validated once and then walked in place ([`decode`]); what a message carries is kept
+//! in one canonical form ([`Message`]) from which either format is written.
+
+mod capability;
+mod channel_name;
+mod credentials;
+mod error;
+mod history;
+mod inbound;
+mod json;
+mod keys;
+mod message;
+mod modes;
+mod msgpack;
+mod outbound;
+mod publish;
+mod rest;
+mod serial;
+mod value;
+mod writer;
+
+pub use capability::{Capability, CapabilityError, Operation};
+pub use channel_name::{CHANNEL_NAME_BYTES_MAX, ChannelName};
+pub use credentials::{ApiKey, decode_basic};
+pub use error::{DecodeError, ErrorCode, ErrorInfo};
+pub use history::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position};
+pub use inbound::{Action, Draft, PARAMS_MAX, Params, ProtocolMessage, decode};
+pub use keys::{Key, KeyRing};
+pub use message::{Data, Message, Publication, encode_message, encode_publication};
+pub use modes::{Modes, flags};
+pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};
+pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
+pub use rest::{decode_publish, encode_error, encode_history, encode_publish_result, encode_time};
+pub use serial::{ChannelSerial, SerialClock, SerialError, SeriesId};
+pub use value::DEPTH_MAX;
+
+/// How the frames of one transport, or one HTTP body, are encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// JSON, in text frames.
+    Json,
+    /// MessagePack with the JSON field names as keys, in binary frames.
+    MsgPack,
+}
+
+impl Format {
+    /// Both formats, for tables indexed by `format as usize`.
+    pub const ALL: [Format; 2] = [Format::Json, Format::MsgPack];
+}

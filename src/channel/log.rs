@@ -64,8 +64,15 @@ struct Mark {
 /// What a round of sends has come upon.
 pub enum Due {
     /// These bytes go to that transport.
-    Send(u32, SendBuf),
-    /// That transport lags by more than the bound.
+    Send {
+        /// The transport.
+        transport: u32,
+        /// Index of its cursor.
+        cursor: u32,
+        /// What it is owed.
+        bytes: SendBuf,
+    },
+    /// The transport with this index lags by more than the bound.
     Slow(u32),
 }
 
@@ -196,7 +203,7 @@ impl FrameLog {
             self.round_at += 1;
             if idle(cursor.transport) {
                 if let Some(bytes) = self.pending(index) {
-                    return Some(Due::Send(cursor.transport, bytes));
+                    return Some(Due::Send { transport: cursor.transport, cursor: index, bytes });
                 }
             } else if self.end - cursor.position > lag_bytes_max {
                 return Some(Due::Slow(cursor.transport));
@@ -222,6 +229,11 @@ impl FrameLog {
             end = end.min(self.next_own_frame(&cursor, position));
         }
         Some(SendBuf::new(&held.chunk, (position - held.start) as u32, (end - held.start) as u32))
+    }
+
+    /// Whether the cursor at `index` has not reached the end.
+    pub fn is_behind(&self, index: u32) -> bool {
+        self.cursors[index as usize].position < self.end
     }
 
     /// Moves the cursor at `index` past `bytes` that the kernel has taken.
@@ -302,10 +314,11 @@ mod tests {
     /// Runs the round to its end with all transports idle and completes every send at once.
     fn run_round(log: &mut FrameLog, received: &mut [String]) {
         while let Some(due) = log.next_due(LAG_BYTES_MAX, |_| true) {
-            let Due::Send(to, bytes) = due else { panic!("nobody lags here") };
-            received[to as usize].push_str(std::str::from_utf8(bytes.as_slice()).expect("ascii"));
-            let len = bytes.as_slice().len() as u32;
-            log.advance(to, len);
+            let Due::Send { transport: to, cursor, bytes } = due else {
+                panic!("nobody lags here")
+            };
+            received[to as usize].push_str(std::str::from_utf8(bytes.unsent()).expect("ascii"));
+            log.advance(cursor, bytes.len());
         }
     }
 
@@ -318,8 +331,9 @@ mod tests {
         log.stage(frame("a"), None);
         log.stage(frame("b"), None);
         log.commit();
-        let Some(Due::Send(0, bytes)) = log.next_due(LAG_BYTES_MAX, |_| true) else { panic!() };
-        assert_eq!(bytes.as_slice(), b"ab");
+        let due = log.next_due(LAG_BYTES_MAX, |_| true);
+        let Some(Due::Send { transport: 0, cursor: 0, bytes }) = due else { panic!() };
+        assert_eq!(bytes.unsent(), b"ab");
         log.advance(0, 2);
         assert_eq!(log.held_bytes(), 2);
         let mut received = vec![String::new(); 3];
@@ -336,7 +350,7 @@ mod tests {
         log.stage(published.clone(), None);
         log.commit();
         let bytes = log.pending(0).expect("owed");
-        assert_eq!(bytes.as_slice().as_ptr(), published.as_ptr());
+        assert_eq!(bytes.unsent().as_ptr(), published.as_ptr());
     }
 
     #[test]
@@ -351,13 +365,13 @@ mod tests {
             log.commit();
             assert!(log.next_due(LAG_BYTES_MAX, |_| false).is_none());
         }
-        log.advance(0, first.as_slice().len() as u32);
+        log.advance(0, first.unsent().len() as u32);
         // Room for what follows grows with what is owed: never more sends than turns.
         let mut rest = String::new();
         let mut sends = 0;
         while let Some(bytes) = log.pending(0) {
-            rest.push_str(std::str::from_utf8(bytes.as_slice()).expect("ascii"));
-            log.advance(0, bytes.as_slice().len() as u32);
+            rest.push_str(std::str::from_utf8(bytes.unsent()).expect("ascii"));
+            log.advance(0, bytes.unsent().len() as u32);
             sends += 1;
         }
         assert_eq!(rest, "twothreefour");
@@ -374,11 +388,8 @@ mod tests {
             log.commit();
             while let Some(due) = log.next_due(50, |index| index == 1) {
                 match due {
-                    Due::Send(1, bytes) => {
-                        let len = bytes.as_slice().len() as u32;
-                        log.advance(1, len);
-                    }
-                    Due::Send(other, _) => panic!("{other} is busy"),
+                    Due::Send { transport: 1, cursor, bytes } => log.advance(cursor, bytes.len()),
+                    Due::Send { transport, .. } => panic!("{transport} is busy"),
                     Due::Slow(index) => assert_eq!(index, 0),
                 }
             }
@@ -408,8 +419,8 @@ mod tests {
         let mut received = vec![String::new(); 2];
         run_round(&mut log, &mut received);
         while let Some(bytes) = log.pending(0) {
-            received[0].push_str(std::str::from_utf8(bytes.as_slice()).expect("ascii"));
-            log.advance(0, bytes.as_slice().len() as u32);
+            received[0].push_str(std::str::from_utf8(bytes.unsent()).expect("ascii"));
+            log.advance(0, bytes.unsent().len() as u32);
         }
         assert_eq!(received, ["acf", "aBcDEf"]);
         assert_eq!(log.held_bytes(), 0);
@@ -468,18 +479,17 @@ mod tests {
                     }
                     5..=7 => {
                         let busy: Vec<bool> = in_flight.iter().map(Option::is_some).collect();
-                        if let Some(Due::Send(to, bytes)) =
-                            log.next_due(LAG_BYTES_MAX, |index| !busy[index as usize])
-                        {
-                            in_flight[to as usize] = Some(bytes);
+                        let due = log.next_due(LAG_BYTES_MAX, |index| !busy[index as usize]);
+                        if let Some(Due::Send { transport, bytes, .. }) = due {
+                            in_flight[transport as usize] = Some(bytes);
                         }
                     }
                     _ if !cursor.is_empty() => {
                         let done = next(cursor.len() as u64) as usize;
                         let Some(bytes) = in_flight[done].take() else { continue };
                         let at = cursor[done].expect("busy transports stay attached here");
-                        let taken = 1 + next(bytes.as_slice().len() as u64) as usize;
-                        let text = std::str::from_utf8(&bytes.as_slice()[..taken]).expect("ascii");
+                        let taken = 1 + next(bytes.unsent().len() as u64) as usize;
+                        let text = std::str::from_utf8(&bytes.unsent()[..taken]).expect("ascii");
                         received[done].push_str(text);
                         log.advance(at, taken as u32);
                         in_flight[done] = log.pending(at);
@@ -492,8 +502,8 @@ mod tests {
                 let Some(at) = *at else { continue };
                 let mut bytes = in_flight[index].take().or_else(|| log.pending(at));
                 while let Some(send) = bytes {
-                    received[index].push_str(std::str::from_utf8(send.as_slice()).expect("ascii"));
-                    log.advance(at, send.as_slice().len() as u32);
+                    received[index].push_str(std::str::from_utf8(send.unsent()).expect("ascii"));
+                    log.advance(at, send.unsent().len() as u32);
                     bytes = log.pending(at);
                 }
             }

@@ -1,4 +1,59 @@
 //! One channel. On its home core: order, serials, history, who subscribes. On a core with
 //! subscribers: the frame log that they read from.
 
+pub mod history;
+pub mod home;
 pub mod log;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+/// A channel of an app; apps do not see each other's channels. Cheap to clone and to send.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelKey(Arc<str>);
+
+impl ChannelKey {
+    /// Parts the app from the name; no app id contains it.
+    const SEPARATOR: char = ':';
+
+    /// The channel `name` (without qualifier) of the app.
+    pub fn new(app_id: &str, name: &str) -> ChannelKey {
+        debug_assert!(!app_id.contains(Self::SEPARATOR));
+        ChannelKey(format!("{app_id}{}{name}", Self::SEPARATOR).into())
+    }
+
+    /// The name without qualifier.
+    pub fn name(&self) -> &str {
+        self.0.split_once(Self::SEPARATOR).expect("made with a separator").1
+    }
+
+    /// The shard that gives this channel its order; the same on every shard, below `shards`.
+    pub fn home(&self, shards: usize) -> usize {
+        // SipHash with fixed keys: a client can aim channels at one shard, as it can by publishing
+        // to one channel, but cannot make our hash tables degenerate: those are keyed.
+        let mut hasher = DefaultHasher::new();
+        self.0.hash(&mut hasher);
+        (hasher.finish() % shards as u64) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apps_do_not_share_channels_and_names_may_hold_colons() {
+        let key = ChannelKey::new("app", "chat:room:1");
+        assert_eq!(key.name(), "chat:room:1");
+        assert_ne!(key, ChannelKey::new("other", "chat:room:1"));
+    }
+
+    #[test]
+    fn channels_spread_over_the_shards() {
+        let mut counts = [0; 4];
+        for index in 0..1000 {
+            counts[ChannelKey::new("app", &format!("c{index}")).home(4)] += 1;
+        }
+        assert!(counts.iter().all(|&count| count > 150), "{counts:?}");
+    }
+}

@@ -1,1 +1,430 @@
-//! To be written.
+//! One client: what its protocol messages may do, what it was promised, what it is told.
+//!
+//! A *connection* is Ably's. It reads payloads and writes whole WebSocket frames into the lane of its
+//! transport; what concerns channels it returns as a [`Command`] for its shard.
+
+mod acks;
+mod attachments;
+mod open;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::BASE64URL_NOPAD;
+
+use self::acks::{Ack, Acks};
+use self::attachments::Attachments;
+use crate::ably::{
+    self, Accepted, Action, ChannelName, ChannelSerial, ErrorCode, ErrorInfo, Format, Identity,
+    Key, Modes, Outbound, Params, ProtocolMessage, Publisher,
+};
+use crate::ws::{Data, FrameBuilder, OpCode};
+
+pub use self::acks::Outcome;
+pub use self::open::{Credentials, Refused};
+
+/// Limits of one connection; each bounds memory or time.
+#[derive(Clone, Debug)]
+pub struct ConnectionConfig {
+    /// Bytes of one publish (4.4); sent as `maxMessageSize` (CD2c).
+    pub message_bytes_max: u32,
+    /// Bytes of one payload; sent as `maxFrameSize` (CD2d).
+    pub frame_bytes_max: u32,
+    /// Longest silence towards the client before a HEARTBEAT; sent as `maxIdleInterval` (CD2h).
+    pub idle_interval: Duration,
+    /// How long state outlives its transport; sent as `connectionStateTtl` (CD2f).
+    pub state_ttl: Duration,
+    /// Channels that one connection may be attached to, up to 65,535.
+    pub channels_max: u16,
+    /// Publishes whose ACK is owed; a client that has more under way is told to go.
+    pub publishes_in_flight_max: usize,
+    /// Bytes of control frames that may wait for a client that does not read.
+    pub lane_bytes_max: usize,
+}
+
+impl Default for ConnectionConfig {
+    fn default() -> ConnectionConfig {
+        ConnectionConfig {
+            message_bytes_max: 64 << 10,
+            frame_bytes_max: 512 << 10,
+            idle_interval: Duration::from_secs(15),
+            state_ttl: Duration::from_secs(120),
+            channels_max: 200,
+            publishes_in_flight_max: 8192,
+            lane_bytes_max: 1 << 20,
+        }
+    }
+}
+
+/// Public, unique for ever: twelve characters of the URL-safe alphabet of base64.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionId([u8; 12]);
+
+impl ConnectionId {
+    /// Makes the id of a new connection from random bytes.
+    pub fn new(random: [u8; 9]) -> ConnectionId {
+        let mut id = [0; 12];
+        BASE64URL_NOPAD.encode_mut(&random, &mut id);
+        ConnectionId(id)
+    }
+
+    /// The id as it goes on the wire.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("base64 is ASCII")
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// What the shard has to do for a client.
+#[derive(Debug)]
+pub enum Command {
+    /// Nothing; the answer, if one was due, is in the lane.
+    None,
+    /// Attach to a channel; answered with [`Connection::attached`] or [`Connection::refuse_channel`].
+    Attach {
+        /// The channel.
+        name: ChannelName,
+        /// What the attachment may do; never empty.
+        modes: Modes,
+        /// Recognised channel params, to be echoed.
+        params: Params,
+        /// Up to where the client has the channel, if it was attached before.
+        channel_serial: Option<Box<str>>,
+    },
+    /// Detach from a channel; answered with [`Connection::detached`].
+    Detach {
+        /// The channel.
+        name: ChannelName,
+    },
+    /// Publish; the outcome goes to [`Connection::resolve`].
+    Publish {
+        /// The client's number for it.
+        msg_serial: u64,
+        /// The channel.
+        name: ChannelName,
+        /// What was checked.
+        accepted: Accepted,
+    },
+    /// The client has said goodbye and was answered; the transport may go.
+    Close,
+}
+
+/// See the module text.
+pub struct Connection {
+    id: ConnectionId,
+    /// Random; the second half of the connectionKey.
+    secret: [u8; 12],
+    key: Arc<Key>,
+    identity: Identity,
+    format: Format,
+    /// Whether the client hears its own messages (RTN2b).
+    wants_echo: bool,
+    /// Whether silence is broken by HEARTBEAT, or by WebSocket pings (RTN23b).
+    wants_heartbeats: bool,
+    /// Smallest msgSerial that was not seen yet.
+    next_msg_serial: u64,
+    /// `None` while no publish is under way.
+    acks: Option<Box<Acks>>,
+    attachments: Attachments,
+}
+
+impl Connection {
+    /// Public id.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Which app it belongs to.
+    pub fn app_id(&self) -> &str {
+        self.key.app_id()
+    }
+
+    /// The format of its frames.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Whether it hears its own messages.
+    pub fn wants_echo(&self) -> bool {
+        self.wants_echo
+    }
+
+    /// Handles one payload; answers are appended to `lane`.
+    ///
+    /// # Errors
+    /// What the client did ends the connection.
+    pub fn handle_payload(
+        &mut self,
+        config: &ConnectionConfig,
+        payload: &[u8],
+        lane: &mut Vec<u8>,
+    ) -> Result<Command, ErrorInfo> {
+        let message = ably::decode(self.format, payload)?;
+        match message.action {
+            Action::Heartbeat => {
+                if let Some(id) = message.id {
+                    self.tell(&Outbound::Heartbeat { id: Some(&*id) }, lane);
+                }
+                Ok(Command::None)
+            }
+            Action::Attach => Ok(self.handle_attach(config, message, lane)),
+            Action::Detach => Ok(self.handle_detach(&message, lane)),
+            Action::Message => self.handle_message(config, message, lane),
+            Action::Presence | Action::Annotation | Action::Object => {
+                let text = "presence, annotations and objects are not served yet";
+                let error = ErrorInfo::new(ErrorCode::UNSUPPORTED_FEATURE, text);
+                if let Some(msg_serial) = self.begin(config, &message)? {
+                    self.resolve(msg_serial, Err(error), lane);
+                }
+                Ok(Command::None)
+            }
+            Action::Auth => {
+                let text = "tokens are not served yet";
+                Err(ErrorInfo::new(ErrorCode::INVALID_CREDENTIALS, text))
+            }
+            Action::Close => {
+                self.tell(&Outbound::Closed, lane);
+                Ok(Command::Close)
+            }
+            Action::Disconnect => Ok(Command::Close),
+            // Sent by servers only, or by nobody: ignored, so that newer clients work (RTF1).
+            _ => Ok(Command::None),
+        }
+    }
+
+    fn handle_attach(
+        &mut self,
+        config: &ConnectionConfig,
+        message: ProtocolMessage,
+        lane: &mut Vec<u8>,
+    ) -> Command {
+        let requested_name = message.channel.unwrap_or_default();
+        let requested_name = &*requested_name;
+        let name = match ChannelName::parse(requested_name) {
+            Ok(name) => name,
+            Err(error) => {
+                self.refuse_channel(requested_name, &error, lane);
+                return Command::None;
+            }
+        };
+        let params = if name.params().is_empty() { message.params } else { name.params() };
+        let requested = Modes::requested(message.flags, &params);
+        let modes = requested.granted_by(self.key.capability(), name.base());
+        let refusal = if modes.is_empty() {
+            let text = "the capability permits none of the requested modes";
+            Some(ErrorInfo::new(ErrorCode::CAPABILITY_DENIED, text))
+        } else if self.attachments.len() >= usize::from(config.channels_max) {
+            let text = "the connection is attached to as many channels as it may be";
+            Some(ErrorInfo::new(ErrorCode::TOO_MANY_CHANNELS, text))
+        } else {
+            None
+        };
+        if let Some(error) = refusal {
+            self.refuse_channel(requested_name, &error, lane);
+            return Command::None;
+        }
+        let channel_serial = message.channel_serial;
+        Command::Attach { name, modes, params: params.recognised(modes), channel_serial }
+    }
+
+    fn handle_detach(&mut self, message: &ProtocolMessage, lane: &mut Vec<u8>) -> Command {
+        let requested_name = message.channel.as_deref().unwrap_or_default();
+        match ChannelName::parse(requested_name) {
+            Ok(name) => Command::Detach { name },
+            Err(error) => {
+                self.refuse_channel(requested_name, &error, lane);
+                Command::None
+            }
+        }
+    }
+
+    fn handle_message(
+        &mut self,
+        config: &ConnectionConfig,
+        message: ProtocolMessage,
+        lane: &mut Vec<u8>,
+    ) -> Result<Command, ErrorInfo> {
+        let Some(msg_serial) = self.begin(config, &message)? else { return Ok(Command::None) };
+        match self.accept(config, msg_serial, message) {
+            Ok((name, accepted)) => Ok(Command::Publish { msg_serial, name, accepted }),
+            Err(error) => {
+                self.resolve(msg_serial, Err(error), lane);
+                Ok(Command::None)
+            }
+        }
+    }
+
+    /// Notes that the client waits for an ACK. `None`: it has repeated itself on this transport.
+    fn begin(
+        &mut self,
+        config: &ConnectionConfig,
+        message: &ProtocolMessage,
+    ) -> Result<Option<u64>, ErrorInfo> {
+        // JSON clients may leave out a zero.
+        let msg_serial = message.msg_serial.unwrap_or_default();
+        if msg_serial < self.next_msg_serial {
+            return Ok(None);
+        }
+        let acks = self.acks.get_or_insert_default();
+        if acks.len() >= config.publishes_in_flight_max {
+            let text = "too many publishes without waiting for their ACKs";
+            return Err(ErrorInfo::new(ErrorCode::FLOODING, text));
+        }
+        self.next_msg_serial = msg_serial + 1;
+        acks.begin(msg_serial);
+        Ok(Some(msg_serial))
+    }
+
+    /// Checks a publish.
+    fn accept(
+        &self,
+        config: &ConnectionConfig,
+        msg_serial: u64,
+        message: ProtocolMessage,
+    ) -> Result<(ChannelName, Accepted), ErrorInfo> {
+        let name = ChannelName::parse(message.channel.as_deref().unwrap_or_default())?;
+        let publisher = Publisher {
+            id: format!("{}:{msg_serial}", self.id),
+            connection_id: Some(self.id.as_str()),
+            identity: &self.identity,
+            capability: self.key.capability(),
+        };
+        let bytes_max = config.message_bytes_max.into();
+        let ProtocolMessage { messages, params, .. } = message;
+        let accepted = ably::validate(name.base(), messages, &params, &publisher, bytes_max)?;
+        Ok((name, accepted))
+    }
+
+    /// A publish that [`Command::Publish`] asked for has ended; its ACK follows when its turn comes.
+    pub fn resolve(&mut self, msg_serial: u64, outcome: Outcome, lane: &mut Vec<u8>) {
+        let Some(acks) = &mut self.acks else { return };
+        acks.resolve(msg_serial, outcome);
+        let mut told = Vec::new();
+        while let Some(ack) = acks.next() {
+            told.push(ack);
+        }
+        if acks.is_empty() {
+            self.acks = None;
+        }
+        for ack in &told {
+            match ack {
+                Ack::Ack(msg_serial, results) => {
+                    self.tell(&Outbound::Ack { msg_serial: *msg_serial, results }, lane);
+                }
+                Ack::Nack(msg_serial, error) => {
+                    self.tell(&Outbound::Nack { msg_serial: *msg_serial, error }, lane);
+                }
+            }
+        }
+    }
+
+    /// Tells the client that it is attached; `error` says why continuity was lost.
+    pub fn attached(
+        &self,
+        channel: &str,
+        serial: &ChannelSerial,
+        flags: u64,
+        params: &Params,
+        error: Option<&ErrorInfo>,
+        lane: &mut Vec<u8>,
+    ) {
+        let attached = Outbound::Attached { channel, channel_serial: serial, flags, params, error };
+        self.tell(&attached, lane);
+    }
+
+    /// Tells the client that it is detached.
+    pub fn detached(&self, channel: &str, lane: &mut Vec<u8>) {
+        self.tell(&Outbound::Detached { channel, error: None }, lane);
+    }
+
+    /// Tells the client that something about one channel was refused; the connection goes on.
+    pub fn refuse_channel(&self, channel: &str, error: &ErrorInfo, lane: &mut Vec<u8>) {
+        self.tell(&Outbound::Error { channel: Some(channel), error }, lane);
+    }
+
+    /// Tells the client that it shall connect again and resume.
+    pub fn disconnected(&self, error: &ErrorInfo, lane: &mut Vec<u8>) {
+        self.tell(&Outbound::Disconnected { error: Some(error) }, lane);
+    }
+
+    /// Tells the client that the connection has failed for good.
+    pub fn failed(&self, error: &ErrorInfo, lane: &mut Vec<u8>) {
+        self.tell(&Outbound::Error { channel: None, error }, lane);
+    }
+
+    /// Breaks a silence, in the way that the client can see.
+    pub fn heartbeat(&self, lane: &mut Vec<u8>) {
+        if self.wants_heartbeats {
+            self.tell(&Outbound::Heartbeat { id: None }, lane);
+        } else {
+            lane.extend_from_slice(&crate::ws::ping_frame(b""));
+        }
+    }
+
+    /// Channels attached to.
+    pub fn attachment_count(&self) -> usize {
+        self.attachments.len()
+    }
+
+    /// What the attachment to a stream may do; `None`: there is none.
+    pub fn modes(&self, stream: u32) -> Option<Modes> {
+        self.attachments.modes(stream)
+    }
+
+    /// Changes what an attachment may do.
+    pub fn set_modes(&mut self, stream: u32, modes: Modes) {
+        self.attachments.set_modes(stream, modes);
+    }
+
+    /// The cursor of the attachment to a stream, if it subscribes.
+    pub fn cursor(&self, stream: u32) -> Option<u32> {
+        self.attachments.cursor(stream)
+    }
+
+    /// Notes the attachment's cursor, or that it has none any more.
+    pub fn set_cursor(&mut self, stream: u32, cursor: Option<u32>) {
+        self.attachments.set_cursor(stream, cursor);
+    }
+
+    /// Notes an attachment.
+    pub fn attach(&mut self, stream: u32, cursor: Option<u32>, modes: Modes) {
+        self.attachments.add(stream, cursor, modes);
+    }
+
+    /// Forgets an attachment and returns its cursor; `None`: there was no attachment.
+    pub fn detach(&mut self, stream: u32) -> Option<Option<u32>> {
+        self.attachments.remove(stream)
+    }
+
+    /// Some stream that it is attached to.
+    pub fn any_stream(&self) -> Option<u32> {
+        self.attachments.any_stream()
+    }
+
+    /// Goes round its attachments: stream and cursor of the next one, `None` if that has no cursor.
+    pub fn next_cursor(&mut self) -> Option<(u32, u32)> {
+        self.attachments.next_cursor()
+    }
+
+    /// Appends one protocol message, as a frame.
+    fn tell(&self, message: &Outbound<'_>, lane: &mut Vec<u8>) {
+        tell(self.format, message, lane);
+    }
+}
+
+/// Appends one protocol message, as a frame.
+fn tell(format: Format, message: &Outbound<'_>, lane: &mut Vec<u8>) {
+    let opcode = match format {
+        Format::Json => OpCode::Data(Data::Text),
+        Format::MsgPack => OpCode::Data(Data::Binary),
+    };
+    let mut frame = FrameBuilder::with_capacity(opcode, 128);
+    ably::encode(format, message, frame.payload());
+    lane.extend_from_slice(&frame.finish());
+}

@@ -9,6 +9,7 @@ mod mesh;
 mod pump;
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -16,6 +17,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::ably::KeyRing;
 use crate::base::Entropy;
+use crate::server::bell::Bell;
 use crate::server::mesh::Mesh;
 use crate::server::pump::Pump;
 use crate::shard::{Shard, ShardConfig};
@@ -57,7 +59,8 @@ pub fn run(
     }
     let table_max = u32::try_from(rusage::open_files_max()).unwrap_or(u32::MAX);
     let mut config = config;
-    config.ring.table_entries = config.ring.table_entries.min(table_max).min(config.connections_max);
+    config.ring.table_entries =
+        config.ring.table_entries.min(table_max).min(config.connections_max);
 
     // All listeners stand before the first connection is accepted: the kernel spreads connections
     // over those that exist. Port 0 becomes a real port with the first.
@@ -85,14 +88,16 @@ pub fn run(
             .io_memory(256 << 10)
             .ring_depth(64)
             .spawn(move || async move {
-                let now = pump::Clock::start();
+                let clock = pump::Clock::start();
                 let entropy = Entropy::new(|page| {
                     getrandom::fill(page).expect("the kernel has random bytes after boot");
                 });
                 let shards = config.shards;
-                let shard = Shard::new(config.shard.clone(), keys, id, shards, entropy, now.read());
-                let mesh = mesh.join(id).await;
-                let pump = Pump::new(&config, shard, listener, mesh, log, now)?;
+                let shard =
+                    Shard::new(config.shard.clone(), keys, id, shards, entropy, clock.read());
+                let bell = Rc::new(Bell::default());
+                let mesh = mesh.join(id, &bell).await?;
+                let pump = Pump::new(&config, shard, listener, mesh, bell, log, clock)?;
                 // Whoever waits for the daemon may have gone; the shard runs on.
                 let _ = ready.send(());
                 pump.run().await

@@ -4,7 +4,7 @@
 //! through the executor's reactor, so that mail, timers and files get their share.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,6 +28,9 @@ const BATCH: usize = 512;
 /// drops a connection that finds no slot.
 const ACCEPT_RESERVE: u32 = 16;
 
+/// How long accepting rests after it has failed, for want of memory or files, say.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
 /// How soon mail is tried again that the mesh had no room for.
 const MESH_RETRY: Duration = Duration::from_micros(200);
 
@@ -47,10 +50,7 @@ impl Clock {
     /// Both clocks; read once per turn.
     pub(super) fn read(&self) -> Now {
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Now {
-            mono_ms: self.started.elapsed().as_millis() as u64,
-            unix_ms: unix.as_millis() as u64,
-        }
+        Now { mono_ms: self.started.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as u64 }
     }
 }
 
@@ -65,8 +65,8 @@ pub(super) struct Pump {
     bell: Rc<Bell>,
     log: Log,
     clock: Clock,
-    /// Rings whose accept has stopped with this errno, to be started anew when a slot is free.
-    accept_paused: bool,
+    /// After a failed accept the next one waits until then, so that a lasting failure does not spin.
+    accept_after_ms: u64,
 }
 
 impl Pump {
@@ -99,7 +99,7 @@ impl Pump {
             bell,
             log,
             clock,
-            accept_paused: false,
+            accept_after_ms: 0,
         })
     }
 
@@ -127,7 +127,8 @@ impl Pump {
 
     fn sleep(&self) -> Duration {
         let now_ms = self.clock.read().mono_ms;
-        let due = self.shard.next_timeout().map(|at| Duration::from_millis(at.saturating_sub(now_ms)));
+        let due =
+            self.shard.next_timeout().map(|at| Duration::from_millis(at.saturating_sub(now_ms)));
         due.map_or(SLEEP_MAX, |due| due.clamp(Duration::from_millis(1), SLEEP_MAX))
     }
 
@@ -138,8 +139,9 @@ impl Pump {
         self.shard.begin_turn(now);
         let mut busy = false;
         for index in 0..self.rings.len() {
-            self.rings[index].submit()?;
-            busy |= self.reap(index) > 0;
+            // Completions of last turn's sends lie ready; others wait for us to let the kernel post.
+            self.rings[index].submit_if_needed()?;
+            busy |= self.reap(now, index) > 0;
         }
         busy |= self.mesh.deliver_to(&mut self.shard);
         self.shard.handle_timeout();
@@ -147,7 +149,10 @@ impl Pump {
         let mail_waits = self.mesh.collect_from(&mut self.shard)?;
         busy |= self.send();
         self.close();
-        self.accept();
+        self.accept(now);
+        for ring in &mut self.rings {
+            ring.submit_if_needed()?;
+        }
         while let Some(line) = self.shard.poll_log() {
             self.log.line(line);
         }
@@ -156,9 +161,10 @@ impl Pump {
     }
 
     /// Tells the shard what has completed on one ring.
-    fn reap(&mut self, ring_index: usize) -> usize {
+    fn reap(&mut self, now: Now, ring_index: usize) -> usize {
         let shard = &mut self.shard;
-        let accept_paused = &mut self.accept_paused;
+        let accept_after_ms = &mut self.accept_after_ms;
+        let log = &mut self.log;
         let first = ring_index as u32 * self.table_entries;
         let mut accepted = Vec::new();
         let count = self.rings[ring_index].reap(BATCH, |event| match event {
@@ -166,7 +172,12 @@ impl Pump {
                 shard.handle_accept(first + slot.0);
                 accepted.push(slot);
             }
-            Event::AcceptStopped(_) => *accept_paused = true,
+            // Stopped by us, or the multishot has run out.
+            Event::AcceptStopped(0 | libc::ECANCELED) => {}
+            Event::AcceptStopped(errno) => {
+                *accept_after_ms = now.mono_ms + ACCEPT_PAUSE_MS;
+                log.line(format!("accept failed: {}", io::Error::from_raw_os_error(errno)));
+            }
             Event::Received(slot, bytes) => shard.handle_bytes(first + slot.0, bytes),
             Event::ReceiveEnded(slot, _) => shard.handle_receive_end(first + slot.0),
             Event::Sent(slot, result) => shard.handle_sent(first + slot.0, result),
@@ -197,7 +208,7 @@ impl Pump {
     }
 
     /// Keeps one accept armed on the first ring that has room, and none when all are full.
-    fn accept(&mut self) {
+    fn accept(&mut self, now: Now) {
         let open: u32 = self.rings.iter().map(SocketRing::open_slots).sum();
         let has_room = |ring: &SocketRing| ring.open_slots() + ACCEPT_RESERVE < self.table_entries;
         match self.rings.iter().position(SocketRing::is_accepting) {
@@ -205,7 +216,7 @@ impl Pump {
                 self.rings[index].stop_accept();
             }
             Some(_) => {}
-            None if open < self.connections_max => {
+            None if open < self.connections_max && now.mono_ms >= self.accept_after_ms => {
                 if let Some(index) = self.rings.iter().position(has_room) {
                     self.rings[index].start_accept(self.listener.as_raw_fd());
                 }
@@ -221,9 +232,8 @@ impl Pump {
 
 /// Rings the bell whenever `eventfd` is signalled.
 fn spawn_waker(eventfd: &EventFd, bell: &Rc<Bell>) -> io::Result<()> {
-    let fd = eventfd.duplicate()?.into_raw_fd();
+    let file: BufferedFile = eventfd.reader()?;
     let bell = Rc::clone(bell);
-    let file = crate::sys::eventfd_file(fd);
     glommio::spawn_local(async move {
         while file.read_at(0, size_of::<u64>()).await.is_ok() {
             bell.ring();

@@ -1,1 +1,472 @@
-//! To be written.
+//! Everything that one core owns: its transports and connections, the streams that its clients
+//! subscribe to, the channels that are at home here, the mail to other shards.
+//!
+//! No I/O: `server` calls `handle_*` with what has happened, then [`Shard::settle`], and carries out
+//! what `poll_*` return. The parts, each an `impl Shard` of its own file:
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `mod.rs` | transports from accept to close, the choice of the next send |
+//! | `http.rs` | HTTP requests and the WebSocket handshake |
+//! | `realtime.rs` | what a client's protocol messages ask for |
+//! | `fanout.rs` | streams: attach, detach, frames into logs |
+//! | `homes.rs` | channels at home: publish, subscribe, history |
+
+mod fanout;
+mod homes;
+mod http;
+mod mail;
+mod realtime;
+mod streams;
+mod transport;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::homes::Homes;
+use self::streams::Streams;
+use self::transport::{Ending, InFlight, Stage, Transport};
+use crate::ably::{ErrorCode, ErrorInfo, KeyRing, SeriesId};
+use crate::base::{Entropy, Now, Wheel};
+use crate::channel::history::HistoryConfig;
+use crate::channel::log::Due;
+use crate::connection::ConnectionConfig;
+use crate::http::RequestParser;
+use crate::sys::SendBuf;
+
+pub use self::mail::{Mail, ReturnAddress};
+
+/// Limits of one shard; each bounds memory or time.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Limits of one connection.
+    pub connection: ConnectionConfig,
+    /// Bounds of the history in memory.
+    pub history: HistoryConfig,
+    /// How long a client may take for a request head, or stay silent between two requests.
+    pub head_timeout: Duration,
+    /// Bytes of one HTTP body or WebSocket message.
+    pub frame_bytes_max: u32,
+    /// Bytes that a subscriber may lag behind its channel, not counting what the kernel holds, which
+    /// `SO_SNDBUF` bounds.
+    pub lag_bytes_max: u32,
+    /// How long one send may take before its client counts as stalled.
+    pub lag_max: Duration,
+    /// Mail that may wait for room in the mesh, per peer. Beyond it publishes are refused.
+    pub mail_max: usize,
+    /// Serves `/echo`, for conformance tests.
+    pub echo: bool,
+}
+
+impl Default for ShardConfig {
+    fn default() -> ShardConfig {
+        ShardConfig {
+            connection: ConnectionConfig::default(),
+            history: HistoryConfig {
+                retention: Duration::from_secs(120),
+                channel_bytes_max: 4 << 20,
+                shard_bytes_max: 64 << 20,
+            },
+            head_timeout: Duration::from_secs(10),
+            frame_bytes_max: 512 << 10,
+            lag_bytes_max: 1 << 20,
+            lag_max: Duration::from_secs(10),
+            mail_max: 4096,
+            echo: false,
+        }
+    }
+}
+
+/// How long a closing peer gets to read what was sent last and to close its side.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Longest time between two looks at a transport.
+const CHECK_MAX: Duration = Duration::from_secs(5);
+
+/// Lines for the log that may wait for `server`; more are dropped.
+const LOG_LINES_MAX: usize = 64;
+
+/// What the shard has counted since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Messages published at home here.
+    pub published: u64,
+    /// Sends of frames that ended well; one may carry several frames.
+    pub stream_sends: u64,
+    /// Subscribers that were disconnected because they lagged.
+    pub slow_consumers: u64,
+}
+
+/// See the module text.
+pub struct Shard {
+    config: ShardConfig,
+    keys: Arc<KeyRing>,
+    id: u16,
+    shards: usize,
+    now: Now,
+    entropy: Entropy,
+    /// By index; the ring hands out the lowest free one, so the vector stays dense.
+    transports: Vec<Transport>,
+    /// Transports that may have something to send and nothing in flight.
+    ready: VecDeque<u32>,
+    /// Transports that the ring shall close.
+    to_close: Vec<u32>,
+    wheel: Wheel,
+    streams: Streams,
+    /// Streams with frames that were staged this turn.
+    staged: Vec<u32>,
+    /// Streams with a round of sends under way.
+    rounds: VecDeque<u32>,
+    homes: Homes,
+    /// Mail to each shard, oldest first; that to itself is delivered by [`Shard::settle`].
+    outboxes: Vec<VecDeque<Mail>>,
+    log: VecDeque<String>,
+    counters: Counters,
+}
+
+impl Shard {
+    /// Shard `id` of `shards`.
+    pub fn new(
+        config: ShardConfig,
+        keys: Arc<KeyRing>,
+        id: usize,
+        shards: usize,
+        mut entropy: Entropy,
+        now: Now,
+    ) -> Shard {
+        let series = SeriesId::new(entropy.bytes());
+        Shard {
+            keys,
+            id: u16::try_from(id).expect("a host has fewer CPUs"),
+            shards,
+            now,
+            transports: Vec::new(),
+            ready: VecDeque::new(),
+            to_close: Vec::new(),
+            wheel: Wheel::new(now.mono_ms),
+            streams: Streams::default(),
+            staged: Vec::new(),
+            rounds: VecDeque::new(),
+            homes: Homes::new(series, config.history.clone()),
+            outboxes: (0..shards).map(|_| VecDeque::new()).collect(),
+            log: VecDeque::new(),
+            counters: Counters::default(),
+            entropy,
+            config,
+        }
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Sets the time for everything until the next turn. Wall time never goes backwards here, since
+    /// serials are made of it.
+    pub fn begin_turn(&mut self, now: Now) {
+        self.now = Now { unix_ms: now.unix_ms.max(self.now.unix_ms), ..now };
+    }
+
+    /// A client has connected at `index`.
+    pub fn handle_accept(&mut self, index: u32) {
+        self.counters.accepted += 1;
+        while self.transports.len() <= index as usize {
+            self.transports.push(Transport::unused());
+        }
+        let parser = RequestParser::new(self.config.frame_bytes_max);
+        let transport = &mut self.transports[index as usize];
+        transport.open(self.now.mono_ms, parser);
+        self.watch(index);
+    }
+
+    /// Bytes have arrived at `index`; they may be changed in place.
+    pub fn handle_bytes(&mut self, index: u32, bytes: &mut [u8]) {
+        let transport = &mut self.transports[index as usize];
+        transport.received_ms = self.now.mono_ms;
+        match transport.stage {
+            Stage::Http(_) => self.handle_http_bytes(index, bytes),
+            Stage::Realtime(..) => self.handle_realtime_bytes(index, bytes),
+            Stage::Echo(_) => self.handle_echo_bytes(index, bytes),
+            // Closing: completions of this turn that lay behind the one that made us close.
+            Stage::Leaving | Stage::Closing => {}
+            Stage::Free => unreachable!("the ring reports open slots only"),
+        }
+    }
+
+    /// The peer at `index` has closed its side, or the socket has failed.
+    pub fn handle_receive_end(&mut self, index: u32) {
+        let transport = &mut self.transports[index as usize];
+        match &transport.stage {
+            // Has closed only its own side, perhaps: what it asked for is answered first.
+            Stage::Http(http) if http.waiting.is_some() || !transport.is_settled() => {
+                transport.ending = Ending::Close;
+                self.set_ready(index);
+            }
+            _ => self.close(index),
+        }
+    }
+
+    /// The send at `index` has ended.
+    pub fn handle_sent(&mut self, index: u32, result: Result<u32, i32>) {
+        let transport = &mut self.transports[index as usize];
+        let in_flight = std::mem::replace(&mut transport.in_flight, InFlight::Nothing);
+        let Ok(bytes) = result else {
+            // The peer has gone; its receive says so too, whichever comes first.
+            return self.close(index);
+        };
+        if let InFlight::Stream { stream, cursor } = in_flight {
+            self.counters.stream_sends += 1;
+            let log = &mut self.streams.at(stream).log;
+            log.advance(cursor, bytes);
+            // The common case ends here, without a look at the connection.
+            if !log.is_behind(cursor) && !transport.has_many && transport.lane_bytes() == 0 {
+                return;
+            }
+        }
+        self.set_ready(index);
+    }
+
+    /// The ring has freed `index`.
+    pub fn handle_closed(&mut self, index: u32) {
+        let transport = &mut self.transports[index as usize];
+        transport.stage = Stage::Free;
+        transport.in_flight = InFlight::Nothing;
+    }
+
+    /// Looks at the transports and channels whose time has come.
+    pub fn handle_timeout(&mut self) {
+        while let Some(index) = self.wheel.pop_due(self.now.mono_ms) {
+            self.transports[index as usize].in_wheel = false;
+            self.check(index);
+        }
+        self.sweep_homes();
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called, on the monotonic clock.
+    pub fn next_timeout(&self) -> Option<u64> {
+        let sweep = self.homes.next_sweep_ms();
+        match (self.wheel.next_ms(), sweep) {
+            (Some(wheel), Some(sweep)) => Some(wheel.min(sweep)),
+            (wheel, sweep) => wheel.or(sweep),
+        }
+    }
+
+    /// Delivers mail to itself and lays out the frames of this turn, so that a round of sends finds
+    /// everything that was published before it.
+    pub fn settle(&mut self) {
+        while let Some(mail) = self.outboxes[usize::from(self.id)].pop_front() {
+            self.handle_mail(usize::from(self.id), mail);
+        }
+        self.commit_staged();
+    }
+
+    /// Mail has arrived from shard `from`.
+    pub fn handle_mail(&mut self, from: usize, mail: Mail) {
+        let from = from as u16;
+        match mail {
+            Mail::Publish { reply_to, channel, accepted } => {
+                self.handle_publish(reply_to, channel, accepted);
+            }
+            Mail::Published { transport, request, result } => {
+                self.handle_published(transport, request, result);
+            }
+            Mail::Subscribe { channel, display_name, format, stream } => {
+                self.handle_subscribe(from, channel, display_name, format, stream);
+            }
+            Mail::Subscribed { stream, serial } => self.handle_subscribed(stream, serial),
+            Mail::Unsubscribe { channel, stream } => {
+                self.handle_unsubscribe(from, &channel, stream);
+            }
+            Mail::Frame { stream, serial, publisher, frame } => {
+                self.handle_frame(stream, serial, publisher, frame);
+            }
+            Mail::History { reply_to, channel, query } => {
+                self.handle_history(reply_to, &channel, &query);
+            }
+            Mail::HistoryPage { transport, request, page } => {
+                self.handle_history_page(transport, request, &page);
+            }
+        }
+    }
+
+    /// The next mail for shard `to`.
+    pub fn poll_mail(&mut self, to: usize) -> Option<Mail> {
+        self.outboxes[to].pop_front()
+    }
+
+    /// Takes back mail that the mesh had no room for; it stays first in line.
+    pub fn return_mail(&mut self, to: usize, mail: Mail) {
+        self.outboxes[to].push_front(mail);
+    }
+
+    /// The next send: a transport with nothing in flight, and bytes for it.
+    pub fn poll_transmit(&mut self) -> Option<(u32, SendBuf)> {
+        while let Some(index) = self.ready.pop_front() {
+            self.transports[index as usize].is_ready = false;
+            if let Some(bytes) = self.next_send(index) {
+                return Some((index, bytes));
+            }
+        }
+        let lag_bytes_max = u64::from(self.config.lag_bytes_max);
+        while let Some(&stream_index) = self.rounds.front() {
+            let transports = &self.transports;
+            let due = self.streams.get_mut(stream_index).and_then(|stream| {
+                stream.log.next_due(lag_bytes_max, |index| transports[index as usize].is_idle())
+            });
+            match due {
+                Some(Due::Send { transport, cursor, bytes }) => {
+                    self.note_send(transport, InFlight::Stream { stream: stream_index, cursor });
+                    return Some((transport, bytes));
+                }
+                Some(Due::Slow(index)) => self.cut_slow_consumer(index),
+                None => {
+                    self.rounds.pop_front();
+                    if let Some(stream) = self.streams.get_mut(stream_index) {
+                        stream.in_rounds = false;
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// The next transport to close.
+    pub fn poll_close(&mut self) -> Option<u32> {
+        self.to_close.pop()
+    }
+
+    /// The next line for the log.
+    pub fn poll_log(&mut self) -> Option<String> {
+        self.log.pop_front()
+    }
+
+    /// What `index` is owed next: its lane first, then its streams in turn.
+    fn next_send(&mut self, index: u32) -> Option<SendBuf> {
+        let transport = &mut self.transports[index as usize];
+        if !transport.is_idle() {
+            return None;
+        }
+        if let Some(bytes) = transport.take_lane() {
+            self.note_send(index, InFlight::Unaccounted);
+            return Some(bytes);
+        }
+        if transport.ending == Ending::Close && !transport.is_waiting() {
+            self.close(index);
+            return None;
+        }
+        let connection = transport.connection()?;
+        for _ in 0..connection.attachment_count() {
+            let Some((stream, cursor)) = connection.next_cursor() else { continue };
+            if let Some(bytes) = self.streams.at(stream).log.pending(cursor) {
+                self.note_send(index, InFlight::Stream { stream, cursor });
+                return Some(bytes);
+            }
+        }
+        None
+    }
+
+    fn note_send(&mut self, index: u32, in_flight: InFlight) {
+        let transport = &mut self.transports[index as usize];
+        debug_assert_eq!(transport.in_flight, InFlight::Nothing);
+        transport.in_flight = in_flight;
+        transport.sent_ms = self.now.mono_ms;
+    }
+
+    /// Has [`poll_transmit`](Self::poll_transmit) look at `index`.
+    fn set_ready(&mut self, index: u32) {
+        let transport = &mut self.transports[index as usize];
+        if !transport.is_ready && transport.is_idle() {
+            transport.is_ready = true;
+            self.ready.push_back(index);
+        }
+    }
+
+    /// Puts `index` on the wheel, if it is not there.
+    fn watch(&mut self, index: u32) {
+        let check = CHECK_MAX.min(self.config.head_timeout).min(self.config.lag_max);
+        let check = check.min(self.config.connection.idle_interval / 3);
+        let transport = &mut self.transports[index as usize];
+        if !transport.in_wheel {
+            transport.in_wheel = true;
+            self.wheel.insert(index, self.now.mono_ms + check.as_millis() as u64);
+        }
+    }
+
+    /// Looks whether `index` has been silent, stalled or leaving for too long.
+    fn check(&mut self, index: u32) {
+        let now_ms = self.now.mono_ms;
+        let transport = &mut self.transports[index as usize];
+        let since = |then_ms: u64| Duration::from_millis(now_ms.saturating_sub(then_ms));
+        let stalled = !transport.is_idle() && since(transport.sent_ms) > self.config.lag_max;
+        match &transport.stage {
+            Stage::Free | Stage::Closing => return,
+            Stage::Leaving if now_ms >= transport.close_by_ms => self.close(index),
+            Stage::Leaving => {}
+            Stage::Http(_) if stalled => self.close(index),
+            Stage::Http(http) => {
+                let silent = since(transport.received_ms.max(transport.sent_ms));
+                if http.waiting.is_none() && silent > self.config.head_timeout {
+                    self.close(index);
+                }
+            }
+            Stage::Echo(_) => {}
+            Stage::Realtime(..) if stalled => self.cut_slow_consumer(index),
+            Stage::Realtime(..) => self.check_silence(index),
+        }
+        self.watch(index);
+    }
+
+    /// A subscriber cannot keep up: it loses its subscriptions, is told so, and may resume.
+    fn cut_slow_consumer(&mut self, index: u32) {
+        self.counters.slow_consumers += 1;
+        let error = ErrorInfo::new(
+            ErrorCode::CONTINUITY_LOST_BY_RATE,
+            "the client reads too slowly; what it has missed is in the history",
+        );
+        if let Some(connection) = self.transports[index as usize].connection() {
+            let line = format!("slow consumer disconnected connection={}", connection.id());
+            self.log_line(line);
+        }
+        self.disconnect(index, &error);
+    }
+
+    /// Gives up the transport: nothing more is read or sent, and the ring closes it.
+    fn close(&mut self, index: u32) {
+        self.leave_streams(index);
+        let transport = &mut self.transports[index as usize];
+        if matches!(transport.stage, Stage::Free | Stage::Closing) {
+            return;
+        }
+        transport.stage = Stage::Closing;
+        transport.lane().clear();
+        transport.lane().shrink_to_fit();
+        self.to_close.push(index);
+    }
+
+    /// Stops listening to `index`; once its lane is sent it is closed as `ending` says.
+    fn leave(&mut self, index: u32, ending: Ending) {
+        self.leave_streams(index);
+        let transport = &mut self.transports[index as usize];
+        transport.stage = Stage::Leaving;
+        transport.ending = ending;
+        transport.close_by_ms = self.now.mono_ms + LINGER.as_millis() as u64;
+        self.set_ready(index);
+    }
+
+    /// Sends mail; that to itself is delivered in this turn.
+    fn post(&mut self, to: usize, mail: Mail) {
+        self.outboxes[to].push_back(mail);
+    }
+
+    fn log_line(&mut self, line: String) {
+        if self.log.len() < LOG_LINES_MAX {
+            self.log.push_back(line);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

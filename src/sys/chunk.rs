@@ -86,13 +86,14 @@ pub struct SendBuf {
     chunk: Rc<Chunk>,
     start: u32,
     end: u32,
+    sent: u32,
 }
 
 impl SendBuf {
     /// The bytes `start..end` of `chunk`; panics when they were not written yet or are none.
     pub fn new(chunk: &Rc<Chunk>, start: u32, end: u32) -> SendBuf {
         assert!(start < end && end <= chunk.len(), "a send needs bytes that were written");
-        SendBuf { chunk: Rc::clone(chunk), start, end }
+        SendBuf { chunk: Rc::clone(chunk), start, end, sent: 0 }
     }
 
     /// All of `bytes`, which must not be empty.
@@ -102,16 +103,22 @@ impl SendBuf {
         SendBuf::new(&chunk, 0, end)
     }
 
-    /// What will be sent.
-    pub fn as_slice(&self) -> &[u8] {
-        self.chunk.bytes(self.start, self.end)
+    /// Bytes of the whole range, never zero.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> u32 {
+        self.end - self.start
     }
 
-    /// Drops the first `sent` bytes; `None` when that was all of them.
-    pub fn rest(mut self, sent: u32) -> Option<SendBuf> {
-        assert!(sent <= self.end - self.start, "the kernel sent more than was given to it");
-        self.start += sent;
-        (self.start < self.end).then_some(self)
+    /// What the kernel has not taken yet.
+    pub fn unsent(&self) -> &[u8] {
+        self.chunk.bytes(self.start + self.sent, self.end)
+    }
+
+    /// Notes that the kernel took `sent` more bytes, and returns how many are left.
+    pub fn advance(&mut self, sent: u32) -> u32 {
+        self.sent += sent;
+        assert!(self.sent <= self.len(), "the kernel sent more than was given to it");
+        self.len() - self.sent
     }
 }
 
@@ -123,19 +130,19 @@ mod tests {
     fn a_send_sees_its_bytes_while_the_chunk_grows() {
         let chunk = Chunk::with_capacity(8);
         chunk.append(b"abc");
-        let send = SendBuf::new(&chunk, 1, 3);
+        let mut send = SendBuf::new(&chunk, 1, 3);
         chunk.append(b"defgh");
-        assert_eq!(send.as_slice(), b"bc");
+        assert_eq!(send.unsent(), b"bc");
         assert_eq!(chunk.bytes(0, 8), b"abcdefgh");
         assert_eq!(chunk.room(), 0);
-        assert_eq!(send.rest(1).expect("one byte is left").as_slice(), b"c");
+        assert_eq!((send.advance(1), send.unsent(), send.len()), (1, &b"c"[..], 2));
     }
 
     #[test]
     fn a_shared_chunk_is_full() {
         let chunk = Chunk::shared(Bytes::from_static(b"frame"));
         assert_eq!((chunk.len(), chunk.room()), (5, 0));
-        assert!(SendBuf::new(&chunk, 0, 5).rest(5).is_none());
+        assert_eq!(SendBuf::new(&chunk, 0, 5).advance(5), 0);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The eventfd through which a sleeping executor learns of completions on the socket ring.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
-/// A non-blocking-free eventfd: a read waits, in the executor's own ring, until it was signalled.
+/// A counter that the kernel signals; a read of 8 bytes waits until it was.
 pub struct EventFd(OwnedFd);
 
 impl EventFd {
@@ -18,9 +18,11 @@ impl EventFd {
         Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// A second descriptor of the same eventfd, for a reader that wants to own one.
-    pub fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.0.try_clone()
+    /// A second descriptor of the same eventfd, as the type of file that its reader works with.
+    pub fn reader<File: FromRawFd>(&self) -> io::Result<File> {
+        let fd = self.0.try_clone()?.into_raw_fd();
+        // SAFETY: `fd` is open and was just given up by its only owner.
+        Ok(unsafe { File::from_raw_fd(fd) })
     }
 }
 

@@ -58,7 +58,7 @@ pub enum Event<'a> {
     Received(Slot, &'a mut [u8]),
     /// No more bytes will arrive.
     ReceiveEnded(Slot, ReceiveEnd),
-    /// A send ended: the bytes that the kernel took (possibly fewer than given), or an errno.
+    /// A send ended: the kernel took all its bytes, of which this is the number, or an errno.
     Sent(Slot, Result<u32, i32>),
     /// The slot is free for reuse.
     Closed(Slot),
@@ -111,7 +111,15 @@ pub struct SocketRing {
     /// Addresses that queued connects point to; the kernel copies them when it takes the entry.
     connect_addresses: Vec<Box<[libc::sockaddr_in; 2]>>,
     open_slots: u32,
-    accepting: bool,
+    accept: Accept,
+}
+
+/// Whether connections are being accepted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accept {
+    Stopped,
+    Armed,
+    Stopping,
 }
 
 /// The kernel reads socket option values from here.
@@ -150,7 +158,7 @@ impl SocketRing {
             overflow: VecDeque::new(),
             connect_addresses: Vec::new(),
             open_slots: 0,
-            accepting: false,
+            accept: Accept::Stopped,
         })
     }
 
@@ -164,9 +172,9 @@ impl SocketRing {
         self.slots.len() as u32
     }
 
-    /// Whether a multishot accept is armed.
+    /// Whether a multishot accept is armed, perhaps about to stop.
     pub fn is_accepting(&self) -> bool {
-        self.accepting
+        self.accept != Accept::Stopped
     }
 
     /// Sends that can still be queued before the next [`submit`](Self::submit).
@@ -178,14 +186,18 @@ impl SocketRing {
     /// Accepts from `listener` into free slots until [`stop_accept`](Self::stop_accept) or
     /// [`Event::AcceptStopped`].
     pub fn start_accept(&mut self, listener: RawFd) {
-        assert!(!self.accepting, "one accept per ring");
-        self.accepting = true;
+        assert!(self.accept == Accept::Stopped, "one accept per ring");
+        self.accept = Accept::Armed;
         let accept = opcode::AcceptMulti::new(Fd(listener)).allocate_file_index(true).build();
         self.push(accept.user_data(user_data(op::ACCEPT, Slot(0))));
     }
 
     /// Cancels the accept; [`Event::AcceptStopped`] with `ECANCELED` says when it has ended.
     pub fn stop_accept(&mut self) {
+        if self.accept != Accept::Armed {
+            return;
+        }
+        self.accept = Accept::Stopping;
         let cancel = opcode::AsyncCancel::new(user_data(op::ACCEPT, Slot(0))).build();
         self.push(cancel.user_data(user_data(op::STOP_ACCEPT, Slot(0))));
     }
@@ -239,7 +251,7 @@ impl SocketRing {
         self.push(receive.user_data(user_data(op::RECEIVE, slot)));
     }
 
-    /// Queues a send of all of `bytes`; ends in [`Event::Sent`], perhaps of fewer bytes.
+    /// Queues a send of all of `bytes`; ends in [`Event::Sent`].
     pub fn send(&mut self, slot: Slot, bytes: SendBuf) {
         let state = &mut self.slots[slot.0 as usize];
         assert!(
@@ -248,7 +260,11 @@ impl SocketRing {
             "one send at a time, on an open slot"
         );
         state.0 |= SlotState::SENDING;
-        let slice = bytes.as_slice();
+        self.push_send(slot, bytes);
+    }
+
+    fn push_send(&mut self, slot: Slot, bytes: SendBuf) {
+        let slice = bytes.unsent();
         let send = opcode::Send::new(Fixed(slot.0), slice.as_ptr(), slice.len() as u32)
             .flags(libc::MSG_NOSIGNAL)
             .build()
@@ -310,6 +326,14 @@ impl SocketRing {
         self.enter(0)
     }
 
+    /// As [`submit`](Self::submit), but saves the call when nothing is queued on either side.
+    pub fn submit_if_needed(&mut self) -> io::Result<()> {
+        let queue = self.ring.submission();
+        let needed = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        if needed || !self.overflow.is_empty() { self.submit() } else { Ok(()) }
+    }
+
     /// As [`submit`](Self::submit), but waits for at least one completion. For owners without an executor.
     pub fn submit_and_wait(&mut self) -> io::Result<()> {
         self.enter(1)
@@ -347,23 +371,18 @@ impl SocketRing {
         let slot = Slot(entry.user_data() as u32);
         let result = entry.result();
         match entry.user_data() >> 56 {
-            op::SEND => {
-                self.sends[slot.0 as usize] = None;
-                if self.ended(slot, SlotState::SENDING) {
-                    on_event(Event::Sent(slot, u32::try_from(result).map_err(|_| -result)));
-                }
-            }
+            op::SEND => self.handle_send(slot, result, on_event),
             op::RECEIVE => self.handle_receive(slot, result, entry.flags(), on_event),
             op::ACCEPT => {
                 if !cqueue::more(entry.flags()) {
-                    self.accepting = false;
+                    self.accept = Accept::Stopped;
                 }
                 if let Ok(index) = u32::try_from(result) {
                     self.slots[index as usize] = SlotState(SlotState::OPEN);
                     self.open_slots += 1;
                     on_event(Event::Accepted(Slot(index)));
                 }
-                if !self.accepting {
+                if self.accept == Accept::Stopped {
                     on_event(Event::AcceptStopped(if result < 0 { -result } else { 0 }));
                 }
             }
@@ -384,6 +403,20 @@ impl SocketRing {
             // the target has just completed by itself.
             op::CONNECT_STEP | op::CANCEL | op::STOP_ACCEPT => {}
             other => unreachable!("no such operation was submitted: {other}"),
+        }
+    }
+
+    fn handle_send(&mut self, slot: Slot, result: i32, on_event: &mut impl FnMut(Event<'_>)) {
+        let mut bytes = self.sends[slot.0 as usize].take().expect("kept until its completion");
+        let closing = self.slots[slot.0 as usize].has(SlotState::CLOSING);
+        match u32::try_from(result) {
+            // The socket's buffer took a part; the rest waits in the kernel until there is room.
+            Ok(sent) if bytes.advance(sent) > 0 && !closing => self.push_send(slot, bytes),
+            outcome => {
+                if self.ended(slot, SlotState::SENDING) {
+                    on_event(Event::Sent(slot, outcome.map(|_| bytes.len()).map_err(|_| -result)));
+                }
+            }
         }
     }
 
@@ -636,5 +669,24 @@ mod tests {
         }
         turn_until(&mut server, &mut server_log, |log| log.sent.len() == 200);
         assert!(server_log.sent.iter().all(|sent| *sent == Ok(1)));
+    }
+
+    #[test]
+    fn a_send_larger_than_the_socket_buffer_ends_when_all_of_it_was_taken() {
+        let (mut server, at_server, mut client, at_client) = pair();
+        const BYTES: usize = 8 << 20;
+        server.send(at_server, SendBuf::whole(Bytes::from(vec![7; BYTES])));
+        server.submit().expect("submit");
+        client.start_receive(at_client);
+        let (mut server_log, mut client_log) = (Log::default(), Log::default());
+        while client_log.received.len() < BYTES {
+            client.submit().expect("submit");
+            client.reap(64, |event| client_log.take(event));
+            server.submit().expect("submit");
+            server.reap(64, |event| server_log.take(event));
+        }
+        turn_until(&mut server, &mut server_log, |log| !log.sent.is_empty());
+        assert_eq!(server_log.sent, [Ok(BYTES as u32)]);
+        assert!(client_log.received.iter().all(|&byte| byte == 7));
     }
 }

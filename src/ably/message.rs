@@ -1,0 +1,209 @@
+//! Messages in their one stored form (4.1, 4.5), and publications, which are what a channel orders.
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+
+use super::serial::ChannelSerial;
+use super::value::{Node, Value};
+use super::writer::{MapWriter, write_array, write_map};
+use super::{Action, Format, json};
+
+/// What a message carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Data {
+    /// Nothing.
+    #[default]
+    None,
+    /// A string.
+    Text(Box<str>),
+    /// Bytes; base64 on JSON transports.
+    Binary(Bytes),
+    /// A bare number or boolean, as its JSON text.
+    Scalar(Box<str>),
+}
+
+impl Data {
+    /// Bytes as the size limit counts them (TM6).
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Data::None => 0,
+            Data::Text(text) | Data::Scalar(text) => text.len() as u64,
+            Data::Binary(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
+/// One message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Unique; set on everything that was accepted (TM2a).
+    pub id: Option<Box<str>>,
+    /// Event name.
+    pub name: Option<Box<str>>,
+    /// The payload, in the form that `encoding` tells.
+    pub data: Data,
+    /// Transformations that the payload has been through, without a last `base64`.
+    pub encoding: Option<Box<str>>,
+    /// Who says to have sent it; checked.
+    pub client_id: Option<Box<str>>,
+    /// JSON text of an object.
+    pub extras: Option<Box<str>>,
+}
+
+impl Message {
+    /// Bytes as the size limit counts them (TM6).
+    pub fn size_bytes(&self) -> u64 {
+        let text = |text: &Option<Box<str>>| text.as_deref().map_or(0, str::len) as u64;
+        text(&self.name) + text(&self.client_id) + text(&self.extras) + self.data.size_bytes()
+    }
+}
+
+/// Takes the payload in the form in which it is kept: without a last `base64` (4.5).
+pub(super) fn stored<'a>(data: impl Value<'a>, encoding: Option<&str>) -> (Data, Option<Box<str>>) {
+    let with = |step: &str| match encoding {
+        Some(encoding) if !encoding.is_empty() => format!("{encoding}/{step}").into_boxed_str(),
+        _ => step.into(),
+    };
+    let kept = encoding.filter(|encoding| !encoding.is_empty()).map(Box::from);
+    match data.node() {
+        Node::Null | Node::Ext => (Data::None, kept),
+        Node::Bool(_) | Node::Number => (Data::Scalar(data.to_json()), kept),
+        Node::Bin(bytes) => (Data::Binary(Bytes::copy_from_slice(bytes)), kept),
+        Node::Array | Node::Map => (Data::Text(data.to_json()), Some(with("json"))),
+        Node::Str(text) => {
+            let rest = kept.as_deref().and_then(|kept| match kept.rsplit_once('/') {
+                Some((rest, "base64")) => Some(Some(rest)),
+                None if kept == "base64" => Some(None),
+                _ => None,
+            });
+            let decoded = rest.and_then(|_| BASE64.decode(text.as_bytes()).ok());
+            match decoded {
+                Some(bytes) => (Data::Binary(bytes.into()), rest.flatten().map(Box::from)),
+                // Not what it says to be: nobody's loss if it is passed on as it came.
+                None => (Data::Text(text.into()), kept),
+            }
+        }
+    }
+}
+
+/// One accepted publish in its channel's order; delivered as one protocol message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// Its place in the order.
+    pub channel_serial: ChannelSerial,
+    /// Id of the protocol message: the messages' ids without their index, where there is a common one.
+    pub id: Box<str>,
+    /// Of the publishing connection; none over REST.
+    pub connection_id: Option<Box<str>>,
+    /// When it was accepted, in milliseconds since the Unix epoch.
+    pub timestamp_ms: u64,
+    /// At least one.
+    pub messages: Vec<Message>,
+}
+
+impl Publication {
+    /// Bytes that it takes in memory, about.
+    pub fn size_bytes(&self) -> u64 {
+        let messages = self.messages.iter().map(|message| {
+            let id = message.id.as_deref().map_or(0, str::len) as u64;
+            size_of::<Message>() as u64 + id + message.size_bytes()
+        });
+        size_of::<Publication>() as u64 + messages.sum::<u64>()
+    }
+
+    /// The fixed identity of the message at `index` (TM2r).
+    pub fn message_serial(&self, index: usize) -> String {
+        format!("{}:{index:03}", self.channel_serial)
+    }
+}
+
+/// Appends the MESSAGE protocol message that delivers `publication` on `channel` (3.4).
+pub fn encode_publication(
+    format: Format,
+    channel: &str,
+    publication: &Publication,
+    out: &mut Vec<u8>,
+) {
+    write_map(format, out, |map| {
+        map.uint("action", Action::Message.number());
+        map.str("id", &publication.id);
+        map.str("channel", channel);
+        map.str("channelSerial", &publication.channel_serial.to_string());
+        map.opt_str("connectionId", publication.connection_id.as_deref());
+        map.uint("timestamp", publication.timestamp_ms);
+        map.array("messages", 0..publication.messages.len(), |index, out| {
+            write_map(format, out, |map| write_message(map, format, publication, index));
+        });
+    });
+}
+
+/// Appends one message as history has it: complete by itself.
+pub fn encode_message(format: Format, publication: &Publication, index: usize, out: &mut Vec<u8>) {
+    write_map(format, out, |map| {
+        map.opt_str("connectionId", publication.connection_id.as_deref());
+        map.uint("timestamp", publication.timestamp_ms);
+        write_message(map, format, publication, index);
+    });
+}
+
+fn write_message(map: &mut MapWriter<'_>, format: Format, publication: &Publication, index: usize) {
+    let message = &publication.messages[index];
+    let serial = publication.message_serial(index);
+    map.opt_str("id", message.id.as_deref());
+    map.opt_str("name", message.name.as_deref());
+    map.opt_str("clientId", message.client_id.as_deref());
+    write_data(map, format, message);
+    if let Some(extras) = &message.extras {
+        map.json("extras", extras);
+    }
+    // Written although it is zero: SDKs do not fill it in.
+    map.uint("action", 0);
+    map.str("serial", &serial);
+    map.map("version", |version| {
+        version.str("serial", &serial);
+        version.uint("timestamp", publication.timestamp_ms);
+    });
+}
+
+fn write_data(map: &mut MapWriter<'_>, format: Format, message: &Message) {
+    let encoding = message.encoding.as_deref();
+    match (&message.data, format) {
+        (Data::None, _) => map.opt_str("encoding", encoding),
+        (Data::Text(text), _) => {
+            map.str("data", text);
+            map.opt_str("encoding", encoding);
+        }
+        (Data::Scalar(text), _) => {
+            map.json("data", text);
+            map.opt_str("encoding", encoding);
+        }
+        (Data::Binary(bytes), Format::MsgPack) => {
+            map.bin("data", bytes);
+            map.opt_str("encoding", encoding);
+        }
+        (Data::Binary(bytes), Format::Json) => {
+            map.bin("data", bytes);
+            match encoding {
+                Some(encoding) => map.str("encoding", &format!("{encoding}/base64")),
+                None => map.str("encoding", "base64"),
+            }
+        }
+    }
+}
+
+/// Appends an array of messages from history.
+pub(super) fn write_messages<'a>(
+    format: Format,
+    messages: impl ExactSizeIterator<Item = (&'a Publication, usize)>,
+    out: &mut Vec<u8>,
+) {
+    write_array(format, out, messages, |(publication, index), out| {
+        encode_message(format, publication, index, out);
+    });
+}
+
+/// Whether the JSON text of an object has `key`, and its value.
+pub(super) fn extras_entry<'a>(extras: &'a str, key: &str) -> Option<json::JsonValue<'a>> {
+    let entries = json::JsonValue::of_validated(extras).entries();
+    entries.into_iter().find(|(name, _)| name == key).map(|(_, value)| value)
+}

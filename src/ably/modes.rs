@@ -1,0 +1,131 @@
+//! Flags of ATTACH and ATTACHED, and the modes among them (3.3, 6.3).
+
+use super::{Capability, Operation, Params};
+
+/// Status bits of protocol messages.
+pub mod flags {
+    /// ATTACHED: a SYNC follows.
+    pub const HAS_PRESENCE: u64 = 1;
+    /// ATTACHED: replayed messages follow.
+    pub const HAS_BACKLOG: u64 = 1 << 1;
+    /// ATTACHED: nothing was lost since the last attach.
+    pub const RESUMED: u64 = 1 << 2;
+}
+
+/// What an attachment may do: a subset of the mode bits, in their places on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Modes(u32);
+
+/// Mode, its name in params, and the operation that grants it; in canonical order.
+const TABLE: [(Modes, &str, Operation); 8] = [
+    (Modes::PRESENCE, "presence", Operation::Presence),
+    (Modes::PUBLISH, "publish", Operation::Publish),
+    (Modes::SUBSCRIBE, "subscribe", Operation::Subscribe),
+    (Modes::PRESENCE_SUBSCRIBE, "presence_subscribe", Operation::Subscribe),
+    (Modes::ANNOTATION_PUBLISH, "annotation_publish", Operation::AnnotationPublish),
+    (Modes::ANNOTATION_SUBSCRIBE, "annotation_subscribe", Operation::AnnotationSubscribe),
+    (Modes::OBJECT_SUBSCRIBE, "object_subscribe", Operation::ObjectSubscribe),
+    (Modes::OBJECT_PUBLISH, "object_publish", Operation::ObjectPublish),
+];
+
+impl Modes {
+    /// Enter presence.
+    pub const PRESENCE: Modes = Modes(1 << 16);
+    /// Publish messages.
+    pub const PUBLISH: Modes = Modes(1 << 17);
+    /// Receive messages.
+    pub const SUBSCRIBE: Modes = Modes(1 << 18);
+    /// Receive presence.
+    pub const PRESENCE_SUBSCRIBE: Modes = Modes(1 << 19);
+    /// Publish annotations.
+    pub const ANNOTATION_PUBLISH: Modes = Modes(1 << 21);
+    /// Receive raw annotations.
+    pub const ANNOTATION_SUBSCRIBE: Modes = Modes(1 << 22);
+    /// Receive LiveObjects.
+    pub const OBJECT_SUBSCRIBE: Modes = Modes(1 << 24);
+    /// Change LiveObjects.
+    pub const OBJECT_PUBLISH: Modes = Modes(1 << 25);
+
+    /// What an ATTACH gets that asks for nothing in particular.
+    pub const DEFAULT: Modes = Modes(
+        Modes::PRESENCE.0
+            | Modes::PUBLISH.0
+            | Modes::SUBSCRIBE.0
+            | Modes::PRESENCE_SUBSCRIBE.0
+            | Modes::ANNOTATION_PUBLISH.0,
+    );
+
+    /// What an ATTACH asks for: by param, else by flags, else the default.
+    pub fn requested(flags: u64, params: &Params) -> Modes {
+        let every = TABLE.iter().fold(0, |bits, (mode, ..)| bits | mode.0);
+        match (params.get("modes"), flags as u32 & every) {
+            (Some(names), _) => {
+                let named = |(_, name, _): &&(Modes, &str, Operation)| {
+                    names.split(',').any(|wanted| wanted.trim().eq_ignore_ascii_case(name))
+                };
+                TABLE
+                    .iter()
+                    .filter(named)
+                    .fold(Modes(0), |modes, (mode, ..)| Modes(modes.0 | mode.0))
+            }
+            (None, 0) => Modes::DEFAULT,
+            (None, bits) => Modes(bits),
+        }
+    }
+
+    /// Those that the capability permits on the channel `name`. LiveObjects are not served, so their
+    /// modes are never granted: SDKs then refuse object calls by themselves (16.3).
+    pub fn granted_by(self, capability: &Capability, name: &str) -> Modes {
+        let served = self.0 & !(Modes::OBJECT_SUBSCRIBE.0 | Modes::OBJECT_PUBLISH.0);
+        let granted = |(mode, _, operation): &&(Modes, &str, Operation)| {
+            served & mode.0 != 0 && capability.allows(name, *operation)
+        };
+        TABLE.iter().filter(granted).fold(Modes(0), |modes, (mode, ..)| Modes(modes.0 | mode.0))
+    }
+
+    /// The bits, for `flags`.
+    pub fn bits(self) -> u64 {
+        self.0.into()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether all of `modes` are among these.
+    pub fn contains(self, modes: Modes) -> bool {
+        self.0 & modes.0 == modes.0
+    }
+
+    /// Names in canonical order, as the param `modes` wants them.
+    pub fn names(self) -> String {
+        let names =
+            TABLE.iter().filter(|(mode, ..)| self.contains(*mode)).map(|(_, name, _)| *name);
+        names.collect::<Vec<_>>().join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn params_win_over_flags_and_flags_over_the_default() {
+        let params: Params =
+            [("modes".into(), "subscribe,publish,unknown".into())].into_iter().collect();
+        let modes = Modes::requested(Modes::PRESENCE.bits(), &params);
+        assert_eq!(modes.names(), "publish,subscribe");
+        let none = Params::default();
+        assert_eq!(Modes::requested(Modes::PRESENCE.bits() | 4, &none), Modes::PRESENCE);
+        assert_eq!(Modes::requested(32, &none), Modes::DEFAULT);
+    }
+
+    #[test]
+    fn a_capability_grants_what_it_permits() {
+        let capability = Capability::parse(r#"{"room":["subscribe"]}"#).expect("valid");
+        let granted = Modes::DEFAULT.granted_by(&capability, "room");
+        assert_eq!(granted.names(), "subscribe,presence_subscribe");
+        assert!(Modes::DEFAULT.granted_by(&capability, "other").is_empty());
+    }
+}

@@ -1,0 +1,257 @@
+//! Whether a publish may be made, for realtime and REST alike (4.7), and what it becomes.
+
+use super::inbound::Field;
+use super::json::JsonValue;
+use super::message::extras_entry;
+use super::value::{Node, Value};
+use super::{
+    Capability, ChannelSerial, Draft, ErrorCode, ErrorInfo, Message, Operation, Params, Publication,
+};
+
+/// Most messages of one publish (17).
+pub const MESSAGES_MAX: usize = 1000;
+
+/// Who a client is (12.7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// Nobody in particular; may not say otherwise.
+    Anonymous,
+    /// This client, always.
+    Client(Box<str>),
+    /// Whoever it says to be, message by message.
+    Wildcard,
+}
+
+impl Identity {
+    /// The identity of a key's holder who claims `client_id`.
+    ///
+    /// # Errors
+    /// 40012: empty, or the wildcard itself.
+    pub fn of_key(client_id: Option<&str>) -> Result<Identity, ErrorInfo> {
+        match client_id {
+            None => Ok(Identity::Wildcard),
+            Some("" | "*") => Err(ErrorInfo::new(
+                ErrorCode::INVALID_CLIENT_ID,
+                "the clientId cannot be empty or *",
+            )),
+            Some(client_id) => Ok(Identity::Client(client_id.into())),
+        }
+    }
+}
+
+/// Who publishes, and how its messages are named if it does not name them.
+#[derive(Clone, Debug)]
+pub struct Publisher<'a> {
+    /// Id of the publication: what default message ids begin with.
+    pub id: String,
+    /// The publishing connection; none over REST.
+    pub connection_id: Option<&'a str>,
+    /// Who it is.
+    pub identity: &'a Identity,
+    /// What it may do.
+    pub capability: &'a Capability,
+}
+
+/// A publish that was checked and waits for its place in the channel's order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    id: Box<str>,
+    connection_id: Option<Box<str>>,
+    messages: Vec<Message>,
+    has_chosen_id: bool,
+    is_ephemeral: bool,
+}
+
+impl Accepted {
+    /// The id that the client chose, under which a repetition is recognised (5.2).
+    pub fn chosen_id(&self) -> Option<&str> {
+        self.has_chosen_id.then(|| self.messages[0].id.as_deref().expect("every message has one"))
+    }
+
+    /// Whether it is delivered and then forgotten (5.5).
+    pub fn is_ephemeral(&self) -> bool {
+        self.is_ephemeral
+    }
+
+    /// Whether a connection published it, which then may not want to hear it.
+    pub fn is_from_connection(&self) -> bool {
+        self.connection_id.is_some()
+    }
+
+    /// Gives it its place.
+    pub fn into_publication(self, channel_serial: ChannelSerial, timestamp_ms: u64) -> Publication {
+        let Accepted { id, connection_id, messages, .. } = self;
+        Publication { channel_serial, id, connection_id, timestamp_ms, messages }
+    }
+}
+
+fn refuse<T>(code: ErrorCode, message: &'static str) -> Result<T, ErrorInfo> {
+    Err(ErrorInfo::new(code, message))
+}
+
+/// Checks what `publisher` wants to publish on the channel `name`; `drafts` is `None` where an element
+/// was no object.
+///
+/// # Errors
+/// The codes of 4.7; the whole publish is refused.
+pub fn validate(
+    name: &str,
+    drafts: Option<Vec<Draft>>,
+    params: &Params,
+    publisher: &Publisher<'_>,
+    bytes_max: u64,
+) -> Result<Accepted, ErrorInfo> {
+    if !publisher.capability.allows(name, Operation::Publish) {
+        return refuse(
+            ErrorCode::CAPABILITY_DENIED,
+            "the capability does not permit publishing here",
+        );
+    }
+    if params.get("_forceNack").is_some() {
+        return refuse(ErrorCode::FORCED_NACK, "refused, as was asked for");
+    }
+    let Some(drafts) = drafts else {
+        return refuse(ErrorCode::BAD_REQUEST, "messages have to be objects");
+    };
+    if drafts.is_empty() {
+        return refuse(ErrorCode::BAD_REQUEST, "there is no message to publish");
+    }
+    if drafts.len() > MESSAGES_MAX {
+        return refuse(ErrorCode::TOO_MANY_MESSAGES, "more than 1000 messages in one publish");
+    }
+    let asked_ephemeral = params.get("ephemeral") == Some("true");
+    let ephemeral: Vec<bool> =
+        drafts.iter().map(|draft| asked_ephemeral || is_ephemeral(draft)).collect();
+    if ephemeral.iter().any(|&is| is != ephemeral[0]) {
+        return refuse(ErrorCode::BAD_REQUEST, "ephemeral and lasting messages in one publish");
+    }
+    let messages = drafts.into_iter().map(|draft| check(name, draft, publisher));
+    let mut messages = messages.collect::<Result<Vec<Message>, ErrorInfo>>()?;
+    let size_bytes: u64 = messages.iter().map(Message::size_bytes).sum();
+    if size_bytes > bytes_max {
+        let text = format!("the publish has {size_bytes} bytes, the limit is {bytes_max}");
+        return Err(ErrorInfo::new(ErrorCode::MESSAGE_TOO_LARGE, text));
+    }
+    let has_chosen_id = check_ids(&messages)?;
+    let id = match &messages[0].id {
+        // `<base>:<index>`, or a single message's own id.
+        Some(id) => id.strip_suffix(":0").unwrap_or(id).into(),
+        None => {
+            for (index, message) in messages.iter_mut().enumerate() {
+                message.id = Some(format!("{}:{index}", publisher.id).into());
+            }
+            publisher.id.as_str().into()
+        }
+    };
+    let connection_id = publisher.connection_id.map(Box::from);
+    Ok(Accepted { id, connection_id, messages, has_chosen_id, is_ephemeral: ephemeral[0] })
+}
+
+fn check(name: &str, draft: Draft, publisher: &Publisher<'_>) -> Result<Message, ErrorInfo> {
+    if draft.action != 0 {
+        let text = "messages of this channel cannot be updated, deleted or appended to";
+        return refuse(ErrorCode::MUTATION_NOT_ENABLED, text);
+    }
+    let text = |field: Option<Field>, code, message| match field {
+        None => Ok(None),
+        Some(Field::Text(text)) => Ok(Some(text)),
+        Some(Field::NotText) => refuse(code, message),
+    };
+    let id = text(draft.id, ErrorCode::INVALID_MESSAGE_IDS, "a message id is no string")?;
+    let event = text(draft.name, ErrorCode::INVALID_NAME, "a message name is no string")?;
+    if draft.has_bad_encoding {
+        return refuse(ErrorCode::INVALID_DATA, "the encoding is no string");
+    }
+    let code = ErrorCode::INVALID_CONNECTION_ID;
+    let claimed = text(draft.connection_id, code, "a connectionId is no string")?;
+    if claimed.is_some_and(|claimed| Some(&*claimed) != publisher.connection_id) {
+        return refuse(code, "the connectionId is not that of the publisher");
+    }
+    if draft.connection_key.is_some() {
+        return refuse(code, "publishing for another connection is not served");
+    }
+    if let Some(extras) = &draft.extras {
+        check_extras(name, extras, publisher)?;
+    }
+    Ok(Message {
+        id: id.filter(|id| !id.is_empty()),
+        name: event,
+        data: draft.data,
+        encoding: draft.encoding,
+        client_id: client_id(draft.client_id, publisher.identity)?,
+        extras: draft.extras,
+    })
+}
+
+/// The clientId that a message carries (12.7).
+fn client_id(claimed: Option<Field>, identity: &Identity) -> Result<Option<Box<str>>, ErrorInfo> {
+    let code = ErrorCode::INVALID_CLIENT_ID;
+    let claimed = match claimed {
+        None => None,
+        Some(Field::Text(text)) if !matches!(&*text, "" | "*") => Some(text),
+        Some(_) => return refuse(code, "a clientId is a string, and neither empty nor *"),
+    };
+    match (claimed, identity) {
+        (None, Identity::Client(own)) => Ok(Some(own.clone())),
+        (None, Identity::Anonymous | Identity::Wildcard) => Ok(None),
+        (Some(claimed), Identity::Wildcard) => Ok(Some(claimed)),
+        (Some(claimed), Identity::Client(own)) if claimed == *own => Ok(Some(claimed)),
+        (Some(_), Identity::Client(_) | Identity::Anonymous) => {
+            refuse(code, "the credentials do not permit this clientId")
+        }
+    }
+}
+
+fn check_extras(name: &str, extras: &str, publisher: &Publisher<'_>) -> Result<(), ErrorInfo> {
+    let code = ErrorCode::INVALID_EXTRAS;
+    let value = JsonValue::of_validated(extras);
+    if value.node() != Node::Map {
+        return refuse(code, "extras is no object");
+    }
+    if let Some(headers) = extras_entry(extras, "headers") {
+        let is_flat =
+            headers.entries().all(|(_, value)| !matches!(value.node(), Node::Map | Node::Array));
+        if headers.node() != Node::Map || !is_flat {
+            return refuse(code, "extras.headers is no flat object");
+        }
+    }
+    if ["delta", "userClaim"].iter().any(|key| extras_entry(extras, key).is_some()) {
+        return refuse(code, "extras.delta and extras.userClaim are set by the server only");
+    }
+    if extras_entry(extras, "privileged").is_some()
+        && !publisher.capability.allows(name, Operation::PrivilegedHeaders)
+    {
+        return refuse(
+            ErrorCode::CAPABILITY_DENIED,
+            "the capability does not permit extras.privileged",
+        );
+    }
+    Ok(())
+}
+
+fn is_ephemeral(draft: &Draft) -> bool {
+    let flag = draft.extras.as_deref().and_then(|extras| extras_entry(extras, "ephemeral"));
+    flag.is_some_and(|flag| flag.node() == Node::Bool(true))
+}
+
+/// Whether the client chose ids. In an array all of them are `<base>:<index>` or none is given (5.2).
+fn check_ids(messages: &[Message]) -> Result<bool, ErrorInfo> {
+    let [first, rest @ ..] = messages else { return Ok(false) };
+    if rest.is_empty() {
+        return Ok(first.id.is_some());
+    }
+    let base = first.id.as_deref().map(|id| id.strip_suffix(":0"));
+    let consistent = messages.iter().enumerate().all(|(index, message)| {
+        let parts = message.id.as_deref().map(|id| id.rsplit_once(':'));
+        match (base, parts) {
+            (None, None) => true,
+            (Some(Some(base)), Some(Some((own, at)))) => own == base && at == index.to_string(),
+            _ => false,
+        }
+    });
+    if !consistent {
+        let text = "ids of an array have to be <base>:<index>, with one base, or all absent";
+        return refuse(ErrorCode::INVALID_MESSAGE_IDS, text);
+    }
+    Ok(base.is_some())
+}

@@ -1,0 +1,65 @@
+//! Bodies of REST requests and responses, in both formats (13).
+
+use super::inbound::read_drafts;
+use super::json::JsonValue;
+use super::message::write_messages;
+use super::msgpack::MsgPackValue;
+use super::outbound::write_serials;
+use super::writer::{write_array, write_map, write_str};
+use super::{Draft, ErrorCode, ErrorInfo, Format, Publication, PublishResult};
+
+/// Reads the body of a publish: one message or an array.
+///
+/// # Errors
+/// 40001: not one value of the format, or not an object or an array of objects.
+pub fn decode_publish(format: Format, body: &[u8]) -> Result<Vec<Draft>, ErrorInfo> {
+    let drafts = match format {
+        Format::Json => JsonValue::parse(body).map(read_drafts),
+        Format::MsgPack => MsgPackValue::parse(body).map(read_drafts),
+    };
+    drafts.ok().flatten().ok_or_else(|| {
+        ErrorInfo::new(ErrorCode::INVALID_BODY, "the body is no message and no array of messages")
+    })
+}
+
+/// The body of `GET /time`.
+pub fn encode_time(format: Format, unix_ms: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_array(format, &mut out, std::iter::once(unix_ms), |time, out| match format {
+        Format::Json => out.extend_from_slice(itoa::Buffer::new().format(time).as_bytes()),
+        Format::MsgPack => super::msgpack::write_uint(out, time),
+    });
+    out
+}
+
+/// The body of a failed request.
+pub fn encode_error(format: Format, error: &ErrorInfo) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_map(format, &mut out, |map| map.map("error", |map| error.write(map)));
+    out
+}
+
+/// The body of a publish that succeeded.
+pub fn encode_publish_result(format: Format, channel: &str, result: &PublishResult) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut serials = Vec::new();
+    write_serials(format, &result.serials, &mut serials);
+    write_map(format, &mut out, |map| {
+        map.str("channel", channel);
+        map.str("messageId", &result.message_id);
+        map.array("serials", result.serials.iter(), |serial, out| {
+            write_str(format, out, serial.as_deref().unwrap_or_default());
+        });
+    });
+    out
+}
+
+/// The body of a page of history.
+pub fn encode_history<'a>(
+    format: Format,
+    messages: impl ExactSizeIterator<Item = (&'a Publication, usize)>,
+) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_messages(format, messages, &mut out);
+    out
+}

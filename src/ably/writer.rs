@@ -1,0 +1,159 @@
+//! One writer for both formats: maps are counted ahead in MessagePack and commas set in JSON, and
+//! callers see neither.
+
+use data_encoding::BASE64;
+
+use super::{Format, json, msgpack};
+
+/// Why writing cannot fail.
+pub(super) const VEC_TAKES_ALL: &str = "a vector takes whatever is written to it";
+
+/// Writes the entries of one map; closed by [`MapWriter::end`].
+pub(super) struct MapWriter<'a> {
+    format: Format,
+    out: &'a mut Vec<u8>,
+    /// MessagePack: where the count of entries goes.
+    head: usize,
+    count: u16,
+}
+
+impl<'a> MapWriter<'a> {
+    pub fn begin(format: Format, out: &'a mut Vec<u8>) -> MapWriter<'a> {
+        let head = out.len();
+        match format {
+            Format::Json => out.push(b'{'),
+            // `map 16`, whose count is filled in at the end.
+            Format::MsgPack => out.extend_from_slice(&[0xde, 0, 0]),
+        }
+        MapWriter { format, out, head, count: 0 }
+    }
+
+    pub fn end(self) {
+        match self.format {
+            Format::Json => self.out.push(b'}'),
+            Format::MsgPack => {
+                self.out[self.head + 1..self.head + 3].copy_from_slice(&self.count.to_be_bytes());
+            }
+        }
+    }
+
+    pub fn str(&mut self, key: &str, value: &str) {
+        self.key(key);
+        write_str(self.format, self.out, value);
+    }
+
+    pub fn opt_str(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.str(key, value);
+        }
+    }
+
+    pub fn uint(&mut self, key: &str, value: u64) {
+        self.key(key);
+        match self.format {
+            Format::Json => {
+                self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+            }
+            Format::MsgPack => msgpack::write_uint(self.out, value),
+        }
+    }
+
+    /// Bytes: base64 in JSON.
+    pub fn bin(&mut self, key: &str, value: &[u8]) {
+        self.key(key);
+        match self.format {
+            Format::Json => {
+                self.out.push(b'"');
+                let at = self.out.len();
+                self.out.resize(at + BASE64.encode_len(value.len()), 0);
+                BASE64.encode_mut(value, &mut self.out[at..]);
+                self.out.push(b'"');
+            }
+            Format::MsgPack => msgpack::write_bin(self.out, value),
+        }
+    }
+
+    /// A value that is kept as JSON text.
+    pub fn json(&mut self, key: &str, text: &str) {
+        self.key(key);
+        match self.format {
+            Format::Json => self.out.extend_from_slice(text.as_bytes()),
+            Format::MsgPack => json::JsonValue::of_validated(text).write_msgpack(self.out),
+        }
+    }
+
+    pub fn map(&mut self, key: &str, fill: impl FnOnce(&mut MapWriter<'_>)) {
+        self.key(key);
+        write_map(self.format, self.out, fill);
+    }
+
+    /// An array of what `write` appends for each item.
+    pub fn array<Item>(
+        &mut self,
+        key: &str,
+        items: impl ExactSizeIterator<Item = Item>,
+        write: impl FnMut(Item, &mut Vec<u8>),
+    ) {
+        self.key(key);
+        write_array(self.format, self.out, items, write);
+    }
+
+    fn key(&mut self, key: &str) {
+        if self.format == Format::Json && self.count > 0 {
+            self.out.push(b',');
+        }
+        self.count += 1;
+        write_str(self.format, self.out, key);
+        if self.format == Format::Json {
+            self.out.push(b':');
+        }
+    }
+}
+
+/// Appends one map.
+pub(super) fn write_map(format: Format, out: &mut Vec<u8>, fill: impl FnOnce(&mut MapWriter<'_>)) {
+    let mut map = MapWriter::begin(format, out);
+    fill(&mut map);
+    map.end();
+}
+
+/// Appends an array of what `write` appends for each item.
+pub(super) fn write_array<Item>(
+    format: Format,
+    out: &mut Vec<u8>,
+    items: impl ExactSizeIterator<Item = Item>,
+    mut write: impl FnMut(Item, &mut Vec<u8>),
+) {
+    match format {
+        Format::Json => {
+            out.push(b'[');
+            for (index, item) in items.enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                write(item, out);
+            }
+            out.push(b']');
+        }
+        Format::MsgPack => {
+            msgpack::write_array_len(out, items.len());
+            items.for_each(|item| write(item, out));
+        }
+    }
+}
+
+/// Appends a string.
+pub(super) fn write_str(format: Format, out: &mut Vec<u8>, text: &str) {
+    match format {
+        Format::Json => json::write_str(out, text),
+        Format::MsgPack => msgpack::write_str(out, text),
+    }
+}
+
+/// Appends null.
+pub(super) fn write_null(format: Format, out: &mut Vec<u8>) {
+    match format {
+        Format::Json => out.extend_from_slice(b"null"),
+        Format::MsgPack => msgpack::write_nil(out),
+    }
+}

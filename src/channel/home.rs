@@ -1,0 +1,158 @@
+//! A channel on its home core: the one place that gives its publications their order.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::ChannelKey;
+use super::history::{History, HistoryConfig};
+use crate::ably::{
+    Accepted, ChannelSerial, Format, HistoryPage, HistoryQuery, Publication, SerialClock, SeriesId,
+};
+use crate::base::Now;
+
+/// Client-chosen ids that one channel remembers; beyond it the oldest is forgotten.
+const IDS_MAX: usize = 65_536;
+
+/// How long a client-chosen id is remembered (5.2), in milliseconds.
+const ID_WINDOW_MS: u64 = 120_000;
+
+/// A subscribing core's name for the frames of one channel in one format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamRef {
+    /// Index into the core's streams.
+    pub index: u32,
+    /// Counts the uses of the index, so that a late frame does not reach the next one.
+    pub generation: u32,
+}
+
+/// A core that wants this channel's frames.
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    /// The shard.
+    pub shard: u16,
+    /// In which format.
+    pub format: Format,
+    /// What its clients call the channel.
+    pub display_name: Arc<str>,
+    /// What it calls them.
+    pub stream: StreamRef,
+}
+
+/// What became of a publish that was accepted.
+pub enum Published {
+    /// It is in the channel's order now and is to be delivered.
+    New(Arc<Publication>),
+    /// It was published before; nothing is delivered.
+    Repeated(Arc<Publication>),
+}
+
+/// See the module text.
+pub struct HomeChannel {
+    key: ChannelKey,
+    clock: SerialClock,
+    /// Of the newest publication, or of the channel's beginning.
+    last_serial: ChannelSerial,
+    history: History,
+    subscribers: Vec<Subscriber>,
+    /// By client-chosen id: what it was published as.
+    ids: HashMap<Box<str>, Arc<Publication>>,
+    /// The same ids with the time until which they count, oldest first.
+    ids_until: VecDeque<(u64, Box<str>)>,
+}
+
+impl HomeChannel {
+    /// A channel that begins now. `series` is unique to this start of the daemon.
+    pub fn new(now: Now, key: ChannelKey, series: SeriesId) -> HomeChannel {
+        let mut clock = SerialClock::new(series);
+        let last_serial = clock.next(now.unix_ms);
+        HomeChannel {
+            key,
+            clock,
+            last_serial,
+            history: History::default(),
+            subscribers: Vec::new(),
+            ids: HashMap::new(),
+            ids_until: VecDeque::new(),
+        }
+    }
+
+    /// Which channel this is.
+    pub fn key(&self) -> &ChannelKey {
+        &self.key
+    }
+
+    /// Of the newest publication, or of the channel's beginning.
+    pub fn last_serial(&self) -> ChannelSerial {
+        self.last_serial
+    }
+
+    /// Who gets the frames.
+    pub fn subscribers(&self) -> &[Subscriber] {
+        &self.subscribers
+    }
+
+    /// Bytes of history.
+    pub fn history_bytes(&self) -> u64 {
+        self.history.bytes()
+    }
+
+    /// Gives `accepted` its place in the order. `trim` has been called this turn.
+    pub fn publish(&mut self, now: Now, accepted: Accepted) -> Published {
+        let chosen_id = accepted.chosen_id().map(Box::<str>::from);
+        if let Some(id) = &chosen_id
+            && let Some(before) = self.ids.get(id)
+        {
+            return Published::Repeated(Arc::clone(before));
+        }
+        let ephemeral = accepted.is_ephemeral();
+        let serial = self.clock.next(now.unix_ms);
+        self.last_serial = serial;
+        let publication = Arc::new(accepted.into_publication(serial, now.unix_ms));
+        if !ephemeral {
+            self.history.push(Arc::clone(&publication));
+        }
+        if let Some(id) = chosen_id {
+            if self.ids.len() == IDS_MAX {
+                self.forget_oldest_id();
+            }
+            self.ids.insert(id.clone(), Arc::clone(&publication));
+            self.ids_until.push_back((now.mono_ms + ID_WINDOW_MS, id));
+        }
+        Published::New(publication)
+    }
+
+    /// Adds a subscribing stream; frames of what is published from now on are for it.
+    pub fn subscribe(&mut self, subscriber: Subscriber) {
+        self.subscribers.push(subscriber);
+    }
+
+    /// Removes the stream that `shard` calls `stream`.
+    pub fn unsubscribe(&mut self, shard: u16, stream: StreamRef) {
+        self.subscribers.retain(|known| (known.shard, known.stream) != (shard, stream));
+    }
+
+    /// Reads one page of history. What is too old counts until the next sweep.
+    pub fn read_history(&self, query: &HistoryQuery) -> HistoryPage {
+        self.history.read(query)
+    }
+
+    /// Forgets what is too old, and the oldest publications beyond `bytes_max`.
+    pub fn trim(&mut self, now: Now, config: &HistoryConfig, bytes_max: u64) {
+        let oldest_ms = now.unix_ms.saturating_sub(config.retention.as_millis() as u64);
+        self.history.trim(oldest_ms, bytes_max);
+        while self.ids_until.front().is_some_and(|(until, _)| *until <= now.mono_ms) {
+            self.forget_oldest_id();
+        }
+    }
+
+    /// Whether nothing would be lost by forgetting the channel.
+    pub fn is_idle(&self) -> bool {
+        self.subscribers.is_empty() && self.history.is_empty() && self.ids.is_empty()
+    }
+
+    fn forget_oldest_id(&mut self) {
+        if let Some((_, id)) = self.ids_until.pop_front() {
+            self.ids.remove(&id);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The channels that one connection is attached to.
+
+use crate::ably::Modes;
+
+/// One connection on one channel. 12 bytes: most connections have one, and there are very many.
+#[derive(Clone, Copy, Debug)]
+struct Attachment {
+    /// Index of the shard's stream.
+    stream: u32,
+    /// Index of the cursor in the stream's log; `NO_CURSOR` without the mode SUBSCRIBE.
+    cursor: u32,
+    modes: Modes,
+}
+
+const NO_CURSOR: u32 = u32::MAX;
+
+/// See the module text. Bounded by its owner.
+#[derive(Debug, Default)]
+pub(super) struct Attachments {
+    // Exactly as large as needed: an attachment changes rarely and is kept long.
+    list: Box<[Attachment]>,
+    /// Whose turn it is to send.
+    turn: u16,
+}
+
+impl Attachments {
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub fn modes(&self, stream: u32) -> Option<Modes> {
+        self.find(stream).map(|attachment| attachment.modes)
+    }
+
+    pub fn set_modes(&mut self, stream: u32, modes: Modes) {
+        let attachment = self.find_mut(stream);
+        attachment.expect("only of streams that it is attached to").modes = modes;
+    }
+
+    pub fn cursor(&self, stream: u32) -> Option<u32> {
+        self.find(stream).map(|attachment| attachment.cursor).filter(|&cursor| cursor != NO_CURSOR)
+    }
+
+    pub fn set_cursor(&mut self, stream: u32, cursor: Option<u32>) {
+        let attachment = self.find_mut(stream);
+        attachment.expect("only of streams that it is attached to").cursor =
+            cursor.unwrap_or(NO_CURSOR);
+    }
+
+    pub fn add(&mut self, stream: u32, cursor: Option<u32>, modes: Modes) {
+        let mut list = std::mem::take(&mut self.list).into_vec();
+        list.reserve_exact(1);
+        list.push(Attachment { stream, cursor: cursor.unwrap_or(NO_CURSOR), modes });
+        self.list = list.into_boxed_slice();
+    }
+
+    /// Returns the cursor, if the attachment existed and had one.
+    pub fn remove(&mut self, stream: u32) -> Option<Option<u32>> {
+        let at = self.list.iter().position(|attachment| attachment.stream == stream)?;
+        let mut list = std::mem::take(&mut self.list).into_vec();
+        let removed = list.swap_remove(at);
+        self.list = list.into_boxed_slice();
+        Some(Some(removed.cursor).filter(|&cursor| cursor != NO_CURSOR))
+    }
+
+    pub fn any_stream(&self) -> Option<u32> {
+        self.list.last().map(|attachment| attachment.stream)
+    }
+
+    /// Goes round all attachments: stream and cursor of the next one, `None` if that has no cursor.
+    pub fn next_cursor(&mut self) -> Option<(u32, u32)> {
+        let turn = usize::from(self.turn) % self.list.len().max(1);
+        self.turn = (turn + 1) as u16;
+        let attachment = self.list.get(turn)?;
+        (attachment.cursor != NO_CURSOR).then_some((attachment.stream, attachment.cursor))
+    }
+
+    fn find(&self, stream: u32) -> Option<&Attachment> {
+        self.list.iter().find(|attachment| attachment.stream == stream)
+    }
+
+    fn find_mut(&mut self, stream: u32) -> Option<&mut Attachment> {
+        self.list.iter_mut().find(|attachment| attachment.stream == stream)
+    }
+}

@@ -1,0 +1,302 @@
+//! What clients say over WebSockets, and what the shard does for them.
+
+use std::ops::ControlFlow;
+
+use super::streams::{StreamKey, WaitingAttach};
+use super::transport::{Ending, Stage};
+use super::{CHECK_MAX, Mail, ReturnAddress, Shard};
+use crate::ably::{Accepted, ChannelName, ErrorCode, ErrorInfo, Modes, PublishResult, flags};
+use crate::channel::ChannelKey;
+use crate::channel::log::TransportRef;
+use crate::connection::Command;
+use crate::ws::{self, CloseCode, Data, Event, FrameBuilder, OpCode};
+
+/// Idle intervals without a sign of life, not even a pong, after which a client counts as gone.
+const SILENT_INTERVALS_MAX: u32 = 3;
+
+impl Shard {
+    /// Bytes of a realtime connection.
+    pub(super) fn handle_realtime_bytes(&mut self, index: u32, bytes: &mut [u8]) {
+        let Stage::Realtime(decoder, _) = &mut self.transports[index as usize].stage else {
+            return;
+        };
+        let mut decoder = std::mem::take(decoder);
+        let payload_bytes_max = self.config.frame_bytes_max as usize;
+        let result = decoder.handle_bytes(bytes, payload_bytes_max, &mut |event| {
+            self.handle_event(index, event);
+            match self.transports[index as usize].stage {
+                Stage::Realtime(..) => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            }
+        });
+        let transport = &mut self.transports[index as usize];
+        if let Stage::Realtime(place, _) = &mut transport.stage {
+            *place = decoder;
+            if let Err(error) = result {
+                self.close_websocket(index, error.close_code(), Ending::Linger);
+            }
+        }
+        self.set_ready(index);
+    }
+
+    fn handle_event(&mut self, index: u32, event: Event<'_>) {
+        match event {
+            Event::Text(text) => self.handle_payload(index, text.as_bytes()),
+            Event::Binary(bytes) => self.handle_payload(index, bytes),
+            Event::Ping(payload) => {
+                let lane = self.transports[index as usize].lane();
+                lane.extend_from_slice(&ws::pong_frame(payload));
+                self.bound_lane(index);
+            }
+            Event::Pong(_) => {}
+            Event::Close { .. } => self.close_websocket(index, CloseCode::Normal, Ending::Close),
+        }
+    }
+
+    fn handle_payload(&mut self, index: u32, payload: &[u8]) {
+        let transport = &mut self.transports[index as usize];
+        let Some((connection, lane)) = transport.speak() else { return };
+        match connection.handle_payload(&self.config.connection, payload, lane) {
+            Ok(Command::None) => {}
+            Ok(Command::Attach { name, modes, params, channel_serial }) => {
+                self.attach(index, &name, modes, WaitingAttach { index, params, channel_serial });
+            }
+            Ok(Command::Detach { name }) => self.detach(index, &name),
+            Ok(Command::Publish { msg_serial, name, accepted }) => {
+                self.publish(index, msg_serial, &name, accepted);
+            }
+            Ok(Command::Close) => self.close_websocket(index, CloseCode::Normal, Ending::Linger),
+            Err(error) => self.fail(index, &error),
+        }
+        self.bound_lane(index);
+    }
+
+    /// A client that asks and asks and does not read the answers is a slow consumer as well.
+    fn bound_lane(&mut self, index: u32) {
+        let transport = &self.transports[index as usize];
+        let is_over = transport.lane_bytes() > self.config.connection.lane_bytes_max;
+        if is_over && matches!(transport.stage, Stage::Realtime(..)) {
+            self.cut_slow_consumer(index);
+        }
+    }
+
+    fn attach(&mut self, index: u32, name: &ChannelName, modes: Modes, request: WaitingAttach) {
+        let (key, stream) = self.stream_of(index, name);
+        let attached = stream.filter(|&stream| self.modes(index, stream).is_some());
+        match attached {
+            None => self.join_stream(index, key, modes, request),
+            Some(stream) => self.change_attachment(index, stream, modes, request),
+        }
+    }
+
+    /// A second ATTACH: new modes or params, and an answer; the stream goes on (RTL16a).
+    fn change_attachment(
+        &mut self,
+        index: u32,
+        stream_index: u32,
+        modes: Modes,
+        request: WaitingAttach,
+    ) {
+        self.set_attachment_modes(index, stream_index, modes);
+        let stream = self.streams.at(stream_index);
+        if stream.serial.is_some() {
+            self.confirm_attach(stream_index, request, flags::RESUMED);
+        } else {
+            stream.waiting.push(request);
+        }
+    }
+
+    /// Sends the ATTACHED that a client waits for.
+    pub(super) fn confirm_attach(
+        &mut self,
+        stream_index: u32,
+        request: WaitingAttach,
+        status: u64,
+    ) {
+        let index = request.index;
+        let stream = self.streams.at(stream_index);
+        let serial = stream.serial.as_ref().expect("confirmed when the home has answered");
+        // Messages behind the client's serial are not replayed yet: unless there are none, the
+        // client is told that it has missed some.
+        let missed = request.channel_serial.is_some_and(|known| *known != *serial.to_string());
+        let error = (missed && status & flags::RESUMED == 0).then(|| {
+            let text = "messages were missed; they may be in the channel's history";
+            ErrorInfo::new(ErrorCode::HISTORY_EXPIRED, text)
+        });
+        let Some((connection, lane)) = self.transports[index as usize].speak() else { return };
+        let modes = connection.modes(stream_index).expect("attached");
+        let flags = modes.bits() | status;
+        let name = &stream.key.display_name;
+        connection.attached(name, serial, flags, &request.params, error.as_ref(), lane);
+        self.set_ready(index);
+    }
+
+    fn detach(&mut self, index: u32, name: &ChannelName) {
+        let (_, stream) = self.stream_of(index, name);
+        if let Some(stream) = stream {
+            self.leave_stream(index, stream);
+        }
+        if let Some((connection, lane)) = self.transports[index as usize].speak() {
+            connection.detached(name.as_str(), lane);
+        }
+    }
+
+    fn publish(&mut self, index: u32, msg_serial: u64, name: &ChannelName, accepted: Accepted) {
+        let (key, stream) = self.stream_of(index, name);
+        let modes = stream.and_then(|stream| self.modes(index, stream));
+        let error = if modes.is_some_and(|modes| !modes.contains(Modes::PUBLISH)) {
+            let text = "the channel was attached without the mode PUBLISH";
+            Some(ErrorInfo::new(ErrorCode::MODE_NOT_GRANTED, text))
+        } else {
+            self.congestion(&key.channel)
+        };
+        if let Some(error) = error {
+            return self.resolve(index, msg_serial, Err(error));
+        }
+        let home = key.channel.home(self.shards);
+        let reply_to = self.return_address(index, msg_serial);
+        self.post(home, Mail::Publish { reply_to, channel: key.channel, accepted });
+    }
+
+    /// Why nothing more can be asked of a channel's home just now.
+    pub(super) fn congestion(&self, channel: &ChannelKey) -> Option<ErrorInfo> {
+        let home = channel.home(self.shards);
+        let is_full =
+            home != usize::from(self.id) && self.outboxes[home].len() >= self.config.mail_max;
+        is_full.then(|| {
+            ErrorInfo::new(
+                ErrorCode::BUSY,
+                "the core that orders this channel is behind; try again",
+            )
+        })
+    }
+
+    /// The home has answered a publish of a connection or of an HTTP request.
+    pub(super) fn handle_published(
+        &mut self,
+        to: TransportRef,
+        request: u64,
+        result: Result<PublishResult, ErrorInfo>,
+    ) {
+        let Some(transport) = self.transports.get(to.index as usize) else { return };
+        if transport.generation != to.generation {
+            return;
+        }
+        match transport.stage {
+            Stage::Realtime(..) => self.resolve(to.index, request, result),
+            Stage::Http(_) => self.answer_publish(to.index, request, &result),
+            // Whoever asked has gone, or is going and was told so.
+            Stage::Free | Stage::Echo(_) | Stage::Leaving | Stage::Closing => {}
+        }
+    }
+
+    fn resolve(&mut self, index: u32, msg_serial: u64, outcome: Result<PublishResult, ErrorInfo>) {
+        if let Some((connection, lane)) = self.transports[index as usize].speak() {
+            connection.resolve(msg_serial, outcome, lane);
+            self.set_ready(index);
+        }
+    }
+
+    /// Has the client connect again: the transport goes, the connection may be resumed.
+    pub(super) fn disconnect(&mut self, index: u32, error: &ErrorInfo) {
+        if let Some((connection, lane)) = self.transports[index as usize].speak() {
+            connection.disconnected(error, lane);
+            self.close_websocket(index, CloseCode::Normal, Ending::Linger);
+        }
+    }
+
+    /// The connection has failed and is not to be tried again.
+    fn fail(&mut self, index: u32, error: &ErrorInfo) {
+        if let Some((connection, lane)) = self.transports[index as usize].speak() {
+            connection.failed(error, lane);
+            self.close_websocket(index, CloseCode::Normal, Ending::Linger);
+        }
+    }
+
+    /// Says goodbye on the WebSocket level.
+    pub(super) fn close_websocket(&mut self, index: u32, code: CloseCode, ending: Ending) {
+        let lane = self.transports[index as usize].lane();
+        lane.extend_from_slice(&ws::close_frame(code, ""));
+        self.leave(index, ending);
+    }
+
+    /// Breaks a silence towards the client, and looks for one from it.
+    pub(super) fn check_silence(&mut self, index: u32) {
+        let idle_interval = self.config.connection.idle_interval;
+        let now_ms = self.now.mono_ms;
+        let transport = &mut self.transports[index as usize];
+        let since = |then_ms: u64| std::time::Duration::from_millis(now_ms.saturating_sub(then_ms));
+        if since(transport.received_ms) > idle_interval * SILENT_INTERVALS_MAX {
+            return self.close(index);
+        }
+        // Early rather than late: the next look may be that far away.
+        let is_silent = since(transport.sent_ms) + CHECK_MAX >= idle_interval;
+        let is_unheard = since(transport.received_ms) > idle_interval;
+        if is_silent && let Some((connection, lane)) = transport.speak() {
+            connection.heartbeat(lane);
+            if is_unheard {
+                lane.extend_from_slice(&ws::ping_frame(b""));
+            }
+            self.set_ready(index);
+        }
+    }
+
+    fn stream_of(&self, index: u32, name: &ChannelName) -> (StreamKey, Option<u32>) {
+        let Stage::Realtime(_, connection) = &self.transports[index as usize].stage else {
+            unreachable!("asked for connections only")
+        };
+        let key = StreamKey {
+            channel: ChannelKey::new(connection.app_id(), name.base()),
+            display_name: name.as_str().into(),
+            format: connection.format(),
+        };
+        let stream = self.streams.find(&key);
+        (key, stream)
+    }
+
+    fn modes(&self, index: u32, stream: u32) -> Option<Modes> {
+        match &self.transports[index as usize].stage {
+            Stage::Realtime(_, connection) => connection.modes(stream),
+            _ => None,
+        }
+    }
+
+    pub(super) fn return_address(&self, index: u32, request: u64) -> ReturnAddress {
+        let transport = self.transports[index as usize].address(index);
+        ReturnAddress { shard: self.id, transport, request }
+    }
+
+    /// Bytes of a conformance test.
+    pub(super) fn handle_echo_bytes(&mut self, index: u32, bytes: &mut [u8]) {
+        let Some((decoder, lane)) = self.transports[index as usize].echo() else { return };
+        let mut ending = None;
+        let payload_bytes_max = self.config.frame_bytes_max as usize;
+        let result = decoder.handle_bytes(bytes, payload_bytes_max, &mut |event| {
+            let (opcode, payload) = match event {
+                Event::Text(text) => (Data::Text, text.as_bytes()),
+                Event::Binary(bytes) => (Data::Binary, bytes),
+                Event::Ping(payload) => {
+                    lane.extend_from_slice(&ws::pong_frame(payload));
+                    return ControlFlow::Continue(());
+                }
+                Event::Pong(_) => return ControlFlow::Continue(()),
+                Event::Close { code, .. } => {
+                    let code = code.map_or(CloseCode::Normal, CloseCode::from);
+                    ending = Some((code, Ending::Close));
+                    return ControlFlow::Break(());
+                }
+            };
+            let mut frame = FrameBuilder::with_capacity(OpCode::Data(opcode), payload.len());
+            frame.payload().extend_from_slice(payload);
+            lane.extend_from_slice(&frame.finish());
+            ControlFlow::Continue(())
+        });
+        if let Err(error) = result {
+            ending = Some((error.close_code(), Ending::Linger));
+        }
+        if let Some((code, ending)) = ending {
+            self.close_websocket(index, code, ending);
+        }
+        self.set_ready(index);
+    }
+}

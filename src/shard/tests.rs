@@ -1,0 +1,393 @@
+//! Shards as they ship, without sockets: a clock that stands still until told, clients that are byte
+//! queues, mail carried by hand. Everything that can happen in any order is ordered by a seed.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::ably::{ApiKey, Capability};
+use crate::connection::Connection;
+
+const KEY: &str = "app.key:secret";
+
+/// A host of several shards and its clients.
+struct Host {
+    shards: Vec<Shard>,
+    clients: Vec<Client>,
+    now: Now,
+    random: u64,
+    /// Sends that the kernel has not finished: shard, transport, bytes.
+    in_flight: Vec<(usize, u32, Vec<u8>)>,
+    /// Clients that do not read: their sends never end.
+    stalled: Vec<usize>,
+}
+
+/// One client's socket.
+struct Client {
+    shard: usize,
+    index: u32,
+    received: Vec<u8>,
+    is_closed: bool,
+}
+
+impl Host {
+    fn new(shards: usize, seed: u64) -> Host {
+        Host::with_config(shards, seed, ShardConfig::default())
+    }
+
+    fn with_config(shards: usize, seed: u64, config: ShardConfig) -> Host {
+        let now = Now { mono_ms: 0, unix_ms: 1_800_000_000_000 };
+        let api_key: ApiKey = KEY.parse().expect("well-formed");
+        let keys = Arc::new(KeyRing::new([(api_key, Capability::all())]));
+        let shards = (0..shards)
+            .map(|id| {
+                let mut next = seed ^ (id as u64 + 1) << 32;
+                let entropy = Entropy::new(move |page| {
+                    for byte in page {
+                        next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        *byte = (next >> 56) as u8;
+                    }
+                });
+                Shard::new(config.clone(), Arc::clone(&keys), id, shards, entropy, now)
+            })
+            .collect();
+        Host {
+            shards,
+            clients: Vec::new(),
+            now,
+            random: seed | 1,
+            in_flight: Vec::new(),
+            stalled: Vec::new(),
+        }
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random % bound as u64) as usize
+    }
+
+    /// Connects a client to `shard` and returns its number; its first frame is CONNECTED.
+    fn connect(&mut self, shard: usize, query: &str) -> usize {
+        let index = self.clients.iter().filter(|client| client.shard == shard).count() as u32;
+        self.clients.push(Client { shard, index, received: Vec::new(), is_closed: false });
+        let client = self.clients.len() - 1;
+        self.shards[shard].handle_accept(index);
+        let request = format!(
+            "GET /?key={KEY}&v=6{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        self.write(client, request.as_bytes());
+        self.settle();
+        let received = &mut self.clients[client].received;
+        let end = received.windows(4).position(|four| four == b"\r\n\r\n").expect("upgraded") + 4;
+        received.drain(..end);
+        client
+    }
+
+    /// Bytes from a client, split at random places.
+    fn write(&mut self, client: usize, bytes: &[u8]) {
+        let (shard, index) = (self.clients[client].shard, self.clients[client].index);
+        let mut rest = bytes.to_vec();
+        while !rest.is_empty() {
+            let tail = rest.split_off(1 + self.below(rest.len()));
+            self.shards[shard].handle_bytes(index, &mut rest);
+            rest = tail;
+        }
+    }
+
+    fn send(&mut self, client: usize, message: &Value) {
+        let payload = message.to_string().into_bytes();
+        let mut frame = vec![0x81];
+        match payload.len() {
+            len @ 0..126 => frame.push(0x80 | len as u8),
+            len => {
+                frame.push(0x80 | 126);
+                frame.extend_from_slice(&(len as u16).to_be_bytes());
+            }
+        }
+        let mask = [1, 2, 3, 4];
+        frame.extend_from_slice(&mask);
+        frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        self.write(client, &frame);
+    }
+
+    /// One step of one shard, chosen at random: its mail, its turn, or the end of a send.
+    fn step(&mut self) {
+        let id = self.below(self.shards.len());
+        let now = self.now;
+        self.shards[id].begin_turn(now);
+        self.shards[id].handle_timeout();
+        self.shards[id].settle();
+        for to in 0..self.shards.len() {
+            let wanted = self.below(4);
+            for _ in 0..wanted {
+                if to == id {
+                    break;
+                }
+                let Some(mail) = self.shards[id].poll_mail(to) else { break };
+                self.shards[to].handle_mail(id, mail);
+            }
+        }
+        for _ in 0..self.below(8) {
+            let Some((index, bytes)) = self.shards[id].poll_transmit() else { break };
+            self.in_flight.push((id, index, bytes.unsent().to_vec()));
+        }
+        while let Some(index) = self.shards[id].poll_close() {
+            self.in_flight.retain(|(shard, at, _)| (*shard, *at) != (id, index));
+            self.shards[id].handle_closed(index);
+            let of_index = |client: &&mut Client| (client.shard, client.index) == (id, index);
+            self.clients.iter_mut().find(of_index).expect("connected").is_closed = true;
+        }
+        if !self.in_flight.is_empty() {
+            let ended = self.below(self.in_flight.len());
+            let (shard, index, _) = self.in_flight[ended];
+            let of_index = |client: &Client| (client.shard, client.index) == (shard, index);
+            let client = self.clients.iter().position(of_index).expect("connected");
+            if !self.stalled.contains(&client) {
+                let (_, _, bytes) = self.in_flight.swap_remove(ended);
+                self.clients[client].received.extend_from_slice(&bytes);
+                self.shards[shard].handle_sent(index, Ok(bytes.len() as u32));
+            }
+        }
+    }
+
+    /// Steps long enough for everything that was begun to end.
+    fn settle(&mut self) {
+        for _ in 0..200 * self.shards.len() * (self.clients.len() + 1) {
+            self.step();
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.mono_ms += time.as_millis() as u64;
+        self.now.unix_ms += time.as_millis() as u64;
+    }
+
+    /// The protocol messages that a client has received, and forgets.
+    fn messages(&mut self, client: usize) -> Vec<Value> {
+        let received = std::mem::take(&mut self.clients[client].received);
+        let mut rest = &received[..];
+        let mut messages = Vec::new();
+        while let [first, second, tail @ ..] = rest {
+            let (len, tail) = match second {
+                126 => (usize::from(u16::from_be_bytes([tail[0], tail[1]])), &tail[2..]),
+                127 => (u64::from_be_bytes(tail[..8].try_into().unwrap()) as usize, &tail[8..]),
+                len => (usize::from(*len), tail),
+            };
+            if first & 0x0f == 1 {
+                messages.push(serde_json::from_slice(&tail[..len]).expect("whole JSON"));
+            }
+            rest = &tail[len..];
+        }
+        messages
+    }
+
+    fn attach(&mut self, client: usize, channel: &str) -> Value {
+        self.send(client, &json!({"action": 10, "channel": channel}));
+        self.settle();
+        let answer = self.messages(client).pop().expect("answered");
+        assert_eq!((&answer["action"], &answer["channel"]), (&json!(11), &json!(channel)));
+        answer
+    }
+
+    fn publish(&mut self, client: usize, msg_serial: u64, channel: &str, data: &str) {
+        let messages = json!([{ "data": data }]);
+        self.send(
+            client,
+            &json!({"action": 15, "msgSerial": msg_serial, "channel": channel, "messages": messages}),
+        );
+    }
+
+    /// The data of the messages of `channel` that a client has received.
+    fn data(&mut self, client: usize, channel: &str) -> Vec<String> {
+        let messages = self.messages(client);
+        let of_channel = messages
+            .iter()
+            .filter(|message| message["action"] == 15 && message["channel"] == channel);
+        of_channel.map(|message| message["messages"][0]["data"].as_str().unwrap().into()).collect()
+    }
+}
+
+#[test]
+fn every_subscriber_on_every_shard_gets_every_message_once_and_in_order() {
+    for seed in 1..=20 {
+        let mut host = Host::new(3, seed);
+        let publishers: Vec<usize> = (0..3).map(|shard| host.connect(shard, "")).collect();
+        let subscribers: Vec<usize> = (0..9).map(|client| host.connect(client % 3, "")).collect();
+        for &client in &subscribers {
+            host.attach(client, "room");
+            host.attach(client, "other");
+        }
+        let mut sent: HashMap<usize, Vec<String>> = HashMap::new();
+        for msg_serial in 0..20 {
+            for &client in &publishers {
+                let data = format!("{client}/{msg_serial}");
+                let channel = ["room", "other"][msg_serial as usize % 2];
+                host.publish(client, msg_serial, channel, &data);
+                if channel == "room" {
+                    sent.entry(client).or_default().push(data);
+                }
+                for _ in 0..host.below(30) {
+                    host.step();
+                }
+            }
+        }
+        host.settle();
+        let order = host.data(subscribers[0], "room");
+        for &client in &subscribers[1..] {
+            assert_eq!(host.data(client, "room"), order, "seed={seed}");
+        }
+        for (client, sent) in sent {
+            let prefix = format!("{client}/");
+            let of_client = order.iter().filter(|data| data.starts_with(&prefix));
+            assert!(of_client.eq(&sent), "seed={seed}");
+        }
+        for &client in &publishers {
+            let acks = host.messages(client);
+            let acked: u64 = acks
+                .iter()
+                .filter(|ack| ack["action"] == 1)
+                .map(|ack| ack["count"].as_u64().unwrap())
+                .sum();
+            assert_eq!(acked, 20, "seed={seed}");
+        }
+    }
+}
+
+#[test]
+fn acks_come_in_the_order_of_msg_serial_although_homes_answer_in_any() {
+    for seed in 1..=20 {
+        let mut host = Host::new(4, seed);
+        let client = host.connect(0, "");
+        host.messages(client);
+        for msg_serial in 0..30 {
+            host.publish(client, msg_serial, &format!("channel-{}", msg_serial % 7), "x");
+        }
+        host.settle();
+        let mut next = 0;
+        for ack in host.messages(client) {
+            assert_eq!((&ack["action"], ack["msgSerial"].as_u64()), (&json!(1), Some(next)));
+            let count = ack["count"].as_u64().unwrap();
+            assert_eq!(ack["res"].as_array().unwrap().len() as u64, count);
+            next += count;
+        }
+        assert_eq!(next, 30, "seed={seed}");
+    }
+}
+
+#[test]
+fn a_stalled_subscriber_is_cut_and_the_others_miss_nothing() {
+    let config = ShardConfig { lag_bytes_max: 4096, ..ShardConfig::default() };
+    let mut host = Host::with_config(2, 7, config);
+    let publisher = host.connect(0, "");
+    let clients: Vec<usize> = (0..4).map(|client| host.connect(client % 2, "")).collect();
+    for &client in &clients {
+        host.attach(client, "room");
+    }
+    host.stalled.push(clients[1]);
+    for msg_serial in 0..100 {
+        host.publish(publisher, msg_serial, "room", &format!("{msg_serial:0100}"));
+        for _ in 0..40 {
+            host.step();
+        }
+    }
+    host.settle();
+    for &client in [&clients[0], &clients[2], &clients[3]] {
+        assert_eq!(host.data(client, "room").len(), 100);
+    }
+    let slow: u64 = host.shards.iter().map(|shard| shard.counters().slow_consumers).sum();
+    assert_eq!(slow, 1);
+    host.pass(LINGER + CHECK_MAX);
+    host.settle();
+    assert!(host.clients[clients[1]].is_closed);
+}
+
+#[test]
+fn a_slow_consumer_that_reads_again_learns_why_it_was_cut() {
+    let config = ShardConfig { lag_bytes_max: 1024, ..ShardConfig::default() };
+    let mut host = Host::with_config(1, 3, config);
+    let client = host.connect(0, "");
+    host.attach(client, "room");
+    host.stalled.push(client);
+    let publisher = host.connect(0, "");
+    for msg_serial in 0..20 {
+        host.publish(publisher, msg_serial, "room", &format!("{msg_serial:0100}"));
+        host.settle();
+    }
+    host.stalled.clear();
+    host.settle();
+    let last = host.messages(client).pop().expect("told");
+    assert_eq!((&last["action"], &last["error"]["code"]), (&json!(6), &json!(80020)));
+}
+
+#[test]
+fn with_echo_off_a_client_hears_everybody_but_itself() {
+    let mut host = Host::new(2, 5);
+    let clients =
+        [host.connect(0, "&echo=false"), host.connect(1, "&echo=false"), host.connect(0, "")];
+    for client in clients {
+        host.attach(client, "room");
+    }
+    for msg_serial in 0..10 {
+        for client in clients {
+            host.publish(client, msg_serial, "room", &client.to_string());
+        }
+    }
+    host.settle();
+    for (at, expected) in [(0, 20), (1, 20), (2, 30)] {
+        let data = host.data(clients[at], "room");
+        assert_eq!(data.len(), expected);
+        assert_eq!(data.contains(&clients[at].to_string()), at == 2);
+    }
+}
+
+#[test]
+fn a_detached_client_hears_nothing_more_and_may_attach_again() {
+    let mut host = Host::new(2, 11);
+    let (client, publisher) = (host.connect(0, ""), host.connect(1, ""));
+    host.attach(client, "room");
+    host.publish(publisher, 0, "room", "first");
+    host.settle();
+    assert_eq!(host.data(client, "room"), ["first"]);
+    host.send(client, &json!({"action": 12, "channel": "room"}));
+    host.settle();
+    assert_eq!(host.messages(client)[0]["action"], 13);
+    host.publish(publisher, 1, "room", "unheard");
+    host.settle();
+    assert!(host.data(client, "room").is_empty());
+    host.attach(client, "room");
+    host.publish(publisher, 2, "room", "second");
+    host.settle();
+    assert_eq!(host.data(client, "room"), ["second"]);
+}
+
+#[test]
+fn silence_is_broken_by_heartbeats_and_a_silent_client_is_given_up() {
+    let mut host = Host::new(1, 2);
+    let client = host.connect(0, "&heartbeats=true");
+    host.messages(client);
+    let mut heartbeats = 0;
+    for _ in 0..8 {
+        host.pass(Duration::from_secs(5));
+        host.settle();
+        heartbeats += host.messages(client).iter().filter(|message| message["action"] == 0).count();
+    }
+    assert!((2..=4).contains(&heartbeats), "{heartbeats} in 40 s");
+    assert!(!host.clients[client].is_closed);
+    for _ in 0..4 {
+        host.pass(Duration::from_secs(5));
+        host.settle();
+    }
+    assert!(host.clients[client].is_closed);
+}
+
+#[test]
+fn a_transport_is_small_while_it_idles() {
+    // Beside the transport: a boxed connection, its boxed attachment and a cursor.
+    let bytes = size_of::<Transport>() + size_of::<Connection>() + 12 + 16;
+    assert!(bytes <= 320, "{bytes} bytes");
+}

@@ -1,0 +1,174 @@
+//! One socket as its shard sees it: who speaks over it, what is owed to it, when it was last heard.
+
+use bytes::Bytes;
+
+use crate::channel::log::TransportRef;
+use crate::connection::Connection;
+use crate::http::RequestParser;
+use crate::rest::{HistoryReply, PublishReply};
+use crate::sys::SendBuf;
+use crate::ws;
+
+/// What a send in flight carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InFlight {
+    /// Nothing is in flight.
+    Nothing,
+    /// Bytes of the lane, or frames of a stream that the transport has left meanwhile.
+    Unaccounted,
+    /// Frames of a stream; the transport's cursor there moves when they were taken. Both are kept
+    /// here so that a completion has no need to look into the connection.
+    Stream { stream: u32, cursor: u32 },
+}
+
+/// Who speaks over the transport.
+pub(super) enum Stage {
+    /// The index is not in use.
+    Free,
+    /// HTTP requests, one after another. Boxed, since most transports are WebSockets soon.
+    Http(Box<HttpStage>),
+    /// Ably's realtime protocol.
+    Realtime(ws::Decoder, Box<Connection>),
+    /// Sends back what comes; conformance tests only.
+    Echo(ws::Decoder),
+    /// What is owed is still sent, what comes is dropped.
+    Leaving,
+    /// The ring is closing it.
+    Closing,
+}
+
+/// A transport that speaks HTTP.
+pub(super) struct HttpStage {
+    pub parser: RequestParser,
+    /// How to answer the request that waits for a channel's home, and whether the transport lasts
+    /// beyond the answer.
+    pub waiting: Option<(Waiting, bool)>,
+    /// Counts requests, so that an answer finds its own.
+    pub request: u64,
+}
+
+/// A request whose answer is on its way.
+pub(super) enum Waiting {
+    Publish(PublishReply),
+    History(HistoryReply),
+}
+
+/// What follows once the lane is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The transport goes on.
+    No,
+    /// Closed at once: the peer has said all it wanted to.
+    Close,
+    /// Closed when the peer closes or after a grace, so that it reads what was sent last.
+    Linger,
+}
+
+pub(super) struct Transport {
+    pub generation: u32,
+    pub in_flight: InFlight,
+    pub stage: Stage,
+    pub ending: Ending,
+    /// Whether it waits in the shard's queue of transports that may have something to send.
+    pub is_ready: bool,
+    /// Whether more than one attachment may have something to send.
+    pub has_many: bool,
+    /// Whether the timer wheel holds it; the entry may stem from an earlier use of the index.
+    pub in_wheel: bool,
+    /// Control frames and HTTP responses: they overtake streams between two sends.
+    lane: Vec<u8>,
+    /// When the send in flight began, or the last one did.
+    pub sent_ms: u64,
+    pub received_ms: u64,
+    /// When a transport that is leaving is closed at the latest.
+    pub close_by_ms: u64,
+}
+
+impl Transport {
+    pub fn unused() -> Transport {
+        Transport {
+            generation: 0,
+            in_flight: InFlight::Nothing,
+            stage: Stage::Free,
+            ending: Ending::No,
+            is_ready: false,
+            has_many: false,
+            in_wheel: false,
+            lane: Vec::new(),
+            sent_ms: 0,
+            received_ms: 0,
+            close_by_ms: 0,
+        }
+    }
+
+    /// Begins another use of the index.
+    pub fn open(&mut self, now_ms: u64, parser: RequestParser) {
+        assert!(matches!(self.stage, Stage::Free), "the ring hands out free slots only");
+        *self = Transport {
+            generation: self.generation.wrapping_add(1),
+            stage: Stage::Http(Box::new(HttpStage { parser, waiting: None, request: 0 })),
+            in_wheel: self.in_wheel,
+            is_ready: self.is_ready,
+            sent_ms: now_ms,
+            received_ms: now_ms,
+            ..Transport::unused()
+        };
+    }
+
+    pub fn address(&self, index: u32) -> TransportRef {
+        TransportRef { index, generation: self.generation }
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.in_flight == InFlight::Nothing
+    }
+
+    /// Whether nothing is owed to it and nothing in flight.
+    pub fn is_settled(&self) -> bool {
+        self.is_idle() && self.lane.is_empty()
+    }
+
+    /// Whether a request on it waits for its answer.
+    pub fn is_waiting(&self) -> bool {
+        matches!(&self.stage, Stage::Http(http) if http.waiting.is_some())
+    }
+
+    /// Bytes in the lane.
+    pub fn lane_bytes(&self) -> usize {
+        self.lane.len()
+    }
+
+    /// Where control frames and responses are appended.
+    pub fn lane(&mut self) -> &mut Vec<u8> {
+        &mut self.lane
+    }
+
+    /// Everything in the lane, as one send.
+    pub fn take_lane(&mut self) -> Option<SendBuf> {
+        let lane = std::mem::take(&mut self.lane);
+        (!lane.is_empty()).then(|| SendBuf::whole(Bytes::from(lane)))
+    }
+
+    /// The connection, and the lane that it speaks into.
+    pub fn speak(&mut self) -> Option<(&mut Connection, &mut Vec<u8>)> {
+        match &mut self.stage {
+            Stage::Realtime(_, connection) => Some((connection, &mut self.lane)),
+            _ => None,
+        }
+    }
+
+    /// The decoder of an echo, and the lane that the echo goes into.
+    pub fn echo(&mut self) -> Option<(&mut ws::Decoder, &mut Vec<u8>)> {
+        match &mut self.stage {
+            Stage::Echo(decoder) => Some((decoder, &mut self.lane)),
+            _ => None,
+        }
+    }
+
+    pub fn connection(&mut self) -> Option<&mut Connection> {
+        match &mut self.stage {
+            Stage::Realtime(_, connection) => Some(connection),
+            _ => None,
+        }
+    }
+}
