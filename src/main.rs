@@ -1,2 +1,115 @@
-//! To be written.
-fn main() {}
+//! The command line: flags to a configuration, a configuration to the daemon.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ringcast::config::{ApiKey, Config, ServeFlags};
+
+/// One published message to very many WebSocket subscribers, in order, once.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon
+    Serve(ServeFlags),
+    /// Read a configuration file and say what is wrong with it
+    Check {
+        /// Configuration file (TOML)
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringcast: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(flags) => serve(flags.into_config()?),
+        Command::Check { config: path } => {
+            let config = Config::load(&path)?;
+            let (cores, shards) = config.placement()?;
+            say(&format!(
+                "{}: ok\nlisten {}, cores {cores:?}, shards {shards}, keys {}\n",
+                path.display(),
+                config.listen,
+                config.keys.len(),
+            ));
+            Ok(())
+        }
+    }
+}
+
+fn serve(mut config: Config) -> anyhow::Result<()> {
+    let (_cores, shards) = config.placement()?;
+    let mut made = None;
+    if config.keys.is_empty() {
+        let mut bytes = [0; 24];
+        getrandom::fill(&mut bytes)?;
+        config.keys.push(made.insert(ApiKey::from_random(&bytes)).clone());
+    }
+    let _on_ready = |address| {
+        // Scripts wait for this line; its form is part of the command line.
+        say(&format!("listening on {address} shards={shards}\n"));
+        if let Some(key) = made {
+            say(&introduction(address, &key));
+        }
+    };
+    anyhow::bail!("this build has no server yet")
+}
+
+/// What somebody who has just started a daemon without a key wants to paste next.
+fn introduction(address: SocketAddr, key: &ApiKey) -> String {
+    // Any address is good to listen on; to connect to, it takes a real one.
+    let host = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let (port, key) = (address.port(), key.to_secret_string());
+    let url = SocketAddr::new(host, port);
+    let host = match host {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    };
+    format!(
+        r#"
+No key is configured, so this one was made; it is gone when the daemon stops:
+
+  export RINGCAST_KEY='{key}'
+
+Subscribe with node (npm install ably):
+
+  node -e 'new (require("ably").Realtime)({{ key: process.env.RINGCAST_KEY,
+    endpoint: "{host}", port: {port}, tls: false }}).channels.get("hello")
+    .subscribe(message => console.log(message.name, message.data))'
+
+Publish with curl:
+
+  curl -u "$RINGCAST_KEY" http://{url}/channels/hello/messages \
+    -H 'Content-Type: application/json' -d '{{"name":"greeting","data":"hello, world"}}'
+
+"#
+    )
+}
+
+/// Writes to standard output at once; a pipe that nobody reads is no reason to fail.
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

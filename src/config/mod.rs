@@ -1,1 +1,433 @@
-//! To be written.
+//! Flags and file to the structs that the layers below define. A value that cannot be honoured is
+//! refused with its place, its key and the allowed range; nothing is clamped in silence.
+//!
+//! `docs/configuration.md` is the reference of all keys; a test holds it against this module.
+
+mod cores;
+mod flags;
+mod key;
+mod reader;
+mod units;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+
+pub use crate::config::flags::ServeFlags;
+pub use crate::config::key::ApiKey;
+pub use crate::config::reader::ConfigError;
+use crate::config::reader::{Document, Section};
+use crate::config::units::{KIB, MIB};
+use crate::sys::SocketRingConfig;
+use crate::sys::listener::ListenerConfig;
+
+/// Everything that `ringcast serve` can be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where all shards listen.
+    pub listen: SocketAddr,
+    /// CPUs to pin shards to; `None`: all but one where there are more than two, else all.
+    pub cores: Option<Vec<usize>>,
+    /// Shards; `None`: one per core. Above the number of cores they share cores, in turn.
+    pub shards: Option<usize>,
+    /// Connections that one shard holds.
+    pub connections_max: u32,
+    /// Sizes of each socket ring.
+    pub ring: SocketRingConfig,
+    /// Options of client sockets.
+    pub listener: ListenerConfig,
+    /// Bounds on what clients can make the daemon hold.
+    pub limits: Limits,
+    /// Times that clients are told when they connect.
+    pub connection: ConnectionTimes,
+    /// The recent past of each channel.
+    pub history: HistoryBounds,
+    /// Keys that clients may use; none: nobody can connect.
+    pub keys: Vec<ApiKey>,
+    /// Serves `/echo`, a WebSocket that returns what it is sent; for conformance tests only.
+    pub echo: bool,
+}
+
+/// Bounds on what clients can make the daemon hold; each bounds memory or time.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of one publish, counted as Ably counts them; sent as `maxMessageSize` (CD2c).
+    pub message_bytes_max: usize,
+    /// Bytes of one WebSocket message or request body; sent as `maxFrameSize` (CD2d).
+    pub frame_bytes_max: usize,
+    /// Bytes that a connection may lag behind, the kernel's included, before it counts as slow.
+    pub outbound_lag_bytes_max: usize,
+    /// Age of the oldest byte that a connection has not taken, before it counts as slow.
+    pub outbound_lag_max: Duration,
+    /// Channels that one connection may be attached to.
+    pub channels_per_connection_max: usize,
+    /// Publishes of one connection that may wait for their ACK; reading stops until one returns.
+    pub publishes_in_flight_max: usize,
+    /// How long a client may take to send a whole request head.
+    pub head_timeout: Duration,
+    /// Entries of the mailbox from each shard to each other.
+    pub mesh_entries: usize,
+}
+
+/// Times that clients are told when they connect.
+#[derive(Clone, Debug)]
+pub struct ConnectionTimes {
+    /// Longest silence towards a client before a HEARTBEAT; sent as `maxIdleInterval` (CD2h).
+    pub idle_interval: Duration,
+    /// How long a connection outlives its transport; sent as `connectionStateTtl` (CD2f).
+    pub state_ttl: Duration,
+}
+
+/// How much of each channel's past is kept in memory, for history and resume.
+#[derive(Clone, Debug)]
+pub struct HistoryBounds {
+    /// Age at which a message is dropped.
+    pub retention: Duration,
+    /// Bytes of one channel's past.
+    pub channel_bytes_max: usize,
+    /// Bytes of the past of all channels that one shard is home of.
+    pub shard_bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            cores: None,
+            shards: None,
+            connections_max: 65_536,
+            ring: SocketRingConfig {
+                ring_entries: 4096,
+                table_entries: 1_000_000,
+                receive_buffers: 512,
+                receive_buffer_bytes: 4096,
+            },
+            listener: ListenerConfig {
+                send_buffer_bytes: 65_536,
+                notsent_lowat_bytes: 16_384,
+                backlog: 4096,
+            },
+            limits: Limits {
+                message_bytes_max: 64 * KIB,
+                frame_bytes_max: 512 * KIB,
+                outbound_lag_bytes_max: MIB,
+                outbound_lag_max: Duration::from_secs(10),
+                channels_per_connection_max: 200,
+                publishes_in_flight_max: 1024,
+                head_timeout: Duration::from_secs(10),
+                mesh_entries: 1024,
+            },
+            connection: ConnectionTimes {
+                idle_interval: Duration::from_secs(15),
+                state_ttl: Duration::from_secs(120),
+            },
+            history: HistoryBounds {
+                retention: Duration::from_secs(120),
+                channel_bytes_max: 4 * MIB,
+                shard_bytes_max: 64 * MIB,
+            },
+            keys: Vec::new(),
+            echo: false,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file at `path`; key files that it names are read too.
+    ///
+    /// # Errors
+    /// A file cannot be read, or a [`ConfigError`].
+    pub fn load(path: &Path) -> anyhow::Result<Config> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Config::parse(&path.display().to_string(), &text)?)
+    }
+
+    /// Parses the text of the file called `file`. Key files are found relative to its directory.
+    ///
+    /// # Errors
+    /// The first key, in the order of the reference, that is unknown or cannot be honoured.
+    pub fn parse(file: &str, text: &str) -> Result<Config, ConfigError> {
+        let mut config = Config::default();
+        let document = Document { file, text };
+        let toml = document.parse()?;
+        let mut root = document.root(&toml);
+        config.read_server(root.section("server")?)?;
+        config.read_socket(root.section("socket")?)?;
+        config.limits.read(root.section("limits")?)?;
+        config.connection.read(root.section("connection")?)?;
+        config.history.read(root.section("history")?)?;
+        for section in root.sections("keys")? {
+            let at = section.place();
+            let key = read_key(section)?;
+            if config.keys.iter().any(|other| other.name() == key.name()) {
+                return Err(at.error(format!("the key `{}` is there twice", key.name())));
+            }
+            config.keys.push(key);
+        }
+        let mut test = root.section("test")?;
+        test.read("echo", &mut config.echo, units::boolean)?;
+        test.finish()?;
+        root.finish()?;
+        Ok(config)
+    }
+
+    fn read_server(&mut self, mut section: Section) -> Result<(), ConfigError> {
+        section.read("listen", &mut self.listen, units::address)?;
+        section.read("cores", &mut self.cores, |value| cores::from_toml(value).map(Some))?;
+        section.read("shards", &mut self.shards, |value| {
+            units::count(1..=SHARDS_MAX)(value).map(Some)
+        })?;
+        section.finish()
+    }
+
+    fn read_socket(&mut self, mut section: Section) -> Result<(), ConfigError> {
+        let (ring, listener) = (&mut self.ring, &mut self.listener);
+        section.read("ring_entries", &mut ring.ring_entries, units::power_of_two(64..=32_768))?;
+        section.read("table_entries", &mut ring.table_entries, units::count(16..=1_000_000))?;
+        let connections = units::count(1..=1_000_000);
+        section.read("connections_max", &mut self.connections_max, connections)?;
+        let buffers = units::power_of_two(16..=32_768);
+        section.read("receive_buffers", &mut ring.receive_buffers, buffers)?;
+        let bytes = units::bytes(512..=64 * KIB);
+        section.read("receive_buffer_bytes", &mut ring.receive_buffer_bytes, bytes)?;
+        let bytes = units::bytes(4 * KIB..=16 * MIB);
+        section.read("send_buffer_bytes", &mut listener.send_buffer_bytes, bytes)?;
+        let bytes = units::bytes(KIB..=16 * MIB);
+        section.read("notsent_lowat_bytes", &mut listener.notsent_lowat_bytes, bytes)?;
+        section.read("backlog", &mut listener.backlog, units::count(1..=65_535))?;
+        section.finish()
+    }
+
+    /// The CPUs that shards are pinned to, and how many shards there are.
+    ///
+    /// # Errors
+    /// A configured CPU is not one that this process may run on.
+    pub fn placement(&self) -> anyhow::Result<(Vec<usize>, usize)> {
+        let cores = cores::resolve(self.cores.as_deref(), &cores::allowed())?;
+        let shards = self.shards.unwrap_or(cores.len());
+        Ok((cores, shards))
+    }
+}
+
+/// Shards of one daemon; their mesh has the square of this many mailboxes.
+const SHARDS_MAX: usize = 256;
+
+impl Limits {
+    fn read(&mut self, mut section: Section) -> Result<(), ConfigError> {
+        let bytes = units::bytes(KIB..=16 * MIB);
+        section.read("message_bytes_max", &mut self.message_bytes_max, bytes)?;
+        let bytes = units::bytes(KIB..=64 * MIB);
+        section.read("frame_bytes_max", &mut self.frame_bytes_max, bytes)?;
+        let bytes = units::bytes(64 * KIB..=1024 * MIB);
+        section.read("outbound_lag_bytes_max", &mut self.outbound_lag_bytes_max, bytes)?;
+        let seconds = units::duration("1s"..="10m");
+        section.read("outbound_lag_max", &mut self.outbound_lag_max, seconds)?;
+        let channels = units::count(1..=100_000);
+        section.read(
+            "channels_per_connection_max",
+            &mut self.channels_per_connection_max,
+            channels,
+        )?;
+        let publishes = units::count(1..=65_536);
+        section.read("publishes_in_flight_max", &mut self.publishes_in_flight_max, publishes)?;
+        section.read("head_timeout", &mut self.head_timeout, units::duration("1s"..="5m"))?;
+        section.read("mesh_entries", &mut self.mesh_entries, units::count(16..=65_536))?;
+        if self.frame_bytes_max < self.message_bytes_max {
+            return Err(section.error("frame_bytes_max", "is smaller than message_bytes_max"));
+        }
+        if self.outbound_lag_bytes_max < self.frame_bytes_max {
+            let why = "is smaller than frame_bytes_max: one message would make everybody slow";
+            return Err(section.error("outbound_lag_bytes_max", why));
+        }
+        section.finish()
+    }
+}
+
+impl ConnectionTimes {
+    fn read(&mut self, mut section: Section) -> Result<(), ConfigError> {
+        section.read("idle_interval", &mut self.idle_interval, units::duration("1s"..="10m"))?;
+        section.read("state_ttl", &mut self.state_ttl, units::duration("1s"..="1h"))?;
+        section.finish()
+    }
+}
+
+impl HistoryBounds {
+    fn read(&mut self, mut section: Section) -> Result<(), ConfigError> {
+        section.read("retention", &mut self.retention, units::duration("1s"..="24h"))?;
+        let bytes = units::bytes(64 * KIB..=64 * 1024 * MIB);
+        section.read("channel_bytes_max", &mut self.channel_bytes_max, bytes)?;
+        let bytes = units::bytes(64 * KIB..=64 * 1024 * MIB);
+        section.read("shard_bytes_max", &mut self.shard_bytes_max, bytes)?;
+        if self.shard_bytes_max < self.channel_bytes_max {
+            return Err(section.error("shard_bytes_max", "is smaller than channel_bytes_max"));
+        }
+        section.finish()
+    }
+}
+
+fn read_key(mut section: Section) -> Result<ApiKey, ConfigError> {
+    let directory = section.directory();
+    let mut inline = None;
+    section.read("key", &mut inline, |value| key::parse(units::text(value)?).map(Some))?;
+    let mut from_file = None;
+    section.read("key_file", &mut from_file, |value| {
+        let path: PathBuf = directory.join(units::text(value)?);
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        key::parse(text.trim()).map(Some).map_err(|why| format!("in {}: {why}", path.display()))
+    })?;
+    let mut capability = BTreeMap::new();
+    section.read("capability", &mut capability, key::capability)?;
+    let mut key = match (inline, from_file) {
+        (Some(key), None) | (None, Some(key)) => key,
+        (Some(_), Some(_)) => {
+            return Err(section.error("key_file", "has no place beside `key`: keep one of them"));
+        }
+        (None, None) => {
+            section.finish()?;
+            return Err(section.error("key", "is missing, and so is `key_file`"));
+        }
+    };
+    if !capability.is_empty() {
+        key.capability = capability;
+    }
+    section.finish()?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        Config::parse("r.toml", text).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let config = Config::parse("r.toml", "").unwrap();
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn the_reference_documents_every_key_with_its_default() {
+        let reference = include_str!("../../docs/configuration.md");
+        let example = reference.split("```toml\n").nth(1).expect("opens with the whole file");
+        let example = example.split("```").next().expect("split yields at least one part");
+        let mut config = Config::parse("configuration.md", example).unwrap();
+        let default = Config::default();
+        assert_eq!(config.keys.len(), 1, "the one example key");
+        config.keys.clear();
+        (config.cores, config.shards) = (None, None); // their defaults depend on the machine
+        assert_eq!(format!("{config:?}"), format!("{default:?}"));
+        for key in example.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
+            let key = key.trim_start_matches("# ");
+            assert!(reference.contains(&format!("| `{key}` |")), "`{key}` has no row in a table");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_place_and_suggestion() {
+        assert_eq!(
+            refusal("[server]\nlisten = \"127.0.0.1:1\"\nshard = 2\n"),
+            "r.toml:3:1: unknown key `server.shard`; did you mean `shards`?"
+        );
+        assert_eq!(
+            refusal("[sockets]\nbacklog = 1\n"),
+            "r.toml:1:2: unknown key `sockets`; did you mean `socket`?"
+        );
+        assert_eq!(
+            refusal("[test]\ncolour = true\n"),
+            "r.toml:2:1: unknown key `test.colour`; known here: `echo`"
+        );
+        assert_eq!(
+            refusal("[[keys]]\nkey = \"a.b:c\"\ncapabilty = {}\n"),
+            "r.toml:3:1: unknown key `keys.capabilty`; did you mean `capability`?"
+        );
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_the_range() {
+        for (text, expected) in [
+            ("[server]\nshards = 0", "2:10: `server.shards`: 0 is not from 1 to 256"),
+            (
+                "[socket]\nring_entries = 1000",
+                "2:16: `socket.ring_entries`: 1000 is not a power of two from 64 to 32768",
+            ),
+            ("[socket]\nbacklog = \"many\"", "2:11: `socket.backlog`: wants an integer"),
+            (
+                "[limits]\nmessage_bytes_max = \"1GiB\"",
+                "2:21: `limits.message_bytes_max`: 1GiB is not from 1KiB to 16MiB",
+            ),
+            (
+                "[limits]\nmessage_bytes_max = \"64 kilo\"",
+                "2:21: `limits.message_bytes_max`: wants bytes, such as 4096 or \"64KiB\"",
+            ),
+            (
+                "[connection]\nidle_interval = 15",
+                "2:17: `connection.idle_interval`: wants a duration, such as \"500ms\" or \"15s\"",
+            ),
+            (
+                "[history]\nretention = \"25h\"",
+                "2:13: `history.retention`: 25h is not from 1s to 24h",
+            ),
+            (
+                "[server]\nlisten = \"localhost\"",
+                "2:10: `server.listen`: wants ADDRESS:PORT, such as \"127.0.0.1:8080\"",
+            ),
+            (
+                "[limits]\nframe_bytes_max = 4096",
+                "2:19: `limits.frame_bytes_max`: is smaller than message_bytes_max",
+            ),
+            ("server = 1", "1:10: `server`: wants a table"),
+        ] {
+            assert_eq!(refusal(text), format!("r.toml:{expected}"));
+        }
+    }
+
+    #[test]
+    fn text_that_is_not_toml_is_refused_with_its_place() {
+        let error = refusal("[server]\nlisten = \n");
+        assert!(error.starts_with("r.toml:2:"), "{error}");
+    }
+
+    #[test]
+    fn no_prefix_of_a_file_panics() {
+        let text = "[server]\ncores = [0, 1]\n[[keys]]\nkey = \"a.b:\u{e9}\"\n[limits]\nhead_timeout=\"9s\"\n";
+        for end in (0..=text.len()).filter(|end| text.is_char_boundary(*end)) {
+            let _ = Config::parse("r.toml", &text[..end]);
+        }
+    }
+
+    #[test]
+    fn keys_carry_their_capability_and_hide_their_secret() {
+        let config = Config::parse(
+            "r.toml",
+            "[[keys]]\nkey = \"app.key:hush\"\n\
+             [[keys]]\nkey = \"app.sub:hush\"\ncapability = { \"news:*\" = [\"subscribe\"] }",
+        )
+        .unwrap();
+        assert_eq!(config.keys[0].capability["*"], ["*"]);
+        assert_eq!(config.keys[1].capability["news:*"], ["subscribe"]);
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+
+    #[test]
+    fn keys_that_cannot_work_are_refused_without_showing_them() {
+        let error = refusal("[[keys]]\nkey = \"hush\"");
+        assert_eq!(error, "r.toml:2:7: `keys.key`: wants appId.keyId:secret");
+        let error = refusal("[[keys]]\nkey = \"a.b:c\"\ncapability = { \"*\" = [\"publsh\"] }");
+        assert_eq!(
+            error,
+            "r.toml:3:14: `keys.capability`: unknown operation `publsh`; did you mean `publish`?"
+        );
+        let error = refusal("[[keys]]\nkey = \"a.b:c\"\n[[keys]]\nkey = \"a.b:d\"");
+        assert_eq!(error, "r.toml:3:1: `keys`: the key `a.b` is there twice");
+        let error = refusal("[[keys]]\n");
+        assert_eq!(error, "r.toml:1:1: `keys.key`: is missing, and so is `key_file`");
+    }
+}

@@ -1,0 +1,61 @@
+//! The flags of `ringcast serve`; what they say wins over the file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::config::{ApiKey, Config, SHARDS_MAX, cores};
+
+/// Flags of `ringcast serve`.
+#[derive(Args, Debug)]
+pub struct ServeFlags {
+    /// Configuration file (TOML); see docs/configuration.md
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address and port to listen on [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// CPUs to run on, such as 0,1 or 0-3 [default: all but one where there are more than two]
+    #[arg(long, value_name = "LIST", value_parser = CoreList::parse)]
+    cores: Option<CoreList>,
+    /// Shards, each with its own connections; more than cores share cores [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=SHARDS_MAX as i64))]
+    pub shards: Option<u16>,
+    /// API key that clients may use, for everything; may be given several times
+    #[arg(long = "key", value_name = "appId.keyId:secret")]
+    pub keys: Vec<ApiKey>,
+}
+
+/// A list of its own type, because clap takes a `Vec` for an option that repeats.
+#[derive(Clone, Debug)]
+struct CoreList(Vec<usize>);
+
+impl CoreList {
+    fn parse(list: &str) -> Result<CoreList, String> {
+        cores::parse(list).map(CoreList)
+    }
+}
+
+impl ServeFlags {
+    /// The file, or the defaults without one, with what the flags change.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn into_config(self) -> anyhow::Result<Config> {
+        let mut config = self.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
+        if let Some(listen) = self.listen {
+            config.listen = listen;
+        }
+        if let Some(CoreList(cores)) = self.cores {
+            config.cores = Some(cores);
+        }
+        if let Some(shards) = self.shards {
+            config.shards = Some(usize::from(shards));
+        }
+        if !self.keys.is_empty() {
+            config.keys = self.keys;
+        }
+        Ok(config)
+    }
+}

@@ -1,0 +1,215 @@
+//! Walks a TOML document and keeps the place of everything in it, so that each refusal can say where.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// What is wrong with a configuration file, and where.
+#[derive(Debug)]
+pub struct ConfigError {
+    file: String,
+    line: usize,
+    column: usize,
+    message: String,
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)
+    }
+}
+
+/// A file and its text; turns byte offsets into places.
+#[derive(Clone, Copy)]
+pub(super) struct Document<'a> {
+    pub(super) file: &'a str,
+    pub(super) text: &'a str,
+}
+
+impl<'a> Document<'a> {
+    pub(super) fn parse(self) -> Result<DeTable<'a>, ConfigError> {
+        match DeTable::parse(self.text) {
+            Ok(table) => Ok(table.into_inner()),
+            Err(error) => Err(self.error(error.span().unwrap_or(0..0), error.message().into())),
+        }
+    }
+
+    pub(super) fn root<'d>(self, table: &'d DeTable<'d>) -> Section<'d>
+    where
+        'a: 'd,
+    {
+        Section {
+            document: self,
+            name: String::new(),
+            span: 0..0,
+            table: Some(table),
+            known: vec![],
+        }
+    }
+
+    fn error(self, span: Range<usize>, message: String) -> ConfigError {
+        let before = &self.text[..self.text.floor_char_boundary(span.start)];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        ConfigError {
+            file: self.file.into(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            message,
+        }
+    }
+}
+
+/// One table. Each read names a key that is known here; [`Section::finish`] refuses all others.
+pub(super) struct Section<'d> {
+    document: Document<'d>,
+    /// Empty for the root.
+    name: String,
+    span: Range<usize>,
+    /// `None`: the file does not have it, and every key keeps its default.
+    table: Option<&'d DeTable<'d>>,
+    known: Vec<&'static str>,
+}
+
+/// Where a section stands.
+pub(super) struct Place<'d> {
+    document: Document<'d>,
+    name: String,
+    span: Range<usize>,
+}
+
+impl Place<'_> {
+    pub(super) fn error(self, why: String) -> ConfigError {
+        self.document.error(self.span, format!("`{}`: {why}", self.name))
+    }
+}
+
+impl<'d> Section<'d> {
+    /// Sets `target` to what `parse` makes of the value of `key`, if the file has it.
+    pub(super) fn read<T>(
+        &mut self,
+        key: &'static str,
+        target: &mut T,
+        parse: impl FnOnce(&DeValue<'_>) -> Result<T, String>,
+    ) -> Result<(), ConfigError> {
+        if let Some(value) = self.get(key) {
+            *target = parse(value.get_ref()).map_err(|why| self.error(key, &why))?;
+        }
+        Ok(())
+    }
+
+    /// The table `[key]`.
+    pub(super) fn section(&mut self, key: &'static str) -> Result<Section<'d>, ConfigError> {
+        let (table, span) = match self.get(key) {
+            None => (None, 0..0),
+            Some(value) => match value.get_ref() {
+                DeValue::Table(table) => (Some(table), value.span()),
+                _ => return Err(self.error(key, "wants a table")),
+            },
+        };
+        Ok(Section { document: self.document, name: self.path(key), span, table, known: vec![] })
+    }
+
+    /// The tables `[[key]]`, in the order of the file.
+    pub(super) fn sections(&mut self, key: &'static str) -> Result<Vec<Section<'d>>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(vec![]) };
+        let DeValue::Array(tables) = value.get_ref() else {
+            return Err(self.error(key, "wants tables: [[keys]], once for each"));
+        };
+        let section = |value: &'d Spanned<DeValue<'d>>| match value.get_ref() {
+            DeValue::Table(table) => Ok(Section {
+                document: self.document,
+                name: self.path(key),
+                span: value.span(),
+                table: Some(table),
+                known: vec![],
+            }),
+            _ => Err(self.error(key, "wants tables: [[keys]], once for each")),
+        };
+        tables.iter().map(section).collect()
+    }
+
+    /// Refuses keys that nobody has asked for.
+    pub(super) fn finish(&self) -> Result<(), ConfigError> {
+        let keys = self.table.into_iter().flat_map(|table| table.keys());
+        let unknown = keys.filter(|key| !self.known.contains(&key.get_ref().as_ref()));
+        // The first in the file, whatever the order of the map.
+        match unknown.min_by_key(|key| key.span().start) {
+            None => Ok(()),
+            Some(key) => {
+                let advice = advise(key.get_ref(), &self.known);
+                let message = format!("unknown key `{}`; {advice}", self.path(key.get_ref()));
+                Err(self.document.error(key.span(), message))
+            }
+        }
+    }
+
+    /// A refusal of the value of `key`, or of the whole section when the file does not have it.
+    pub(super) fn error(&self, key: &str, why: &str) -> ConfigError {
+        let value = self.table.and_then(|table| table.get(key));
+        let span = value.map_or(self.span.clone(), |value| value.span());
+        self.document.error(span, format!("`{}`: {why}", self.path(key)))
+    }
+
+    pub(super) fn place(&self) -> Place<'d> {
+        Place { document: self.document, name: self.name.clone(), span: self.span.clone() }
+    }
+
+    /// Where the file is; what relative paths in it start from.
+    pub(super) fn directory(&self) -> PathBuf {
+        Path::new(self.document.file).parent().map(Path::to_path_buf).unwrap_or_default()
+    }
+
+    fn get(&mut self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
+        self.known.push(key);
+        self.table.and_then(|table| table.get(key))
+    }
+
+    fn path(&self, key: &str) -> String {
+        if self.name.is_empty() { key.into() } else { format!("{}.{key}", self.name) }
+    }
+}
+
+/// Says which of `known` was probably meant by `word`, or what there is.
+pub(super) fn advise(word: &str, known: &[&str]) -> String {
+    let nearest = known.iter().min_by_key(|candidate| edits(word, candidate));
+    match nearest {
+        Some(nearest) if edits(word, nearest) <= 1 + word.len() / 4 => {
+            format!("did you mean `{nearest}`?")
+        }
+        _ => format!("known here: `{}`", known.join("`, `")),
+    }
+}
+
+/// Characters to insert, remove or replace to get from `a` to `b` (Levenshtein).
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.chars().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.chars().count()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edits_counts_single_characters() {
+        for (a, b, count) in
+            [("", "", 0), ("shard", "shards", 1), ("abc", "", 3), ("kitten", "sitting", 3)]
+        {
+            assert_eq!(edits(a, b), count, "{a} {b}");
+        }
+    }
+}

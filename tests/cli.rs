@@ -1,0 +1,80 @@
+//! The command line: what a newcomer sees, and what is refused.
+
+mod daemon;
+
+use std::process::{Command, Output};
+
+use daemon::Daemon;
+
+fn ringcast(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ringcast"))
+        .args(arguments)
+        .output()
+        .expect("the program can be started")
+}
+
+fn refusal(arguments: &[&str]) -> String {
+    let output = ringcast(arguments);
+    assert!(!output.status.success(), "{arguments:?} must be refused");
+    String::from_utf8(output.stderr).expect("errors are UTF-8")
+}
+
+#[test]
+fn serve_without_a_key_makes_one_and_shows_how_to_use_it() {
+    let daemon = Daemon::start_with(&["--shards", "2"]);
+    let ready = format!("listening on {} shards=2\n", daemon.address);
+    assert!(daemon.greeting.contains(&ready), "{}", daemon.greeting);
+    let key = daemon.greeting.split('\'').nth(1).expect("export RINGCAST_KEY='..'");
+    let response = daemon.exchange(&format!(
+        "GET /channels/hello/messages?key={key} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    ));
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    for command in ["curl -u \"$RINGCAST_KEY\"", "node -e"] {
+        assert!(daemon.greeting.contains(command), "{}", daemon.greeting);
+    }
+}
+
+#[test]
+fn serve_with_a_key_keeps_it_to_itself() {
+    let daemon = Daemon::start_with(&["--key", "app.key:hush"]);
+    assert!(!daemon.greeting.contains("hush"), "{}", daemon.greeting);
+}
+
+#[test]
+fn flags_that_cannot_be_honoured_are_refused() {
+    assert!(refusal(&["serve", "--shards", "0"]).contains("1..=256"));
+    assert!(refusal(&["serve", "--cores", "3-1"]).contains("ends before it starts"));
+    assert!(refusal(&["serve", "--cores", "65000"]).contains("CPU 65000"));
+    assert!(refusal(&["serve", "--listen", "here"]).contains("--listen"));
+    assert!(refusal(&["serve", "--config", "/no/such/file"]).contains("/no/such/file"));
+}
+
+#[test]
+fn a_port_in_use_by_somebody_else_is_refused() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("there are free ports");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    let error = refusal(&["serve", "--listen", &address, "--key", "app.key:hush"]);
+    assert!(error.contains(&address), "{error}");
+}
+
+#[test]
+fn check_says_what_is_wrong_and_where() {
+    let directory = std::env::temp_dir().join(format!("ringcast-cli-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("the temporary directory can be written");
+    let path = directory.join("ringcast.toml");
+    let check = |text: &str| {
+        std::fs::write(&path, text).expect("the temporary directory can be written");
+        ringcast(&["check", "--config", path.to_str().expect("a path in UTF-8")])
+    };
+    let good = check("[server]\nshards = 3\n[[keys]]\nkey_file = \"secret.key\"\n");
+    assert!(!good.status.success(), "the key file is not there yet");
+    std::fs::write(directory.join("secret.key"), "app.key:hush\n").expect("as above");
+    let good = check("[server]\nshards = 3\n[[keys]]\nkey_file = \"secret.key\"\n");
+    let said = String::from_utf8_lossy(&good.stdout).into_owned();
+    assert!(good.status.success() && said.contains("shards 3") && !said.contains("hush"), "{said}");
+    let bad = check("[server]\nshard = 3\n");
+    let said = String::from_utf8_lossy(&bad.stderr).into_owned();
+    assert!(said.contains("ringcast.toml:2:1: unknown key `server.shard`"), "{said}");
+    assert!(!bad.status.success());
+    std::fs::remove_dir_all(&directory).expect("made above");
+}

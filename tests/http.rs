@@ -1,0 +1,262 @@
+//! HTTP as bytes on a socket: what curl and browsers send, and what only an attacker sends.
+
+mod daemon;
+
+use std::io::{Read, Write};
+
+use daemon::Daemon;
+use serde_json::Value;
+
+/// `app.all:everything` as `Authorization: Basic`.
+const AUTHORIZATION: &str = "Authorization: Basic YXBwLmFsbDpldmVyeXRoaW5n";
+
+/// Sends one request on a connection of its own; returns its status, its head and its body.
+fn request(daemon: &Daemon, line: &str, headers: &[&str], body: &str) -> (u16, String, String) {
+    let mut request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+    for header in headers {
+        request += &format!("{header}\r\n");
+    }
+    if !body.is_empty() {
+        request += &format!("Content-Length: {}\r\n", body.len());
+    }
+    split(&daemon.exchange(&format!("{request}\r\n{body}")))
+}
+
+fn split(response: &str) -> (u16, String, String) {
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((response, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.unwrap_or_else(|| panic!("no response: {response:?}")), head.into(), body.into())
+}
+
+fn has_header(head: &str, name: &str, value: &str) -> bool {
+    head.lines().filter_map(|line| line.split_once(':')).any(|(header, text)| {
+        header.eq_ignore_ascii_case(name) && text.trim().eq_ignore_ascii_case(value)
+    })
+}
+
+fn json(body: &str) -> Value {
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body:?}"))
+}
+
+#[test]
+fn health_and_time_need_no_credentials() {
+    let daemon = Daemon::start();
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(request(&daemon, &format!("GET {path}"), &[], "").0, 200, "{path}");
+    }
+    let (status, head, body) = request(&daemon, "GET /time", &[], "");
+    assert_eq!(status, 200);
+    assert!(has_header(&head, "content-type", "application/json"), "{head}");
+    assert!(json(&body)[0].as_u64().is_some_and(|millis| millis > 1_700_000_000_000), "{body}");
+    let (_, head, body) = request(&daemon, "GET /time", &["Accept: application/x-msgpack"], "");
+    assert!(has_header(&head, "content-type", "application/x-msgpack"), "{head}");
+    assert!(!body.is_empty());
+}
+
+#[test]
+fn a_publish_is_in_the_history_that_follows() {
+    let daemon = Daemon::start();
+    let headers = [AUTHORIZATION, "Content-Type: application/json"];
+    let publish = r#"[{"name":"n","data":"one"},{"data":{"two":2},"extras":{"headers":{"a":1}}}]"#;
+    let (status, _, body) = request(&daemon, "POST /channels/a%2Fb/messages", &headers, publish);
+    assert_eq!(status, 201, "{body}");
+    let result = json(&body);
+    assert_eq!(result["channel"], "a/b");
+    assert_eq!(result["serials"].as_array().map(Vec::len), Some(2), "{body}");
+
+    for path in ["messages", "history"] {
+        let line = format!("GET /channels/a%2Fb/{path}?direction=forwards");
+        let (status, _, body) = request(&daemon, &line, &[AUTHORIZATION], "");
+        assert_eq!(status, 200, "{body}");
+        let messages = json(&body);
+        assert_eq!(messages[0]["data"], "one");
+        assert_eq!(messages[0]["serial"], result["serials"][0]);
+        assert_eq!(messages[1]["data"], r#"{"two":2}"#);
+        assert_eq!(messages[1]["encoding"], "json");
+        assert_eq!(messages[1]["extras"]["headers"]["a"], 1);
+        assert_eq!(messages.as_array().map(Vec::len), Some(2));
+    }
+}
+
+#[test]
+fn pages_are_linked() {
+    let daemon = Daemon::start();
+    let headers = [AUTHORIZATION, "Content-Type: application/json"];
+    for data in ["1", "2", "3"] {
+        let publish = format!(r#"{{"data":"{data}"}}"#);
+        assert_eq!(request(&daemon, "POST /channels/pages/messages", &headers, &publish).0, 201);
+    }
+    let mut target = "/channels/pages/messages?limit=2&direction=forwards".to_owned();
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        let (status, head, body) = request(&daemon, &format!("GET {target}"), &[AUTHORIZATION], "");
+        assert_eq!(status, 200, "{body}");
+        let messages = json(&body);
+        seen.extend(messages.as_array().expect("a list").iter().map(|m| m["data"].clone()));
+        let Some(next) = head.lines().find(|line| line.ends_with(r#"rel="next""#)) else { break };
+        // ably-js takes nothing but `./segment?query` here.
+        let link = next.split_once("<./").and_then(|(_, rest)| rest.split_once('>'));
+        target = format!("/channels/pages/{}", link.expect("a relative link").0);
+    }
+    assert_eq!(seen, ["1", "2", "3"]);
+    let line = "GET /channels/pages/messages?limit=1001";
+    let (status, _, body) = request(&daemon, line, &[AUTHORIZATION], "");
+    assert_eq!((status, json(&body)["error"]["code"].as_u64()), (400, Some(40003)), "{body}");
+}
+
+#[test]
+fn refusals_carry_ablys_codes_in_body_and_header() {
+    let daemon = Daemon::start();
+    let reader = "Authorization: Basic YXBwLm5ld3M6cmVhZGVy"; // app.news:reader
+    let wrong = "Authorization: Basic YXBwLmFsbDp3cm9uZw=="; // app.all:wrong
+    for (line, header, body, status, code) in [
+        ("GET /channels/x/messages", "X-None: 1", "", 401, 40101),
+        ("GET /channels/x/messages", wrong, "", 401, 40101),
+        ("GET /channels/x/messages?key=app.none:s", "X-None: 1", "", 401, 40400),
+        ("POST /channels/x/messages", reader, "{}", 401, 40160),
+        ("GET /channels/news:a/messages", reader, "", 401, 40160),
+        ("POST /channels/x/messages", AUTHORIZATION, "{", 400, 40001),
+        ("POST /channels/x/messages", AUTHORIZATION, "[]", 400, 40000),
+        ("POST /channels/:x/messages", AUTHORIZATION, "{}", 400, 40010),
+        ("GET /no/such/thing", AUTHORIZATION, "", 404, 40400),
+    ] {
+        let headers = [header, "Content-Type: application/json"];
+        let (got, head, body) = request(&daemon, line, &headers, body);
+        assert_eq!(got, status, "{line}: {body}");
+        let error = &json(&body)["error"];
+        assert_eq!(error["code"], code, "{line}");
+        assert_eq!(error["statusCode"], status, "{line}");
+        assert!(error["message"].is_string(), "{line}");
+        assert!(has_header(&head, "x-ably-errorcode", &code.to_string()), "{line}: {head}");
+    }
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused_and_not_read() {
+    let daemon = Daemon::start();
+    let message = format!(r#"{{"data":"{}"}}"#, "x".repeat(70_000));
+    let headers = [AUTHORIZATION, "Content-Type: application/json"];
+    let (status, _, body) = request(&daemon, "POST /channels/x/messages", &headers, &message);
+    assert_eq!((status, json(&body)["error"]["code"].as_u64()), (413, Some(40009)), "{body}");
+    let head = format!(
+        "POST /channels/x/messages HTTP/1.1\r\nHost: x\r\n{AUTHORIZATION}\r\n\
+         Content-Length: 99999999999\r\n\r\n"
+    );
+    assert_eq!(split(&daemon.exchange(&head)).0, 413);
+}
+
+#[test]
+fn one_connection_carries_many_requests_however_they_are_cut() {
+    let daemon = Daemon::start();
+    let one = "GET /time HTTP/1.1\r\nHost: x\r\n\r\n";
+    let last = "GET /time HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let pipelined = daemon.exchange(&format!("{one}{one}{last}"));
+    assert_eq!(pipelined.matches("HTTP/1.1 200 ").count(), 3, "{pipelined}");
+
+    let mut stream = daemon.connect();
+    for byte in last.bytes() {
+        stream.write_all(&[byte]).expect("the daemon reads");
+    }
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("a whole response");
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+}
+
+#[test]
+fn chunked_bodies_are_read() {
+    let daemon = Daemon::start();
+    let response = daemon.exchange(&format!(
+        "POST /channels/chunks/messages HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{AUTHORIZATION}\r\n\
+         Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n\
+         5\r\n{{\"dat\r\nb;ext=1\r\na\":\"chunk\"}}\r\n0\r\n\r\n"
+    ));
+    // The second chunk is 11 bytes: `a":"chunk"}`.
+    assert_eq!(split(&response).0, 201, "{response}");
+}
+
+/// Each of these two servers could cut into requests in two ways. None may reach the second one.
+#[test]
+fn ambiguous_requests_are_refused_and_the_connection_closed() {
+    let daemon = Daemon::start();
+    let hidden = "GET /time HTTP/1.1\r\nHost: hidden\r\n\r\n";
+    for framing in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+        "Content-Length: 5\r\nContent-Length: 6",
+        "Content-Length: 5, 6",
+        "Content-Length: +5",
+        "Content-Length: -5",
+        "Content-Length: 0x5",
+        "Content-Length: 5 5",
+        "Content-Length: 99999999999999999999999999",
+        "Content-Length : 5",
+        " Content-Length: 5",
+        "X: y\r\n Content-Length: 5",
+        "Transfer-Encoding: identity",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding: chunked, identity",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        "Transfer-Encoding:\u{b}chunked",
+        "X: a\rb",
+        "X: a\0b",
+    ] {
+        let response = daemon.exchange(&format!(
+            "POST /time HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n0\r\n\r\n{hidden}"
+        ));
+        assert_eq!(response.matches("HTTP/1.1 ").count(), 1, "{framing:?}: {response}");
+        assert!((400..=501).contains(&split(&response).0), "{framing:?}: {response}");
+    }
+    for chunk in ["g\r\n", "-1\r\n", "5\nabcde\r\n", "ffffffffffffffffff\r\n", "0x5\r\n", " 5\r\n"]
+    {
+        let response = daemon.exchange(&format!(
+            "POST /channels/x/messages HTTP/1.1\r\nHost: x\r\n{AUTHORIZATION}\r\n\
+             Transfer-Encoding: chunked\r\n\r\n{chunk}{hidden}"
+        ));
+        assert_eq!(response.matches("HTTP/1.1 ").count(), 1, "{chunk:?}: {response}");
+        assert_eq!(split(&response).0 / 100, 4, "{chunk:?}: {response}");
+    }
+    // It has survived all of that.
+    assert_eq!(request(&daemon, "GET /readyz", &[], "").0, 200);
+}
+
+#[test]
+fn heads_have_a_bound() {
+    let daemon = Daemon::start();
+    let long = format!("GET /time HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n", "x".repeat(100_000));
+    assert!([400, 414, 431].contains(&split(&daemon.exchange(&long)).0));
+    let many = format!("GET /time HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(1000));
+    assert!([400, 431].contains(&split(&daemon.exchange(&many)).0));
+}
+
+#[test]
+fn browsers_may_call_from_any_origin() {
+    let daemon = Daemon::start();
+    let preflight = [
+        "Origin: https://page.example",
+        "Access-Control-Request-Method: POST",
+        "Access-Control-Request-Headers: authorization,content-type,x-ably-version",
+    ];
+    let (status, head, _) = request(&daemon, "OPTIONS /channels/x/messages", &preflight, "");
+    assert!([200, 204].contains(&status), "{head}");
+    assert!(has_header(&head, "access-control-allow-origin", "https://page.example"), "{head}");
+    assert!(has_header(&head, "access-control-allow-credentials", "true"), "{head}");
+    let allowed = head.to_lowercase();
+    for word in ["x-ably-version", "authorization", "content-type", "post"] {
+        assert!(allowed.contains(word), "{word}: {head}");
+    }
+    for line in ["GET /time", "GET /channels/x/messages", "GET /no/such/thing"] {
+        let (_, head, _) = request(&daemon, line, &["Origin: null"], "");
+        assert!(has_header(&head, "access-control-allow-origin", "null"), "{line}: {head}");
+        assert!(head.to_lowercase().contains("access-control-expose-headers"), "{line}: {head}");
+    }
+}
+
+#[test]
+fn an_upgrade_that_is_no_websocket_is_refused() {
+    let daemon = Daemon::start();
+    let response = daemon.exchange(
+        "GET /?key=app.all:everything HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 12\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert!([400, 426].contains(&split(&response).0), "{response}");
+}

@@ -1,0 +1,149 @@
+"""ably-python over HTTP and a WebSocket."""
+
+import asyncio
+import os
+import ssl
+import subprocess
+import tempfile
+import time
+import unittest
+import uuid
+
+ADDRESS = os.environ.get("RINGCAST_ADDRESS", "127.0.0.1:8080")
+HOST, PORT = ADDRESS.split(":")
+KEY = "app.all:everything"
+
+# ably-python sends keys over TLS only, so its REST client is met by a proxy that ends TLS. The
+# proxy's certificate is made for this run, and the variable makes Python trust it: set before httpx
+# is imported.
+CERTIFICATES = tempfile.TemporaryDirectory()
+CERTIFICATE = os.path.join(CERTIFICATES.name, "certificate.pem")
+PRIVATE_KEY = os.path.join(CERTIFICATES.name, "key.pem")
+subprocess.run(
+    ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+     "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+     "-keyout", PRIVATE_KEY, "-out", CERTIFICATE],
+    check=True, capture_output=True,
+)  # fmt: skip
+os.environ["SSL_CERT_FILE"] = CERTIFICATE
+
+from ably import AblyException, AblyRealtime, AblyRest  # noqa: E402
+from ably.types.message import Message  # noqa: E402
+
+KINDS = {
+    "string": "hello",
+    "unicode": "žluťoučký 🐎 \u2028",
+    "object": {"a": 1, "nested": {"list": [1, None, True]}},
+    "array": [1, "two", None],
+    "bytes": bytearray([0, 1, 127, 128, 254, 255]),
+}
+
+
+async def pipe(reader, writer):
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+async def forward(reader, writer):
+    daemon_reader, daemon_writer = await asyncio.open_connection(HOST, int(PORT))
+    await asyncio.gather(pipe(reader, daemon_writer), pipe(daemon_reader, writer))
+
+
+def channel_name():
+    return f"python-{uuid.uuid4()}"
+
+
+class Rest(unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE, PRIVATE_KEY)
+        self.proxy = await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context)
+        self.tls_port = self.proxy.sockets[0].getsockname()[1]
+        self.clients = []
+
+    async def asyncTearDown(self):
+        for client in self.clients:
+            await client.close()
+        self.proxy.close()
+
+    def client(self, **options):
+        options = {"key": KEY, "endpoint": "127.0.0.1", "tls_port": self.tls_port, **options}
+        self.clients.append(AblyRest(**options))
+        return self.clients[-1]
+
+    async def test_time(self):
+        self.assertLess(abs(await self.client().time() - time.time() * 1000), 10_000)
+
+    async def test_history_holds_data_of_every_kind_for_both_formats(self):
+        for binary in (False, True):
+            name = channel_name()
+            channel = self.client(use_binary_protocol=binary).channels.get(name)
+            for kind, data in KINDS.items():
+                await channel.publish(kind, data)
+            for other in (False, True):
+                reader = self.client(use_binary_protocol=other).channels.get(name)
+                page = await reader.history(direction="forwards")
+                self.assertEqual({message.name: message.data for message in page.items}, KINDS)
+
+    async def test_an_array_is_published_at_once_and_comes_back_in_pages(self):
+        channel = self.client().channels.get(channel_name())
+        await channel.publish([Message(name="n", data=str(i)) for i in range(5)])
+        page = await channel.history(limit=2, direction="forwards")
+        seen = [message.data for message in page.items]
+        while page.has_next():
+            page = await page.next()
+            seen += [message.data for message in page.items]
+        self.assertEqual(seen, ["0", "1", "2", "3", "4"])
+
+    async def test_a_wrong_secret_is_refused(self):
+        with self.assertRaises(AblyException) as raised:
+            await self.client(key="app.all:wrong").channels.get("x").publish("n", "x")
+        self.assertEqual((raised.exception.code, raised.exception.status_code), (40101, 401))
+
+    async def test_what_the_key_does_not_allow_is_refused(self):
+        with self.assertRaises(AblyException) as raised:
+            await self.client(key="app.news:reader").channels.get("x").publish("n", "x")
+        self.assertEqual(raised.exception.code, 40160)
+
+
+class Realtime(unittest.IsolatedAsyncioTestCase):
+    def client(self, **options):
+        # It dials the endpoint without a port of its own, so the port is part of the endpoint.
+        return AblyRealtime(**{"key": KEY, "endpoint": ADDRESS, "tls": False, **options})
+
+    async def test_messages_arrive_in_order_for_both_formats(self):
+        for binary in (False, True):
+            name = channel_name()
+            subscriber = self.client(use_binary_protocol=binary)
+            publisher = self.client(use_binary_protocol=not binary)
+            inbox = asyncio.Queue()
+            await subscriber.channels.get(name).subscribe(inbox.put_nowait)
+            for kind, data in KINDS.items():
+                await publisher.channels.get(name).publish(kind, data)
+            for kind, data in KINDS.items():
+                message = await asyncio.wait_for(inbox.get(), 10)
+                self.assertEqual((message.name, message.data), (kind, data))
+            await subscriber.close()
+            await publisher.close()
+
+    async def test_ping_is_answered(self):
+        client = self.client()
+        await client.connection.once_async("connected")
+        self.assertLess(await client.connection.ping(), 5000)
+        await client.close()
+
+    async def test_a_wrong_secret_fails_the_connection(self):
+        client = self.client(key="app.all:wrong")
+        change = await client.connection.once_async("failed")
+        self.assertEqual(change.reason.code, 40101)
+        await client.close()
+
+
+if __name__ == "__main__":
+    unittest.main()
