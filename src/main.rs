@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use ringcast::config::{ApiKey, Config, ServeFlags};
@@ -56,21 +57,21 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 fn serve(mut config: Config) -> anyhow::Result<()> {
-    let (_cores, shards) = config.placement()?;
+    let (_, shards) = config.placement()?;
     let mut made = None;
     if config.keys.is_empty() {
         let mut bytes = [0; 24];
         getrandom::fill(&mut bytes)?;
         config.keys.push(made.insert(ApiKey::from_random(&bytes)).clone());
     }
-    let _on_ready = |address| {
+    let (server, keys) = config.into_server()?;
+    ringcast::server::run(server, Arc::new(keys), |address| {
         // Scripts wait for this line; its form is part of the command line.
         say(&format!("listening on {address} shards={shards}\n"));
         if let Some(key) = made {
             say(&introduction(address, &key));
         }
-    };
-    anyhow::bail!("this build has no server yet")
+    })
 }
 
 /// What somebody who has just started a daemon without a key wants to paste next.

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use data_encoding::BASE64URL_NOPAD;
 use toml::de::DeValue;
 
+use crate::ably::{self, Capability};
 use crate::config::reader::advise;
 
 /// What a key may be allowed to do; `*` is all of it.
@@ -49,6 +50,15 @@ impl ApiKey {
     pub fn from_random(bytes: &[u8; 24]) -> ApiKey {
         let secret = BASE64URL_NOPAD.encode(bytes);
         ApiKey { app: "local".into(), id: "made".into(), secret, capability: everything() }
+    }
+
+    /// The key as shards check it.
+    ///
+    /// # Errors
+    /// The capability is refused by the protocol layer.
+    pub fn to_credential(&self) -> anyhow::Result<(ably::ApiKey, Capability)> {
+        let capability = serde_json::to_string(&self.capability)?;
+        Ok((self.to_secret_string().parse()?, Capability::parse(&capability)?))
     }
 
     /// `appId.keyId`, which is no secret.

@@ -16,11 +16,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::ably::KeyRing;
+use crate::channel::history::HistoryConfig;
 pub use crate::config::flags::ServeFlags;
 pub use crate::config::key::ApiKey;
 pub use crate::config::reader::ConfigError;
 use crate::config::reader::{Document, Section};
 use crate::config::units::{KIB, MIB};
+use crate::connection::ConnectionConfig;
+use crate::server::ServerConfig;
+use crate::shard::ShardConfig;
 use crate::sys::SocketRingConfig;
 use crate::sys::listener::ListenerConfig;
 
@@ -210,6 +215,54 @@ impl Config {
         let cores = cores::resolve(self.cores.as_deref(), &cores::allowed())?;
         let shards = self.shards.unwrap_or(cores.len());
         Ok((cores, shards))
+    }
+}
+
+impl Config {
+    /// Takes the configuration apart: for the server, and the keys for all its shards.
+    ///
+    /// # Errors
+    /// A configured CPU is not one that this process may run on.
+    pub fn into_server(self) -> anyhow::Result<(ServerConfig, KeyRing)> {
+        let (cores, shards) = self.placement()?;
+        let keys = self.keys.iter().map(ApiKey::to_credential);
+        let keys = KeyRing::new(keys.collect::<anyhow::Result<Vec<_>>>()?);
+        let limits = self.limits;
+        let connection = ConnectionConfig {
+            message_bytes_max: limits.message_bytes_max as u32,
+            frame_bytes_max: limits.frame_bytes_max as u32,
+            idle_interval: self.connection.idle_interval,
+            state_ttl: self.connection.state_ttl,
+            channels_max: limits.channels_per_connection_max as u32,
+            publishes_in_flight_max: limits.publishes_in_flight_max,
+            ..ConnectionConfig::default()
+        };
+        let history = HistoryConfig {
+            retention: self.history.retention,
+            channel_bytes_max: self.history.channel_bytes_max as u64,
+            shard_bytes_max: self.history.shard_bytes_max as u64,
+        };
+        let shard = ShardConfig {
+            connection,
+            history,
+            head_timeout: limits.head_timeout,
+            frame_bytes_max: limits.frame_bytes_max as u32,
+            lag_bytes_max: limits.outbound_lag_bytes_max as u32,
+            lag_max: limits.outbound_lag_max,
+            echo: self.echo,
+            ..ShardConfig::default()
+        };
+        let server = ServerConfig {
+            listen: self.listen,
+            cores,
+            shards,
+            mesh_entries: limits.mesh_entries,
+            connections_max: self.connections_max,
+            listener: self.listener,
+            ring: self.ring,
+            shard,
+        };
+        Ok((server, keys))
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Attachments {
     // Exactly as large as needed: an attachment changes rarely and is kept long.
     list: Box<[Attachment]>,
     /// Whose turn it is to send.
-    turn: u16,
+    turn: u32,
 }
 
 impl Attachments {
@@ -69,8 +69,8 @@ impl Attachments {
 
     /// Goes round all attachments: stream and cursor of the next one, `None` if that has no cursor.
     pub fn next_cursor(&mut self) -> Option<(u32, u32)> {
-        let turn = usize::from(self.turn) % self.list.len().max(1);
-        self.turn = (turn + 1) as u16;
+        let turn = self.turn as usize % self.list.len().max(1);
+        self.turn = (turn + 1) as u32;
         let attachment = self.list.get(turn)?;
         (attachment.cursor != NO_CURSOR).then_some((attachment.stream, attachment.cursor))
     }

@@ -35,8 +35,8 @@ pub struct ConnectionConfig {
     pub idle_interval: Duration,
     /// How long state outlives its transport; sent as `connectionStateTtl` (CD2f).
     pub state_ttl: Duration,
-    /// Channels that one connection may be attached to, up to 65,535.
-    pub channels_max: u16,
+    /// Channels that one connection may be attached to.
+    pub channels_max: u32,
     /// Publishes whose ACK is owed; a client that has more under way is told to go.
     pub publishes_in_flight_max: usize,
     /// Bytes of control frames that may wait for a client that does not read.
@@ -219,7 +219,7 @@ impl Connection {
         let refusal = if modes.is_empty() {
             let text = "the capability permits none of the requested modes";
             Some(ErrorInfo::new(ErrorCode::CAPABILITY_DENIED, text))
-        } else if self.attachments.len() >= usize::from(config.channels_max) {
+        } else if self.attachments.len() >= config.channels_max as usize {
             let text = "the connection is attached to as many channels as it may be";
             Some(ErrorInfo::new(ErrorCode::TOO_MANY_CHANNELS, text))
         } else {

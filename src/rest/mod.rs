@@ -124,7 +124,7 @@ fn route(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ably::{ApiKey, Capability, Direction, Position};
+    use crate::ably::{ApiKey, Capability, Direction, Position, PublishResult};
     use crate::http::{Progress, RequestParser};
     use crate::ws::handshake::HandshakeError;
 
@@ -275,6 +275,21 @@ mod tests {
         assert_eq!(error(publish("text/html", b"x")), (400, 40001));
         assert_eq!(error(publish("application/json", b"{")), (400, 40001));
         assert_eq!(error(publish("application/json", b"[]")), (400, 40000));
+    }
+
+    #[test]
+    fn a_publisher_learns_ids_and_serials_or_why_not() {
+        let published = outcome("POST /channels/a%2Fb/messages", BASIC, br#"{"data":"x"}"#);
+        let Outcome::Publish { reply, .. } = published else { panic!("{published:?}") };
+        let serial = format!("{SERIAL}:000");
+        let result = PublishResult { message_id: "id".into(), serials: vec![Some(serial.into())] };
+        let response = text(&reply.published(&Ok(result)));
+        assert!(response.starts_with("HTTP/1.1 201 "));
+        let body =
+            r#"{"channel":"a/b","messageId":"id","serials":["01700000000123-001@series0000:000"]}"#;
+        assert!(response.ends_with(body), "{response}");
+        let refused = reply.published(&Err(ErrorInfo::new(ErrorCode::CHANNEL_RATE_EXCEEDED, "")));
+        assert_eq!(error(Outcome::Reply(refused)), (429, 42913));
     }
 
     #[test]

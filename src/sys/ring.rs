@@ -102,7 +102,9 @@ pub struct SocketRing {
     // Field order is drop order: the ring goes first, so that the kernel lets go of the memory below.
     ring: IoUring,
     buffers: BufferRing,
-    /// By slot: the bytes that a send in flight reads.
+    table_entries: u32,
+    /// By slot: the bytes that a send in flight reads. As long as the highest slot that was ever
+    /// used: the kernel hands out the lowest free one.
     sends: Vec<Option<SendBuf>>,
     slots: Vec<SlotState>,
     /// Entries that found the submission queue full; at most a few per slot, as each slot has at
@@ -147,14 +149,12 @@ impl SocketRing {
             BufferRing::register(&submitter, config.receive_buffers, config.receive_buffer_bytes)?;
         // Only saves the kernel a descriptor look-up per call; kernels before 5.18 lack it.
         let _ = submitter.register_ring_fd();
-        let table_entries = config.table_entries as usize;
-        let mut sends = Vec::new();
-        sends.resize_with(table_entries, || None);
         Ok(SocketRing {
             ring,
             buffers,
-            sends,
-            slots: vec![SlotState::default(); table_entries],
+            table_entries: config.table_entries,
+            sends: Vec::new(),
+            slots: Vec::new(),
             overflow: VecDeque::new(),
             connect_addresses: Vec::new(),
             open_slots: 0,
@@ -169,7 +169,7 @@ impl SocketRing {
 
     /// Size of the table.
     pub fn table_entries(&self) -> u32 {
-        self.slots.len() as u32
+        self.table_entries
     }
 
     /// Whether a multishot accept is armed, perhaps about to stop.
@@ -204,10 +204,7 @@ impl SocketRing {
 
     /// Opens `slot` by connecting from `from` (port 0: any) to `to`; ends in [`Event::Connected`].
     pub fn connect(&mut self, slot: Slot, from: SocketAddrV4, to: SocketAddrV4) {
-        let state = &mut self.slots[slot.0 as usize];
-        assert!(*state == SlotState::default(), "connect needs a free slot");
-        *state = SlotState(SlotState::OPEN | SlotState::CONNECTING);
-        self.open_slots += 1;
+        self.open(slot, SlotState(SlotState::OPEN | SlotState::CONNECTING));
         let addresses = Box::new([sockaddr(from), sockaddr(to)]);
         let [from, to] = [0, 1].map(|i| (&raw const addresses[i]).cast::<libc::sockaddr>());
         self.connect_addresses.push(addresses);
@@ -239,6 +236,17 @@ impl SocketRing {
         }
         let connect = opcode::Connect::new(fd, to, len).build();
         self.push(connect.user_data(user_data(op::CONNECT, slot)));
+    }
+
+    fn open(&mut self, slot: Slot, state: SlotState) {
+        assert!(slot.0 < self.table_entries, "slots are below the table's size");
+        if self.slots.len() <= slot.0 as usize {
+            self.slots.resize(slot.0 as usize + 1, SlotState::default());
+            self.sends.resize_with(slot.0 as usize + 1, || None);
+        }
+        let free = std::mem::replace(&mut self.slots[slot.0 as usize], state);
+        assert!(free == SlotState::default(), "a slot is opened when it is free");
+        self.open_slots += 1;
     }
 
     /// Arms a multishot receive; bytes come as [`Event::Received`] until [`Event::ReceiveEnded`].
@@ -378,8 +386,7 @@ impl SocketRing {
                     self.accept = Accept::Stopped;
                 }
                 if let Ok(index) = u32::try_from(result) {
-                    self.slots[index as usize] = SlotState(SlotState::OPEN);
-                    self.open_slots += 1;
+                    self.open(Slot(index), SlotState(SlotState::OPEN));
                     on_event(Event::Accepted(Slot(index)));
                 }
                 if self.accept == Accept::Stopped {
