@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use ringcast::bench::{self, BenchArgs};
 use ringcast::config::{ApiKey, Config, ServeFlags};
 
 /// One published message to very many WebSocket subscribers, in order, once.
@@ -21,6 +22,7 @@ struct Cli {
 enum Command {
     /// Run the daemon
     Serve(ServeFlags),
+    Bench(BenchArgs),
     /// Read a configuration file and say what is wrong with it
     Check {
         /// Configuration file (TOML)
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(flags) => serve(flags.into_config()?),
+        Command::Bench(args) => bench::run(&args),
         Command::Check { config: path } => {
             let config = Config::load(&path)?;
             let (cores, shards) = config.placement()?;

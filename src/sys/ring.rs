@@ -259,6 +259,12 @@ impl SocketRing {
         self.push(receive.user_data(user_data(op::RECEIVE, slot)));
     }
 
+    /// Cancels the receive; [`Event::ReceiveEnded`] with `ECANCELED` says when it has ended.
+    pub fn stop_receive(&mut self, slot: Slot) {
+        let cancel = opcode::AsyncCancel::new(user_data(op::RECEIVE, slot)).build();
+        self.push(cancel.user_data(user_data(op::CANCEL, slot)));
+    }
+
     /// Queues a send of all of `bytes`; ends in [`Event::Sent`].
     pub fn send(&mut self, slot: Slot, bytes: SendBuf) {
         let state = &mut self.slots[slot.0 as usize];

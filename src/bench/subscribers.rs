@@ -1,0 +1,328 @@
+//! The subscribers: one thread and one socket ring for each part of them. They check what they are
+//! sent: every message, once, in order.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::thread::Thread;
+use std::time::Instant;
+
+use anyhow::bail;
+use bytes::Bytes;
+use memchr::memmem;
+
+use super::histogram::Histogram;
+use crate::sys::{Event, SendBuf, Slot, SocketRing, SocketRingConfig};
+
+/// Messages whose times and counts are kept; more are never under way.
+pub(super) const WINDOW: usize = 4096;
+
+/// Connects under way at a time, per thread: bounds the server's accept queue.
+const CONNECTING_MAX: u32 = 128;
+
+/// Connections from one source address: below the ports that the kernel gives out.
+const PER_ADDRESS: u32 = 20_000;
+
+/// What the subscribers and the publisher share.
+pub(super) struct Shared {
+    pub started: Instant,
+    /// By message: when it was published, in microseconds since the start.
+    pub sent_us: Vec<AtomicU64>,
+    /// By message: threads that have not delivered it to all of their subscribers.
+    pub remaining: Vec<AtomicUsize>,
+    /// By message: when its first and last delivery came, in microseconds since the start.
+    pub first_us: Vec<AtomicU64>,
+    pub last_us: Vec<AtomicU64>,
+    /// Subscribers that are attached.
+    pub attached: AtomicU32,
+    /// Frames delivered.
+    pub delivered: AtomicU64,
+    /// Bytes of one delivered frame, as far as seen.
+    pub frame_bytes: AtomicU64,
+    /// Subscribers that have lost their connection.
+    pub lost: AtomicU32,
+    /// Messages after which the threads end; set once that is known.
+    pub messages: AtomicU64,
+}
+
+impl Shared {
+    pub fn new() -> Shared {
+        fn zeroed<T: Default>() -> Vec<T> {
+            (0..WINDOW).map(|_| T::default()).collect()
+        }
+        Shared {
+            started: Instant::now(),
+            sent_us: zeroed(),
+            remaining: zeroed(),
+            first_us: zeroed(),
+            last_us: zeroed(),
+            attached: AtomicU32::new(0),
+            delivered: AtomicU64::new(0),
+            frame_bytes: AtomicU64::new(0),
+            lost: AtomicU32::new(0),
+            messages: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    pub fn now_us(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+}
+
+/// What one thread of subscribers does.
+#[derive(Clone)]
+pub(super) struct Part {
+    pub server: SocketAddrV4,
+    pub upgrade: Bytes,
+    /// A masked ATTACH frame; `None` against the floor, which sends nothing but what is published.
+    pub attach: Option<Bytes>,
+    /// Subscribers of this thread.
+    pub count: u32,
+    /// Number of the first of them, for its source address.
+    pub first: u32,
+    /// How many of them stop reading once they are attached.
+    pub stalled: u32,
+}
+
+/// How far one subscriber is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Upgrading,
+    /// Upgraded and asked to attach.
+    Attaching,
+    Attached,
+    Stalled,
+    Gone,
+}
+
+struct Subscriber {
+    stage: Stage,
+    /// The message that has to come next.
+    next: u32,
+    /// The beginning of a frame whose end has not come.
+    partial: Option<Box<Vec<u8>>>,
+}
+
+struct Thread_<'a> {
+    part: &'a Part,
+    shared: &'a Shared,
+    publisher: &'a Thread,
+    subscribers: Vec<Subscriber>,
+    /// By message: subscribers of this thread that have it.
+    counts: Vec<u32>,
+    latency: Histogram,
+    wrong: Option<String>,
+    data: memmem::Finder<'static>,
+}
+
+/// Runs one part until all messages were delivered to it. Returns the latencies in microseconds.
+pub(super) fn run(
+    part: &Part,
+    shared: &Arc<Shared>,
+    publisher: &Thread,
+) -> anyhow::Result<Histogram> {
+    let mut ring = SocketRing::new(&SocketRingConfig {
+        ring_entries: 4096,
+        table_entries: part.count.max(16),
+        receive_buffers: 1024,
+        receive_buffer_bytes: 8192,
+    })?;
+    let mut thread = Thread_ {
+        part,
+        shared,
+        publisher,
+        subscribers: Vec::new(),
+        counts: vec![0; WINDOW],
+        latency: Histogram::default(),
+        wrong: None,
+        data: memmem::Finder::new(b"\"data\":\""),
+    };
+    let mut connecting = 0;
+    let mut sends: Vec<(u32, Bytes)> = Vec::new();
+    let mut receives: Vec<u32> = Vec::new();
+    let mut stalls: Vec<u32> = Vec::new();
+    loop {
+        while connecting < CONNECTING_MAX && (thread.subscribers.len() as u32) < part.count {
+            let slot = thread.subscribers.len() as u32;
+            let address = Ipv4Addr::from(0x7f00_0002 + (part.first + slot) / PER_ADDRESS);
+            ring.connect(Slot(slot), SocketAddrV4::new(address, 0), part.server);
+            let partial = None;
+            thread.subscribers.push(Subscriber { stage: Stage::Upgrading, next: 0, partial });
+            connecting += 1;
+        }
+        ring.submit_and_wait()?;
+        let now_us = shared.now_us();
+        let mut failed = None;
+        ring.reap(4096, |event| match event {
+            Event::Connected(slot, 0) => {
+                sends.push((slot.0, part.upgrade.clone()));
+                receives.push(slot.0);
+            }
+            Event::Connected(_, errno) => failed = Some(errno),
+            Event::Received(slot, bytes) => {
+                let before = thread.subscribers[slot.0 as usize].stage;
+                thread.handle_bytes(now_us, slot.0, bytes);
+                let after = thread.subscribers[slot.0 as usize].stage;
+                if before != after {
+                    match after {
+                        Stage::Attaching => {
+                            sends.push((slot.0, part.attach.clone().expect("the floor has none")));
+                        }
+                        Stage::Attached => connecting -= 1,
+                        Stage::Stalled => {
+                            connecting -= 1;
+                            stalls.push(slot.0);
+                        }
+                        Stage::Upgrading | Stage::Gone => {}
+                    }
+                }
+            }
+            Event::ReceiveEnded(slot, _) | Event::Sent(slot, Err(_)) => thread.lose(slot.0),
+            Event::Sent(..) | Event::Closed(_) => {}
+            Event::Accepted(_) | Event::AcceptStopped(_) => unreachable!("nobody connects to us"),
+        });
+        if let Some(errno) = failed {
+            bail!("connect failed: {}", std::io::Error::from_raw_os_error(errno));
+        }
+        if let Some(wrong) = thread.wrong {
+            bail!("{wrong}");
+        }
+        for (slot, bytes) in sends.drain(..) {
+            ring.send(Slot(slot), SendBuf::whole(bytes));
+        }
+        receives.drain(..).for_each(|slot| ring.start_receive(Slot(slot)));
+        stalls.drain(..).for_each(|slot| ring.stop_receive(Slot(slot)));
+        let messages = shared.messages.load(Ordering::Relaxed);
+        if messages != u64::MAX && thread.is_done(messages) {
+            return Ok(thread.latency);
+        }
+    }
+}
+
+impl Thread_<'_> {
+    fn is_done(&self, messages: u64) -> bool {
+        let done = |subscriber: &Subscriber| {
+            subscriber.stage != Stage::Attached || u64::from(subscriber.next) >= messages
+        };
+        self.subscribers.iter().all(done)
+    }
+
+    fn lose(&mut self, index: u32) {
+        let subscriber = &mut self.subscribers[index as usize];
+        match subscriber.stage {
+            // What becomes of those that do not read is the server's decision.
+            Stage::Stalled | Stage::Gone => {}
+            Stage::Attached => {
+                self.shared.lost.fetch_add(1, Ordering::Relaxed);
+                self.wrong = Some("a subscriber that reads was disconnected".into());
+            }
+            Stage::Upgrading | Stage::Attaching => {
+                self.wrong = Some("a connection was closed before it was attached".into());
+            }
+        }
+        subscriber.stage = Stage::Gone;
+    }
+
+    fn handle_bytes(&mut self, now_us: u64, index: u32, bytes: &[u8]) {
+        let subscriber = &mut self.subscribers[index as usize];
+        if let Some(mut whole) = subscriber.partial.take() {
+            whole.extend_from_slice(bytes);
+            let used = self.handle_frames(now_us, index, &whole);
+            whole.drain(..used);
+            if !whole.is_empty() {
+                self.subscribers[index as usize].partial = Some(whole);
+            }
+        } else {
+            let used = self.handle_frames(now_us, index, bytes);
+            if used < bytes.len() {
+                self.subscribers[index as usize].partial = Some(Box::new(bytes[used..].to_vec()));
+            }
+        }
+    }
+
+    /// Handles whole frames and returns how many bytes they had.
+    fn handle_frames(&mut self, now_us: u64, index: u32, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        if self.subscribers[index as usize].stage == Stage::Upgrading {
+            let Some(end) = memmem::find(bytes, b"\r\n\r\n") else { return 0 };
+            if !bytes.starts_with(b"HTTP/1.1 101") {
+                self.wrong = Some(String::from_utf8_lossy(&bytes[..end]).into_owned());
+            }
+            at = end + 4;
+            match self.part.attach {
+                Some(_) => self.subscribers[index as usize].stage = Stage::Attaching,
+                None => self.set_attached(index),
+            }
+        }
+        while let Some((header, payload)) = frame_extent(&bytes[at..]) {
+            let Some(frame) = bytes.get(at..at + header + payload) else { break };
+            self.handle_frame(now_us, index, frame, header);
+            at += frame.len();
+        }
+        at
+    }
+
+    fn set_attached(&mut self, index: u32) {
+        let is_stalled = index < self.part.stalled;
+        self.subscribers[index as usize].stage =
+            if is_stalled { Stage::Stalled } else { Stage::Attached };
+        self.shared.attached.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn handle_frame(&mut self, now_us: u64, index: u32, frame: &[u8], header: usize) {
+        let payload = &frame[header..];
+        match self.subscribers[index as usize].stage {
+            Stage::Attaching => {
+                if payload.starts_with(b"{\"action\":11,") {
+                    self.set_attached(index);
+                } else if payload.starts_with(b"{\"action\":9") {
+                    self.wrong = Some(String::from_utf8_lossy(payload).into_owned());
+                }
+            }
+            Stage::Attached => {
+                let next = self.subscribers[index as usize].next;
+                let message = match self.part.attach {
+                    None => Some(next),
+                    Some(_) => self.data.find(payload).and_then(|at| {
+                        let digits = payload.get(at + 8..at + 18)?;
+                        std::str::from_utf8(digits).ok()?.parse().ok()
+                    }),
+                };
+                // Heartbeats carry no data.
+                let Some(message) = message else { return };
+                if message != next {
+                    self.wrong = Some(format!("message {message} came where {next} was due"));
+                }
+                self.subscribers[index as usize].next = next + 1;
+                self.note_delivery(now_us, next as usize % WINDOW, frame.len());
+            }
+            Stage::Upgrading | Stage::Stalled | Stage::Gone => {}
+        }
+    }
+
+    fn note_delivery(&mut self, now_us: u64, at: usize, frame_bytes: usize) {
+        self.latency.record(now_us.saturating_sub(self.shared.sent_us[at].load(Ordering::Relaxed)));
+        self.counts[at] += 1;
+        if self.counts[at] == 1 {
+            self.shared.first_us[at].fetch_min(now_us, Ordering::Relaxed);
+            self.shared.frame_bytes.store(frame_bytes as u64, Ordering::Relaxed);
+        }
+        if self.counts[at] == self.part.count - self.part.stalled {
+            self.shared.delivered.fetch_add(u64::from(self.counts[at]), Ordering::Relaxed);
+            self.shared.last_us[at].fetch_max(now_us, Ordering::Relaxed);
+            self.counts[at] = 0;
+            if self.shared.remaining[at].fetch_sub(1, Ordering::AcqRel) == 1 {
+                self.publisher.unpark();
+            }
+        }
+    }
+}
+
+/// Lengths of header and payload of the server's frame that `bytes` starts with.
+fn frame_extent(bytes: &[u8]) -> Option<(usize, usize)> {
+    match *bytes.get(1)? {
+        126 => Some((4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)))),
+        127 => Some((10, u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize)),
+        len => Some((2, usize::from(len))),
+    }
+}
