@@ -12,41 +12,43 @@ fn sdk() -> PathBuf {
     repository().join("tests/sdk")
 }
 
-fn run_node_tests(daemon: &Daemon, file: &str) {
-    run(Command::new("node")
-        .args(["--test", "--test-timeout=300000", file])
+fn node_tests(daemon: &Daemon, file: &str) -> Command {
+    let mut node = Command::new("node");
+    node.args(["--test", "--test-timeout=300000", file])
         .current_dir(sdk())
-        .env("RINGCAST_ADDRESS", daemon.address.to_string()));
+        .env("RINGCAST_ADDRESS", daemon.address.to_string());
+    node
 }
 
 #[test]
 #[ignore = "needs npm packages: tests/run"]
 fn ably_js_realtime() {
-    run_node_tests(&Daemon::start(), "realtime.test.mjs");
+    run(&mut node_tests(&Daemon::start(), "realtime.test.mjs"));
 }
 
 #[test]
 #[ignore = "needs npm packages: tests/run"]
 fn ably_js_rest() {
-    run_node_tests(&Daemon::start(), "rest.test.mjs");
+    run(&mut node_tests(&Daemon::start(), "rest.test.mjs"));
 }
 
 #[test]
 #[ignore = "needs npm packages: tests/run"]
 fn ably_js_many_publishers_and_channels() {
-    run_node_tests(&Daemon::start(), "many.test.mjs");
+    run(&mut node_tests(&Daemon::start(), "many.test.mjs"));
 }
 
 #[test]
 #[ignore = "needs npm packages and Chromium: tests/run"]
 fn ably_js_in_a_browser() {
-    run_node_tests(&Daemon::start(), "browser.test.mjs");
+    run(&mut node_tests(&Daemon::start(), "browser.test.mjs"));
 }
 
 #[test]
 #[ignore = "needs npm packages: tests/run"]
 fn the_examples_work_as_printed() {
-    run_node_tests(&Daemon::start(), "examples.test.mjs");
+    let daemon = Daemon::start_with(&["--shards", "2"]);
+    run(node_tests(&daemon, "examples.test.mjs").env("RINGCAST_GREETING", &daemon.greeting));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(clippy::disallowed_methods, reason = "a test may start threads")]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -74,9 +74,12 @@ impl Daemon {
         let mut stream = self.connect();
         stream.write_all(request.as_bytes()).expect("the daemon reads");
         let mut response = Vec::new();
-        // A reset after the response is as good as an orderly end.
-        let _ = stream.read_to_end(&mut response);
-        String::from_utf8_lossy(&response).into_owned()
+        let end = stream.read_to_end(&mut response);
+        let response = String::from_utf8_lossy(&response).into_owned();
+        // A reset after the response is as good as an orderly end, but an end there must be.
+        let is_open = end.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        assert!(!is_open, "{request:?} leaves the connection open after {response:?}");
+        response
     }
 
     /// Opens a connection whose reads give up after [`PATIENCE`].

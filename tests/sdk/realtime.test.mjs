@@ -274,12 +274,12 @@ test('a refused publish does not disturb those around it', async (t) => {
 });
 
 for (const [what, key, code] of [
-  ['wrong secret', 'app.all:wrong', 40101],
-  ['unknown key of a known application', 'app.none:s', 40400],
-  ['unknown application', 'none.none:s', 40400],
-  ['key that cannot be read', 'this.is:wrong', undefined],
+  ['a wrong secret', 'app.all:wrong', 40101],
+  ['an unknown key of a known application', 'app.none:s', 40400],
+  ['an unknown application', 'none.none:s', 40400],
+  ['a key that cannot be read', 'this.is:wrong', undefined],
 ]) {
-  test(`a client with a ${what} fails for good`, async (t) => {
+  test(`${what} fails the connection for good`, async (t) => {
     const { connection } = realtime(t, { key });
     const { reason } = await new Promise((resolve) => connection.once('failed', resolve));
     assert.ok(code ? reason.code === code : [40005, 40101, 40400].includes(reason.code), String(reason));
@@ -297,7 +297,7 @@ test('one message id is published once', async (t) => {
   assert.equal(messages[0].id, 'some_msg_id');
 });
 
-test('clientId of a message must be the connection\'s own', async (t) => {
+test("clientId of a message must be the connection's own", async (t) => {
   const name = channelName();
   const inbox = await subscribe(realtime(t).channels.get(name));
   const anyone = realtime(t).channels.get(name);

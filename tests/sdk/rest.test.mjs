@@ -82,7 +82,7 @@ test('an empty channel has an empty history', async () => {
 });
 
 test('extras come back as they went', async () => {
-  // The SDK leaves out nulls when it writes MessagePack.
+  // In JSON: the SDK's MessagePack leaves out what is null.
   const channel = rest({ useBinaryProtocol: false }).channels.get(channelName());
   const extras = { headers: { a: 'b', n: 1.5, t: true, z: null }, custom: { deep: [1, { x: 'y' }] } };
   await channel.publish({ name: 'n', data: 'd', extras });
@@ -99,10 +99,10 @@ test('a key can do what its capability says, and nothing else', async () => {
 });
 
 for (const [what, key, code] of [
-  ['wrong secret', 'app.all:wrong', 40101],
-  ['unknown key', 'app.none:s', 40400],
+  ['a wrong secret', 'app.all:wrong', 40101],
+  ['an unknown key', 'app.none:s', 40400],
 ]) {
-  test(`a ${what} is refused`, async () => {
+  test(`${what} is refused`, async () => {
     const channel = rest({ key }).channels.get(channelName());
     await assert.rejects(channel.publish('n', 'x'), { code, statusCode: 401 });
   });

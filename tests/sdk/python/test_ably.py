@@ -50,11 +50,6 @@ async def pipe(reader, writer):
         writer.close()
 
 
-async def forward(reader, writer):
-    daemon_reader, daemon_writer = await asyncio.open_connection(HOST, int(PORT))
-    await asyncio.gather(pipe(reader, daemon_writer), pipe(daemon_reader, writer))
-
-
 def channel_name():
     return f"python-{uuid.uuid4()}"
 
@@ -63,14 +58,20 @@ class Rest(unittest.IsolatedAsyncioTestCase):
     async def asyncSetUp(self):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(CERTIFICATE, PRIVATE_KEY)
-        self.proxy = await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context)
+        self.proxy = await asyncio.start_server(self.forward, "127.0.0.1", 0, ssl=context)
         self.tls_port = self.proxy.sockets[0].getsockname()[1]
-        self.clients = []
+        self.clients, self.forwarding = [], set()
 
     async def asyncTearDown(self):
         for client in self.clients:
             await client.close()
         self.proxy.close()
+        await asyncio.gather(*self.forwarding)
+
+    async def forward(self, reader, writer):
+        self.forwarding.add(asyncio.current_task())
+        daemon_reader, daemon_writer = await asyncio.open_connection(HOST, int(PORT))
+        await asyncio.gather(pipe(reader, daemon_writer), pipe(daemon_reader, writer))
 
     def client(self, **options):
         options = {"key": KEY, "endpoint": "127.0.0.1", "tls_port": self.tls_port, **options}
@@ -142,7 +143,6 @@ class Realtime(unittest.IsolatedAsyncioTestCase):
         client = self.client(key="app.all:wrong")
         change = await client.connection.once_async("failed")
         self.assertEqual(change.reason.code, 40101)
-        await client.close()
 
 
 if __name__ == "__main__":
