@@ -59,8 +59,9 @@ pub fn run(
     }
     let table_max = u32::try_from(rusage::open_files_max()).unwrap_or(u32::MAX);
     let mut config = config;
-    config.ring.table_entries =
-        config.ring.table_entries.min(table_max).min(config.connections_max);
+    // No larger than needed: one ring is better than two.
+    let wanted = config.connections_max.saturating_add(pump::ACCEPT_RESERVE_MAX);
+    config.ring.table_entries = config.ring.table_entries.min(table_max).min(wanted);
 
     // All listeners stand before the first connection is accepted: the kernel spreads connections
     // over those that exist. Port 0 becomes a real port with the first.

@@ -24,9 +24,9 @@ use crate::sys::{Event, EventFd, Slot, SocketRing};
 /// Completions taken and sends submitted in one turn: bounds the time between two looks at the mail.
 const BATCH: usize = 512;
 
-/// Slots that a ring keeps free: a multishot accept may run ahead of its cancellation, and the kernel
-/// drops a connection that finds no slot.
-const ACCEPT_RESERVE: u32 = 16;
+/// Slots that a ring keeps free, at most: a multishot accept runs ahead of its cancellation, by as many
+/// connections as wait, and the kernel drops one that finds no slot. Small tables keep an eighth free.
+pub(super) const ACCEPT_RESERVE_MAX: u32 = 1024;
 
 /// How long accepting rests after it has failed, for want of memory or files, say.
 const ACCEPT_PAUSE_MS: u64 = 100;
@@ -59,6 +59,8 @@ pub(super) struct Pump {
     /// One or more: a ring's table of direct descriptors is limited by `RLIMIT_NOFILE`.
     rings: Vec<SocketRing>,
     table_entries: u32,
+    /// Sockets up to which a ring accepts.
+    accept_max: u32,
     connections_max: u32,
     listener: Listener,
     mesh: MeshEnds,
@@ -80,7 +82,8 @@ impl Pump {
         clock: Clock,
     ) -> io::Result<Pump> {
         let table_entries = config.ring.table_entries;
-        let ring_count = config.connections_max.div_ceil(table_entries - ACCEPT_RESERVE);
+        let accept_max = table_entries - (table_entries / 8).min(ACCEPT_RESERVE_MAX);
+        let ring_count = config.connections_max.div_ceil(accept_max);
         let mut rings = Vec::new();
         for _ in 0..ring_count {
             let mut ring = SocketRing::new(&config.ring)?;
@@ -93,6 +96,7 @@ impl Pump {
             shard,
             rings,
             table_entries,
+            accept_max,
             connections_max: config.connections_max,
             listener,
             mesh,
@@ -210,7 +214,7 @@ impl Pump {
     /// Keeps one accept armed on the first ring that has room, and none when all are full.
     fn accept(&mut self, now: Now) {
         let open: u32 = self.rings.iter().map(SocketRing::open_slots).sum();
-        let has_room = |ring: &SocketRing| ring.open_slots() + ACCEPT_RESERVE < self.table_entries;
+        let has_room = |ring: &SocketRing| ring.open_slots() < self.accept_max;
         match self.rings.iter().position(SocketRing::is_accepting) {
             Some(index) if open >= self.connections_max || !has_room(&self.rings[index]) => {
                 self.rings[index].stop_accept();
