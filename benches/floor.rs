@@ -5,6 +5,7 @@
 //! arrives at its control port (the port plus one) it sends the same prebuilt frame to all sockets.
 //! `--mode ring` sends through the daemon's socket ring, `--mode send` calls send(2) for each.
 //! With `--coalesce` frames that wait are sent together, as the daemon does.
+#![allow(clippy::disallowed_methods, reason = "a program of its own")]
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -148,10 +149,8 @@ fn serve_ring(
         let mut closed = false;
         let count = ring.reap(BATCH, |event| match event {
             Event::Accepted(slot) => accepted.push(slot),
-            Event::Received(slot, _) => {
-                if !sockets[slot.0 as usize].is_upgraded {
-                    upgrades.push(slot);
-                }
+            Event::Received(slot, _) if !sockets[slot.0 as usize].is_upgraded => {
+                upgrades.push(slot);
             }
             Event::Sent(slot, Ok(_)) => {
                 let socket = &mut sockets[slot.0 as usize];

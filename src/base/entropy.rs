@@ -3,9 +3,12 @@
 /// Bytes fetched at a time.
 const PAGE_BYTES: usize = 4096;
 
+/// Fills all of its argument with fresh random bytes.
+type Refill = Box<dyn FnMut(&mut [u8])>;
+
 /// A buffered source of random bytes; the simulator passes a seeded one.
 pub struct Entropy {
-    refill: Box<dyn FnMut(&mut [u8])>,
+    refill: Refill,
     page: Box<[u8; PAGE_BYTES]>,
     used_bytes: usize,
 }

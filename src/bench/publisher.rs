@@ -13,7 +13,7 @@ use super::BenchArgs;
 
 /// See the module text.
 pub(super) enum Publisher {
-    Realtime { socket: WebSocket<TcpStream>, channel: String, size: usize },
+    Realtime { socket: Box<WebSocket<TcpStream>>, channel: String, size: usize },
     Floor { socket: TcpStream },
 }
 
@@ -36,6 +36,7 @@ impl Publisher {
         // ACKs are read by a thread, so that the publisher never waits for them and the server's
         // buffer never fills; a NACK ends the run.
         thread::Builder::new().name("acks".into()).spawn(move || read_acks(reader))?;
+        let socket = Box::new(socket);
         Ok(Publisher::Realtime { socket, channel: args.channel.clone(), size: args.size })
     }
 

@@ -77,7 +77,7 @@ pub(super) struct Part {
     pub upgrade: Bytes,
     /// A masked ATTACH frame; `None` against the floor, which sends nothing but what is published.
     pub attach: Option<Bytes>,
-    /// Subscribers of this thread.
+    /// Subscribers of this checker.
     pub count: u32,
     /// Number of the first of them, for its source address.
     pub first: u32,
@@ -104,10 +104,10 @@ struct Subscriber {
     /// The message that has to come next.
     next: u32,
     /// The beginning of a frame whose end has not come.
-    partial: Option<Box<Vec<u8>>>,
+    partial: Vec<u8>,
 }
 
-struct Thread_<'a> {
+struct Checker<'a> {
     part: &'a Part,
     shared: &'a Shared,
     publisher: &'a Thread,
@@ -133,7 +133,7 @@ pub(super) fn run(
         receive_buffers: 1024,
         receive_buffer_bytes: 8192,
     })?;
-    let mut thread = Thread_ {
+    let mut checker = Checker {
         part,
         shared,
         publisher,
@@ -150,12 +150,12 @@ pub(super) fn run(
     let mut receives: Vec<u32> = Vec::new();
     let mut stalls: Vec<u32> = Vec::new();
     loop {
-        while connecting < CONNECTING_MAX && (thread.subscribers.len() as u32) < part.count {
-            let slot = thread.subscribers.len() as u32;
+        while connecting < CONNECTING_MAX && (checker.subscribers.len() as u32) < part.count {
+            let slot = checker.subscribers.len() as u32;
             let address = Ipv4Addr::from(0x7f00_0002 + (part.first + slot) / PER_ADDRESS);
             ring.connect(Slot(slot), SocketAddrV4::new(address, 0), part.server);
-            let partial = None;
-            thread.subscribers.push(Subscriber { stage: Stage::Upgrading, next: 0, partial });
+            let partial = Vec::new();
+            checker.subscribers.push(Subscriber { stage: Stage::Upgrading, next: 0, partial });
             connecting += 1;
         }
         ring.submit_and_wait()?;
@@ -168,9 +168,9 @@ pub(super) fn run(
             }
             Event::Connected(_, errno) => failed = Some(errno),
             Event::Received(slot, bytes) => {
-                let before = thread.subscribers[slot.0 as usize].stage;
-                thread.handle_bytes(now_us, slot.0, bytes);
-                let after = thread.subscribers[slot.0 as usize].stage;
+                let before = checker.subscribers[slot.0 as usize].stage;
+                checker.handle_bytes(now_us, slot.0, bytes);
+                let after = checker.subscribers[slot.0 as usize].stage;
                 if before != after {
                     match after {
                         Stage::Attaching => {
@@ -185,31 +185,31 @@ pub(super) fn run(
                     }
                 }
             }
-            Event::ReceiveEnded(slot, _) | Event::Sent(slot, Err(_)) => thread.lose(slot.0),
+            Event::ReceiveEnded(slot, _) | Event::Sent(slot, Err(_)) => checker.lose(slot.0),
             Event::Sent(..) | Event::Closed(_) => {}
             Event::Accepted(_) | Event::AcceptStopped(_) => unreachable!("nobody connects to us"),
         });
         if let Some(errno) = failed {
             bail!("connect failed: {}", std::io::Error::from_raw_os_error(errno));
         }
-        if let Some(wrong) = thread.wrong {
+        if let Some(wrong) = checker.wrong {
             bail!("{wrong}");
         }
         // Sent one at a time: a ping comes when nothing was said for long.
-        sends.extend(thread.pinged.drain(..).map(|slot| (slot, pong.clone())));
+        sends.extend(checker.pinged.drain(..).map(|slot| (slot, pong.clone())));
         for (slot, bytes) in sends.drain(..) {
             ring.send(Slot(slot), SendBuf::whole(bytes));
         }
         receives.drain(..).for_each(|slot| ring.start_receive(Slot(slot)));
         stalls.drain(..).for_each(|slot| ring.stop_receive(Slot(slot)));
         let messages = shared.messages.load(Ordering::Relaxed);
-        if messages != u64::MAX && thread.is_done(messages) {
-            return Ok(thread.latency);
+        if messages != u64::MAX && checker.is_done(messages) {
+            return Ok(checker.latency);
         }
     }
 }
 
-impl Thread_<'_> {
+impl Checker<'_> {
     fn is_done(&self, messages: u64) -> bool {
         let done = |subscriber: &Subscriber| {
             subscriber.stage != Stage::Attached || u64::from(subscriber.next) >= messages
@@ -234,19 +234,15 @@ impl Thread_<'_> {
     }
 
     fn handle_bytes(&mut self, now_us: u64, index: u32, bytes: &[u8]) {
-        let subscriber = &mut self.subscribers[index as usize];
-        if let Some(mut whole) = subscriber.partial.take() {
+        let mut whole = std::mem::take(&mut self.subscribers[index as usize].partial);
+        if whole.is_empty() {
+            let used = self.handle_frames(now_us, index, bytes);
+            self.subscribers[index as usize].partial.extend_from_slice(&bytes[used..]);
+        } else {
             whole.extend_from_slice(bytes);
             let used = self.handle_frames(now_us, index, &whole);
             whole.drain(..used);
-            if !whole.is_empty() {
-                self.subscribers[index as usize].partial = Some(whole);
-            }
-        } else {
-            let used = self.handle_frames(now_us, index, bytes);
-            if used < bytes.len() {
-                self.subscribers[index as usize].partial = Some(Box::new(bytes[used..].to_vec()));
-            }
+            self.subscribers[index as usize].partial = whole;
         }
     }
 

@@ -2,6 +2,7 @@
 //! mesh between them. The only async code, and the only module that names glommio.
 //!
 //! A task here waits and copies; what the bytes mean is decided in [`shard`](crate::shard).
+#![allow(clippy::disallowed_methods, reason = "the layer that reads clocks and starts threads")]
 
 mod bell;
 mod log;

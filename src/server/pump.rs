@@ -205,6 +205,10 @@ impl Pump {
     }
 
     fn close(&mut self) {
+        while let Some(transport) = self.shard.poll_shut_down() {
+            let (ring, slot) = self.place(transport);
+            self.rings[ring].shut_down_write(slot);
+        }
         while let Some(transport) = self.shard.poll_close() {
             let (ring, slot) = self.place(transport);
             self.rings[ring].close(slot);

@@ -140,7 +140,7 @@ impl Shard {
     /// What came cannot be understood, and nothing behind it: answer and go.
     fn refuse_http(&mut self, index: u32, error: &http::HttpError) {
         self.answer_bytes(index, &rest::unreadable(error));
-        self.leave(index, Ending::Linger);
+        self.leave(index, Ending::HalfClose);
     }
 
     /// Turns the transport into a WebSocket. Whatever is wrong with the credentials is told in the

@@ -30,7 +30,7 @@ use self::transport::{Ending, InFlight, Stage, Transport};
 use crate::ably::{ErrorCode, ErrorInfo, KeyRing, SeriesId};
 use crate::base::{Entropy, Now, Wheel};
 use crate::channel::history::HistoryConfig;
-use crate::channel::log::Due;
+use crate::channel::log::{Due, TransportRef};
 use crate::connection::ConnectionConfig;
 use crate::http::RequestParser;
 use crate::sys::SendBuf;
@@ -114,6 +114,10 @@ pub struct Shard {
     ready: VecDeque<u32>,
     /// Transports that the ring shall close.
     to_close: Vec<u32>,
+    /// Transports on which nothing more will be sent, although they stay open for a while.
+    to_shut_down: Vec<u32>,
+    /// Transports that are leaving, by the time at which they are closed if they still are there.
+    leaving: VecDeque<(u64, TransportRef)>,
     wheel: Wheel,
     streams: Streams,
     /// Streams with frames that were staged this turn.
@@ -146,6 +150,8 @@ impl Shard {
             transports: Vec::new(),
             ready: VecDeque::new(),
             to_close: Vec::new(),
+            to_shut_down: Vec::new(),
+            leaving: VecDeque::new(),
             wheel: Wheel::new(now.mono_ms),
             streams: Streams::default(),
             staged: Vec::new(),
@@ -242,16 +248,23 @@ impl Shard {
             self.transports[index as usize].in_wheel = false;
             self.check(index);
         }
+        let now_ms = self.now.mono_ms;
+        while let Some((_, gone)) =
+            self.leaving.pop_front_if(|(close_by_ms, _)| *close_by_ms <= now_ms)
+        {
+            let transport = &self.transports[gone.index as usize];
+            if transport.generation == gone.generation && matches!(transport.stage, Stage::Leaving)
+            {
+                self.close(gone.index);
+            }
+        }
         self.sweep_homes();
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called, on the monotonic clock.
     pub fn next_timeout(&self) -> Option<u64> {
-        let sweep = self.homes.next_sweep_ms();
-        match (self.wheel.next_ms(), sweep) {
-            (Some(wheel), Some(sweep)) => Some(wheel.min(sweep)),
-            (wheel, sweep) => wheel.or(sweep),
-        }
+        let leaving = self.leaving.front().map(|(close_by_ms, _)| *close_by_ms);
+        [self.wheel.next_ms(), leaving, self.homes.next_sweep_ms()].into_iter().flatten().min()
     }
 
     /// Delivers mail to itself and lays out the frames of this turn, so that a round of sends finds
@@ -333,6 +346,11 @@ impl Shard {
         None
     }
 
+    /// The next transport whose sending side is to be shut down.
+    pub fn poll_shut_down(&mut self) -> Option<u32> {
+        self.to_shut_down.pop()
+    }
+
     /// The next transport to close.
     pub fn poll_close(&mut self) -> Option<u32> {
         self.to_close.pop()
@@ -353,9 +371,16 @@ impl Shard {
             self.note_send(index, InFlight::Unaccounted);
             return Some(bytes);
         }
-        if transport.ending == Ending::Close && !transport.is_waiting() {
-            self.close(index);
-            return None;
+        match transport.ending {
+            Ending::Close if !transport.is_waiting() => {
+                self.close(index);
+                return None;
+            }
+            Ending::HalfClose => {
+                transport.ending = Ending::Linger;
+                self.to_shut_down.push(index);
+            }
+            Ending::No | Ending::Close | Ending::Linger => {}
         }
         let connection = transport.connection()?;
         for _ in 0..connection.attachment_count() {
@@ -402,9 +427,7 @@ impl Shard {
         let since = |then_ms: u64| Duration::from_millis(now_ms.saturating_sub(then_ms));
         let stalled = !transport.is_idle() && since(transport.sent_ms) > self.config.lag_max;
         match &transport.stage {
-            Stage::Free | Stage::Closing => return,
-            Stage::Leaving if now_ms >= transport.close_by_ms => self.close(index),
-            Stage::Leaving => {}
+            Stage::Free | Stage::Leaving | Stage::Closing => return,
             Stage::Http(_) if stalled => self.close(index),
             Stage::Http(http) => {
                 let silent = since(transport.received_ms.max(transport.sent_ms));
@@ -441,6 +464,8 @@ impl Shard {
             return;
         }
         transport.stage = Stage::Closing;
+        self.to_shut_down.retain(|&other| other != index);
+        let transport = &mut self.transports[index as usize];
         transport.lane().clear();
         transport.lane().shrink_to_fit();
         self.to_close.push(index);
@@ -452,7 +477,8 @@ impl Shard {
         let transport = &mut self.transports[index as usize];
         transport.stage = Stage::Leaving;
         transport.ending = ending;
-        transport.close_by_ms = self.now.mono_ms + LINGER.as_millis() as u64;
+        let close_by_ms = self.now.mono_ms + LINGER.as_millis() as u64;
+        self.leaving.push_back((close_by_ms, transport.address(index)));
         self.set_ready(index);
     }
 

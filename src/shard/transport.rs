@@ -62,6 +62,8 @@ pub(super) enum Ending {
     Close,
     /// Closed when the peer closes or after a grace, so that it reads what was sent last.
     Linger,
+    /// The same, but the peer is shown the end of what is sent: it may not close before it sees that.
+    HalfClose,
 }
 
 pub(super) struct Transport {
@@ -80,8 +82,6 @@ pub(super) struct Transport {
     /// When the send in flight began, or the last one did.
     pub sent_ms: u64,
     pub received_ms: u64,
-    /// When a transport that is leaving is closed at the latest.
-    pub close_by_ms: u64,
 }
 
 impl Transport {
@@ -97,7 +97,6 @@ impl Transport {
             lane: Vec::new(),
             sent_ms: 0,
             received_ms: 0,
-            close_by_ms: 0,
         }
     }
 

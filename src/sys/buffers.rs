@@ -73,9 +73,11 @@ impl BufferRing {
         assert!(id < self.count, "the kernel named a buffer that was never given to it");
         assert!(len <= self.buffer_bytes as usize, "the kernel wrote past a buffer");
         let offset = usize::from(id) * self.buffer_bytes as usize;
+        // SAFETY: `offset` lies inside the mapping, as `id` is below `count`.
+        let start = unsafe { self.buffers.base.as_ptr().add(offset) };
         // SAFETY: the range lies inside the mapping (asserted above), is initialised (anonymous pages
         // are zeroed), and the kernel does not write to it again until `recycle`.
-        unsafe { std::slice::from_raw_parts_mut(self.buffers.base.as_ptr().add(offset), len) }
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
     /// Gives buffer `id` back to the kernel.
@@ -83,15 +85,19 @@ impl BufferRing {
         let base = self.entries.base.as_ptr().cast::<BufRingEntry>();
         let index = usize::from(self.tail & (self.count - 1));
         // SAFETY: `index` is below `count`, the number of entries in the mapping.
-        let entry = unsafe { &mut *base.add(index) };
+        let entry = unsafe { base.add(index) };
+        // SAFETY: the entry is initialised (zeroed) and ours to write until the tail covers it.
+        let entry = unsafe { &mut *entry };
         let offset = usize::from(id) * self.buffer_bytes as usize;
         entry.set_addr(self.buffers.base.as_ptr() as u64 + offset as u64);
         entry.set_len(self.buffer_bytes);
         entry.set_bid(id);
         self.tail = self.tail.wrapping_add(1);
-        // SAFETY: `base` is the start of a registered buffer ring; its tail field lies inside the
-        // first entry and is aligned for an `AtomicU16`.
-        let tail = unsafe { &*BufRingEntry::tail(base).cast::<AtomicU16>() };
+        // SAFETY: `base` is the start of a registered buffer ring.
+        let tail = unsafe { BufRingEntry::tail(base) }.cast::<AtomicU16>();
+        // SAFETY: the tail lies inside the first entry, is aligned for an `AtomicU16`, and is only
+        // ever accessed atomically.
+        let tail = unsafe { &*tail };
         // Release: the kernel must see the entry before it sees the tail that covers it.
         tail.store(self.tail, Ordering::Release);
     }

@@ -74,6 +74,7 @@ mod op {
     pub const CONNECT_STEP: u64 = 6;
     pub const CONNECT: u64 = 7;
     pub const STOP_ACCEPT: u64 = 8;
+    pub const SHUTDOWN: u64 = 9;
 }
 
 const fn user_data(op: u64, slot: Slot) -> u64 {
@@ -90,7 +91,8 @@ impl SlotState {
     const SENDING: u8 = 4;
     const CONNECTING: u8 = 8;
     const CLOSING: u8 = 16;
-    const IN_FLIGHT: u8 = Self::RECEIVING | Self::SENDING | Self::CONNECTING;
+    const SHUTTING: u8 = 32;
+    const IN_FLIGHT: u8 = Self::RECEIVING | Self::SENDING | Self::CONNECTING | Self::SHUTTING;
 
     fn has(self, bits: u8) -> bool {
         self.0 & bits != 0
@@ -111,6 +113,7 @@ pub struct SocketRing {
     /// most one receive, one cancel and one close under way.
     overflow: VecDeque<squeue::Entry>,
     /// Addresses that queued connects point to; the kernel copies them when it takes the entry.
+    #[allow(clippy::vec_box, reason = "entries point to the addresses, so they may not move")]
     connect_addresses: Vec<Box<[libc::sockaddr_in; 2]>>,
     open_slots: u32,
     accept: Accept,
@@ -288,6 +291,16 @@ impl SocketRing {
         self.push(send);
     }
 
+    /// Tells the peer that nothing more will be sent; receiving goes on.
+    pub fn shut_down_write(&mut self, slot: Slot) {
+        let state = &mut self.slots[slot.0 as usize];
+        let usable = SlotState::OPEN | SlotState::SHUTTING | SlotState::CLOSING;
+        assert!(state.0 & usable == SlotState::OPEN, "shut down once, while open");
+        state.0 |= SlotState::SHUTTING;
+        let shutdown = opcode::Shutdown::new(Fixed(slot.0), libc::SHUT_WR).build();
+        self.push(shutdown.user_data(user_data(op::SHUTDOWN, slot)));
+    }
+
     /// Cancels what is in flight on `slot` and closes it; ends in [`Event::Closed`].
     pub fn close(&mut self, slot: Slot) {
         let state = &mut self.slots[slot.0 as usize];
@@ -411,6 +424,9 @@ impl SocketRing {
                         self.close(slot);
                     }
                 }
+            }
+            op::SHUTDOWN => {
+                self.ended(slot, SlotState::SHUTTING);
             }
             // A failed step fails the connect that is linked behind it; a cancel finds its target or
             // the target has just completed by itself.
