@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::error::DecodeError;
 use super::message::stored;
 use super::value::{Node, Value};
-use super::{Data, Format, Modes, json, msgpack};
+use super::{Data, Format, MESSAGES_MAX, Modes, json, msgpack};
 
 /// Most params of one protocol message; more are ignored.
 pub const PARAMS_MAX: usize = 64;
@@ -194,12 +194,14 @@ impl Draft {
     }
 }
 
-/// Reads one message or an array of them; `None` where an element is no object.
+/// Reads one message or an array of them; `None` where an element is no object. Of too many just
+/// enough are read for [`validate`](super::validate) to see that: a draft is far larger than `{}`.
 pub(super) fn read_drafts<'a>(value: impl Value<'a>) -> Option<Vec<Draft>> {
     match value.node() {
         Node::Map => Some(vec![Draft::read(value)]),
         Node::Array => value
             .items()
+            .take(MESSAGES_MAX + 1)
             .map(|item| (item.node() == Node::Map).then(|| Draft::read(item)))
             .collect(),
         _ => None,
