@@ -181,7 +181,9 @@ impl Draft {
                 "connectionId" => draft.connection_id = Field::read(value),
                 "connectionKey" => draft.connection_key = Field::read(value),
                 "extras" if value.node() != Node::Null => draft.extras = Some(value.to_json()),
-                "action" => draft.action = value.uint().unwrap_or(u64::MAX),
+                "action" if value.node() != Node::Null => {
+                    draft.action = value.uint().unwrap_or(u64::MAX);
+                }
                 _ => {}
             }
         }
@@ -260,12 +262,16 @@ fn read<'a>(value: impl Value<'a>) -> Result<ProtocolMessage, DecodeError> {
     };
     let text = |value: Option<Cow<'_, str>>| value.map(Box::<str>::from);
     for (key, value) in value.entries() {
+        // A field may be null instead of absent (3.1).
+        if value.node() == Node::Null {
+            continue;
+        }
         match &*key {
             "action" => message.action = value.uint().map_or(Action::Unknown, Action::from_number),
             "id" => message.id = text(value.str()),
             "channel" => message.channel = text(value.str()),
             "channelSerial" => message.channel_serial = text(value.str()),
-            "msgSerial" if value.node() != Node::Null => {
+            "msgSerial" => {
                 message.msg_serial = Some(value.uint().ok_or(DecodeError::InvalidMsgSerial)?);
             }
             "flags" => message.flags = value.uint().unwrap_or_default(),
