@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::error::DecodeError;
 use super::message::stored;
 use super::value::{Node, Value};
-use super::{Data, Format, Modes, json, msgpack};
+use super::{Data, Format, MESSAGES_MAX, Modes, json, msgpack};
 
 /// Most params of one protocol message; more are ignored.
 pub const PARAMS_MAX: usize = 64;
@@ -181,7 +181,9 @@ impl Draft {
                 "connectionId" => draft.connection_id = Field::read(value),
                 "connectionKey" => draft.connection_key = Field::read(value),
                 "extras" if value.node() != Node::Null => draft.extras = Some(value.to_json()),
-                "action" => draft.action = value.uint().unwrap_or(u64::MAX),
+                "action" if value.node() != Node::Null => {
+                    draft.action = value.uint().unwrap_or(u64::MAX);
+                }
                 _ => {}
             }
         }
@@ -194,12 +196,14 @@ impl Draft {
     }
 }
 
-/// Reads one message or an array of them; `None` where an element is no object.
+/// Reads one message or an array of them; `None` where an element is no object. Of too many just
+/// enough are read for [`validate`](super::validate) to see that: a draft is far larger than `{}`.
 pub(super) fn read_drafts<'a>(value: impl Value<'a>) -> Option<Vec<Draft>> {
     match value.node() {
         Node::Map => Some(vec![Draft::read(value)]),
         Node::Array => value
             .items()
+            .take(MESSAGES_MAX + 1)
             .map(|item| (item.node() == Node::Map).then(|| Draft::read(item)))
             .collect(),
         _ => None,
@@ -258,12 +262,16 @@ fn read<'a>(value: impl Value<'a>) -> Result<ProtocolMessage, DecodeError> {
     };
     let text = |value: Option<Cow<'_, str>>| value.map(Box::<str>::from);
     for (key, value) in value.entries() {
+        // A field may be null instead of absent (3.1).
+        if value.node() == Node::Null {
+            continue;
+        }
         match &*key {
             "action" => message.action = value.uint().map_or(Action::Unknown, Action::from_number),
             "id" => message.id = text(value.str()),
             "channel" => message.channel = text(value.str()),
             "channelSerial" => message.channel_serial = text(value.str()),
-            "msgSerial" if value.node() != Node::Null => {
+            "msgSerial" => {
                 message.msg_serial = Some(value.uint().ok_or(DecodeError::InvalidMsgSerial)?);
             }
             "flags" => message.flags = value.uint().unwrap_or_default(),

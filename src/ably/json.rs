@@ -146,8 +146,8 @@ fn value_extent(text: &str) -> (usize, usize) {
             // A number, `true`, `false` or `null`: to the next delimiter.
             _ => {
                 let scalar =
-                    |byte: &&u8| matches!(byte, b'0'..=b'9' | b'A'..=b'z' | b'+' | b'-' | b'.');
-                at += bytes[at..].iter().take_while(scalar).filter(|&&b| b != b']').count();
+                    |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+                at += bytes[at..].iter().take_while(scalar).count();
                 return (at, depth_max);
             }
         }

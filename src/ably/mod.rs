@@ -20,6 +20,8 @@ mod outbound;
 mod publish;
 mod rest;
 mod serial;
+#[cfg(test)]
+mod tests;
 mod value;
 mod writer;
 

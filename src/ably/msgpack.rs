@@ -192,8 +192,8 @@ impl<'a> Value<'a> for MsgPackValue<'a> {
         let mut elements = self.elements(start, count);
         std::iter::from_fn(move || {
             let (key, value) = (elements.next()?, elements.next()?);
-            // Only strings name fields; another key is unknown like any other.
-            Some((key.str().unwrap_or_default(), value))
+            // JSON has string keys only: what else may be one here is spelled out.
+            Some((key.str().unwrap_or_else(|| String::from(key.to_json()).into()), value))
         })
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::writer::{write_array, write_map, write_null, write_str};
+use super::writer::{MapWriter, write_map, write_null, write_str};
 use super::{Action, ChannelSerial, ErrorInfo, Format, Params, Publication};
 
 /// What a publisher is told: ids and serials of what it published.
@@ -139,11 +139,7 @@ pub fn encode(format: Format, message: &Outbound<'_>, out: &mut Vec<u8>) {
                 map.uint("msgSerial", *msg_serial);
                 map.uint("count", results.len() as u64);
                 map.array("res", results.iter(), |result, out| {
-                    write_map(format, out, |map| {
-                        map.array("serials", result.serials.iter(), |serial, out| {
-                            write_serial(format, serial.as_deref(), out);
-                        });
-                    });
+                    write_map(format, out, |map| write_serials(map, format, result));
                 });
             }
             Outbound::Nack { msg_serial, error } => {
@@ -194,16 +190,10 @@ pub fn encode(format: Format, message: &Outbound<'_>, out: &mut Vec<u8>) {
     });
 }
 
-fn write_serial(format: Format, serial: Option<&str>, out: &mut Vec<u8>) {
-    match serial {
+/// Writes the field `serials` of a result; null stands for a message that was not published.
+pub(super) fn write_serials(map: &mut MapWriter<'_>, format: Format, result: &PublishResult) {
+    map.array("serials", result.serials.iter(), |serial, out| match serial {
         Some(serial) => write_str(format, out, serial),
         None => write_null(format, out),
-    }
-}
-
-/// Appends an array of serials.
-pub(super) fn write_serials(format: Format, serials: &[Option<Box<str>>], out: &mut Vec<u8>) {
-    write_array(format, out, serials.iter(), |serial, out| {
-        write_serial(format, serial.as_deref(), out);
     });
 }

@@ -132,6 +132,10 @@ pub fn validate(
         let text = format!("the publish has {size_bytes} bytes, the limit is {bytes_max}");
         return Err(ErrorInfo::new(ErrorCode::MESSAGE_TOO_LARGE, text));
     }
+    // After the size was taken: SDKs measure what they send, and they do not send an implied clientId.
+    if let Identity::Client(own) = publisher.identity {
+        messages.iter_mut().for_each(|message| message.client_id = Some(own.clone()));
+    }
     let has_chosen_id = check_ids(&messages)?;
     let id = match &messages[0].id {
         // `<base>:<index>`, or a single message's own id.
@@ -183,7 +187,7 @@ fn check(name: &str, draft: Draft, publisher: &Publisher<'_>) -> Result<Message,
     })
 }
 
-/// The clientId that a message carries (12.7).
+/// The clientId that a message claims, if it may (12.7).
 fn client_id(claimed: Option<Field>, identity: &Identity) -> Result<Option<Box<str>>, ErrorInfo> {
     let code = ErrorCode::INVALID_CLIENT_ID;
     let claimed = match claimed {
@@ -192,8 +196,7 @@ fn client_id(claimed: Option<Field>, identity: &Identity) -> Result<Option<Box<s
         Some(_) => return refuse(code, "a clientId is a string, and neither empty nor *"),
     };
     match (claimed, identity) {
-        (None, Identity::Client(own)) => Ok(Some(own.clone())),
-        (None, Identity::Anonymous | Identity::Wildcard) => Ok(None),
+        (None, _) => Ok(None),
         (Some(claimed), Identity::Wildcard) => Ok(Some(claimed)),
         (Some(claimed), Identity::Client(own)) if claimed == *own => Ok(Some(claimed)),
         (Some(_), Identity::Client(_) | Identity::Anonymous) => {

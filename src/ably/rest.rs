@@ -5,7 +5,7 @@ use super::json::JsonValue;
 use super::message::write_messages;
 use super::msgpack::MsgPackValue;
 use super::outbound::write_serials;
-use super::writer::{write_array, write_map, write_str};
+use super::writer::{write_array, write_map};
 use super::{Draft, ErrorCode, ErrorInfo, Format, Publication, PublishResult};
 
 /// Reads the body of a publish: one message or an array.
@@ -42,14 +42,10 @@ pub fn encode_error(format: Format, error: &ErrorInfo) -> Vec<u8> {
 /// The body of a publish that succeeded.
 pub fn encode_publish_result(format: Format, channel: &str, result: &PublishResult) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut serials = Vec::new();
-    write_serials(format, &result.serials, &mut serials);
     write_map(format, &mut out, |map| {
         map.str("channel", channel);
         map.str("messageId", &result.message_id);
-        map.array("serials", result.serials.iter(), |serial, out| {
-            write_str(format, out, serial.as_deref().unwrap_or_default());
-        });
+        write_serials(map, format, result);
     });
     out
 }

@@ -8,6 +8,12 @@ use super::{Format, json, msgpack};
 /// Why writing cannot fail.
 pub(super) const VEC_TAKES_ALL: &str = "a vector takes whatever is written to it";
 
+/// First byte of a MessagePack map, its count in the low four bits.
+const FIX_MAP: u8 = 0x80;
+const FIX_MAP_COUNT_MAX: u16 = 15;
+/// First byte of one whose count is in the next two bytes.
+const MAP_16: u8 = 0xde;
+
 /// Writes the entries of one map; closed by [`MapWriter::end`].
 pub(super) struct MapWriter<'a> {
     format: Format,
@@ -22,8 +28,8 @@ impl<'a> MapWriter<'a> {
         let head = out.len();
         match format {
             Format::Json => out.push(b'{'),
-            // `map 16`, whose count is filled in at the end.
-            Format::MsgPack => out.extend_from_slice(&[0xde, 0, 0]),
+            // A short map, whose count is filled in at the end.
+            Format::MsgPack => out.push(FIX_MAP),
         }
         MapWriter { format, out, head, count: 0 }
     }
@@ -32,7 +38,12 @@ impl<'a> MapWriter<'a> {
         match self.format {
             Format::Json => self.out.push(b'}'),
             Format::MsgPack => {
-                self.out[self.head + 1..self.head + 3].copy_from_slice(&self.count.to_be_bytes());
+                if self.count <= FIX_MAP_COUNT_MAX {
+                    self.out[self.head] = FIX_MAP | self.count as u8;
+                } else {
+                    let [high, low] = self.count.to_be_bytes();
+                    self.out.splice(self.head..=self.head, [MAP_16, high, low]);
+                }
             }
         }
     }
