@@ -338,9 +338,10 @@ impl Connection {
         self.tell(&attached, lane);
     }
 
-    /// Tells the client that it is detached.
-    pub fn detached(&self, channel: &str, lane: &mut Vec<u8>) {
-        self.tell(&Outbound::Detached { channel, error: None }, lane);
+    /// Tells the client that it is detached; with an `error` it did not ask for that, and tries again
+    /// after a while (RTL13).
+    pub fn detached(&self, channel: &str, error: Option<&ErrorInfo>, lane: &mut Vec<u8>) {
+        self.tell(&Outbound::Detached { channel, error }, lane);
     }
 
     /// Tells the client that something about one channel was refused; the connection goes on.

@@ -83,9 +83,16 @@ impl Shard {
     fn attach(&mut self, index: u32, name: &ChannelName, modes: Modes, request: WaitingAttach) {
         let (key, stream) = self.stream_of(index, name);
         let attached = stream.filter(|&stream| self.modes(index, stream).is_some());
-        match attached {
-            None => self.join_stream(index, key, modes, request),
-            Some(stream) => self.change_attachment(index, stream, modes, request),
+        // A stream that exists asks nothing of the home.
+        let congestion = if stream.is_none() { self.congestion(&key.channel) } else { None };
+        match (attached, congestion) {
+            (Some(stream), _) => self.change_attachment(index, stream, modes, request),
+            (None, None) => self.join_stream(index, key, modes, request),
+            (None, Some(error)) => {
+                if let Some((connection, lane)) = self.transports[index as usize].speak() {
+                    connection.detached(name.as_str(), Some(&error), lane);
+                }
+            }
         }
     }
 
@@ -137,7 +144,7 @@ impl Shard {
             self.leave_stream(index, stream);
         }
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
-            connection.detached(name.as_str(), lane);
+            connection.detached(name.as_str(), None, lane);
         }
     }
 
