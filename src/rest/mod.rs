@@ -11,7 +11,7 @@ mod reply;
 use bytes::Bytes;
 
 use crate::ably::{
-    self, Accepted, ChannelName, ErrorCode, ErrorInfo, HistoryQuery, KeyRing, Operation,
+    self, Accepted, ChannelName, Directory, ErrorCode, ErrorInfo, HistoryQuery, Operation,
 };
 use crate::base::{Entropy, Now};
 use crate::http::Request;
@@ -28,8 +28,8 @@ pub const BODY_BYTES_MAX: u32 = 512 * 1024;
 pub struct Context<'a> {
     /// The time of this turn.
     pub now: Now,
-    /// The keys that may be used.
-    pub keys: &'a KeyRing,
+    /// The apps, and the keys that may be used.
+    pub directory: &'a Directory,
     /// Bytes of one publish (4.4).
     pub message_bytes_max: u32,
     /// Whether a load balancer may send clients here.
@@ -96,21 +96,18 @@ fn route(
             false => reply.text(503, "not ready"),
         })),
         ("POST", ["channels", name, "messages"]) => {
-            let (key, channel, accepted) = publish::accept(context, entropy, request, name)?;
-            let app_id = key.app_id().to_owned();
+            let (principal, channel, accepted) = publish::accept(context, entropy, request, name)?;
+            let app_id = principal.app_id().to_owned();
             let reply = reply.clone().publish(name);
             Ok(Outcome::Publish { app_id, channel, accepted, reply })
         }
         // ably-go asks for /history.
         ("GET" | "HEAD", ["channels", name, "messages" | "history"]) => {
-            let (key, _) = authenticate(request, context.keys)?;
+            let principal = authenticate(request, context.directory, context.now)?;
             let channel = ChannelName::parse(name)?;
-            if !key.capability().allows(channel.base(), Operation::History) {
-                let message = "the capability does not permit history of this channel";
-                return Err(ErrorInfo::new(ErrorCode::CAPABILITY_DENIED, message));
-            }
+            principal.permit(channel.base(), Operation::History)?;
             let query = history::parse(request)?;
-            let app_id = key.app_id().to_owned();
+            let app_id = principal.app_id().to_owned();
             let reply = reply.clone().history(segments[2], query.clone());
             Ok(Outcome::History { app_id, channel, query, reply })
         }
@@ -131,11 +128,11 @@ mod tests {
     const NOW: Now = Now { mono_ms: 5, unix_ms: 1_700_000_000_123 };
     const SERIAL: &str = "01700000000123-001@series0000";
 
-    fn keys() -> KeyRing {
+    fn directory() -> Directory {
         let key = |text: &str, capability: &str| {
             (text.parse::<ApiKey>().unwrap(), Capability::parse(capability).unwrap())
         };
-        KeyRing::new([
+        Directory::of_keys([
             key("app.all:secret", r#"{"*":["*"]}"#),
             key("app.reader:secret", r#"{"*":["history"]}"#),
         ])
@@ -151,8 +148,9 @@ mod tests {
     }
 
     fn handle_if_ready(is_ready: bool, bytes: impl AsRef<[u8]>) -> Outcome {
-        let keys = keys();
-        let context = Context { now: NOW, keys: &keys, message_bytes_max: 65_536, is_ready };
+        let directory = directory();
+        let context =
+            Context { now: NOW, directory: &directory, message_bytes_max: 65_536, is_ready };
         let mut entropy = Entropy::new(|page| page.fill(7));
         handle(&context, &mut entropy, &parse(bytes))
     }

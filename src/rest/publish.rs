@@ -7,7 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use super::reply::{essence, media_type};
 use super::{Context, authenticate};
 use crate::ably::{
-    self, Accepted, ChannelName, ErrorCode, ErrorInfo, Format, Key, Params, Publisher,
+    self, Accepted, ChannelName, ErrorCode, ErrorInfo, Format, Params, Principal, Publisher,
 };
 use crate::base::Entropy;
 use crate::http::{Request, form_pairs};
@@ -23,9 +23,10 @@ pub(super) fn accept(
     entropy: &mut Entropy,
     request: &Request,
     name: &str,
-) -> Result<(Arc<Key>, ChannelName, Accepted), ErrorInfo> {
-    let (key, identity) = authenticate(request, context.keys)?;
+) -> Result<(Arc<Principal>, ChannelName, Accepted), ErrorInfo> {
+    let principal = authenticate(request, context.directory, context.now)?;
     let channel = ChannelName::parse(name)?;
+    principal.enter(channel.base())?;
     let drafts = match request.header("Content-Type") {
         None => ably::decode_publish(Format::Json, request.body())?,
         Some(content_type) if essence(content_type).eq_ignore_ascii_case(FORM) => {
@@ -44,12 +45,12 @@ pub(super) fn accept(
     let publisher = Publisher {
         id: BASE64URL_NOPAD.encode(&entropy.bytes::<ID_BYTES>()),
         connection_id: None,
-        identity: &identity,
-        capability: key.capability(),
+        identity: principal.identity(),
+        capability: principal.capability(),
     };
     let bytes_max = context.message_bytes_max.into();
     let accepted = ably::validate(channel.base(), Some(drafts), &params, &publisher, bytes_max)?;
-    Ok((key, channel, accepted))
+    Ok((principal, channel, accepted))
 }
 
 /// One message whose fields are a form's.
