@@ -19,6 +19,7 @@ mod msgpack;
 mod outbound;
 mod principal;
 mod publish;
+mod question;
 mod rest;
 mod serial;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use modes::{Modes, flags};
 pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};
 pub use principal::{Principal, Token};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
+pub use question::{Answer, Question};
 pub use rest::{decode_publish, encode_error, encode_history, encode_publish_result, encode_time};
 pub use serial::{ChannelSerial, SerialClock, SerialError, SeriesId};
 pub use value::DEPTH_MAX;

@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use super::streams::{StreamKey, WaitingAttach};
 use super::transport::{Ending, Stage};
 use super::{CHECK_MAX, Mail, ReturnAddress, Shard};
-use crate::ably::{Accepted, ChannelName, ErrorCode, ErrorInfo, Modes, PublishResult, flags};
+use crate::ably::{
+    Accepted, Answer, ChannelName, ErrorCode, ErrorInfo, Modes, PublishResult, flags,
+};
 use crate::channel::ChannelKey;
 use crate::channel::log::TransportRef;
 use crate::connection::Command;
@@ -191,7 +193,7 @@ impl Shard {
         }
         match transport.stage {
             Stage::Realtime(..) => self.resolve(to.index, request, result),
-            Stage::Http(_) => self.answer_publish(to.index, request, &result),
+            Stage::Http(_) => self.handle_answer(to, request, result.map(Answer::Published)),
             // Whoever asked has gone, or is going and was told so.
             Stage::Free | Stage::Echo(_) | Stage::Leaving | Stage::Closing => {}
         }
