@@ -6,6 +6,7 @@
 //! in one canonical form ([`Message`]) from which either format is written.
 
 mod capability;
+mod change;
 mod channel_name;
 mod credentials;
 mod directory;
@@ -21,6 +22,7 @@ mod principal;
 mod publish;
 mod question;
 mod rest;
+mod sandbox;
 mod serial;
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,7 @@ mod value;
 mod writer;
 
 pub use capability::{Capability, CapabilityError, Operation};
+pub use change::Change;
 pub use channel_name::{CHANNEL_NAME_BYTES_MAX, ChannelName};
 pub use credentials::{ApiKey, decode_basic};
 pub use directory::{App, AppLimits, AppSpec, Directory, Key, KeySpec, Namespace};
@@ -41,6 +44,10 @@ pub use principal::{Principal, Token};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
 pub use question::{Answer, Question};
 pub use rest::{decode_publish, encode_error, encode_history, encode_publish_result, encode_time};
+pub use sandbox::{
+    FixtureChannel, FixtureMember, NewApp, STATS_MAX, StatsFixture, decode_new_app, decode_stats,
+    encode_new_app,
+};
 pub use serial::{ChannelSerial, SerialClock, SerialError, SeriesId};
 pub use value::DEPTH_MAX;
 
