@@ -18,6 +18,7 @@ mod modes;
 mod msgpack;
 mod outbound;
 mod publish;
+mod question;
 mod rest;
 mod serial;
 mod since;
@@ -37,6 +38,7 @@ pub use message::{Data, Message, Publication, encode_message, encode_publication
 pub use modes::{Modes, Wants, flags};
 pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
+pub use question::{Answer, Question};
 pub use rest::{decode_publish, encode_error, encode_history, encode_publish_result, encode_time};
 pub use serial::{ChannelSerial, SerialClock, SerialError, SeriesId};
 pub use since::Since;

@@ -1,24 +1,29 @@
 //! One HTTP request and its answer: routes, credentials, parameters, the shape of responses (13).
 //!
-//! What only a channel's home can answer leaves as [`Outcome::Publish`] or [`Outcome::History`]; the
-//! reply that goes with it turns the home's result into the response.
+//! `routes.rs` is the table of endpoints; each family of them has a file of its own, in which an
+//! endpoint reads from its checks to its response. What only others can answer leaves as
+//! [`Outcome::Ask`], with the function that makes the response of their answers.
 
 mod auth;
+mod call;
 mod history;
+mod pages;
 mod publish;
 mod reply;
+mod routes;
+mod service;
+
+use std::fmt;
 
 use bytes::Bytes;
 
-use crate::ably::{
-    self, Accepted, ChannelName, ErrorCode, ErrorInfo, HistoryQuery, KeyRing, Operation,
-};
+use crate::ably::{Accepted, Answer, ErrorInfo, KeyRing, Question};
 use crate::base::{Entropy, Now};
 use crate::http::Request;
 
 pub use auth::authenticate;
-use reply::Reply;
-pub use reply::{HistoryReply, PublishReply, bad_handshake, not_found, unreadable};
+use call::Call;
+pub use reply::{bad_handshake, not_found, unreadable};
 
 /// Largest body of a request, in bytes (17). Publishes have a lower bound of their own.
 pub const BODY_BYTES_MAX: u32 = 512 * 1024;
@@ -37,94 +42,76 @@ pub struct Context<'a> {
 }
 
 /// What a request comes to.
-#[derive(Debug)]
 pub enum Outcome {
     /// This is the whole response.
     Reply(Bytes),
-    /// Publish, then answer by `reply`.
+    /// Others are to be asked first.
+    Ask(Inquiry),
+}
+
+/// Makes of the answers, which are in the order of the questions, what comes next.
+pub type Then = Box<dyn FnOnce(Vec<Result<Answer, ErrorInfo>>) -> Outcome>;
+
+/// What has to be asked before a request can be answered.
+pub struct Inquiry {
+    /// The app whose channels are meant.
+    pub app_id: String,
+    /// At least one.
+    pub asks: Vec<Ask>,
+    /// What follows the last answer.
+    pub then: Then,
+}
+
+/// One thing to ask.
+#[derive(Debug)]
+pub enum Ask {
+    /// Publish; answered with [`Answer::Published`].
     Publish {
-        /// The app whose channel it is.
-        app_id: String,
-        /// Where to.
-        channel: ChannelName,
+        /// Where to; without qualifier.
+        channel: Box<str>,
         /// What to publish.
         accepted: Accepted,
-        /// Makes the response of the result.
-        reply: PublishReply,
     },
-    /// Read history, then answer by `reply`.
-    History {
-        /// The app whose channel it is.
-        app_id: String,
-        /// Where from.
-        channel: ChannelName,
-        /// What to read.
-        query: HistoryQuery,
-        /// Makes the response of the page.
-        reply: HistoryReply,
+    /// Something only the channel's home knows.
+    Home {
+        /// The channel; without qualifier.
+        channel: Box<str>,
+        /// What to ask there.
+        question: Question,
     },
+}
+
+impl Ask {
+    /// The channel whose home is asked.
+    pub fn channel(&self) -> &str {
+        match self {
+            Ask::Publish { channel, .. } | Ask::Home { channel, .. } => channel,
+        }
+    }
+}
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Reply(response) => f.debug_tuple("Reply").field(response).finish(),
+            Outcome::Ask(inquiry) => f.debug_tuple("Ask").field(&inquiry.asks).finish(),
+        }
+    }
 }
 
 /// Answers `request`, or says what has to be done for it. `entropy` makes the ids of messages that
 /// come without one.
 pub fn handle(context: &Context<'_>, entropy: &mut Entropy, request: &Request) -> Outcome {
-    let reply = Reply::new(request);
-    let outcome = route(context, entropy, request, &reply);
-    outcome.unwrap_or_else(|error| Outcome::Reply(reply.error(&error)))
-}
-
-fn route(
-    context: &Context<'_>,
-    entropy: &mut Entropy,
-    request: &Request,
-    reply: &Reply,
-) -> Result<Outcome, ErrorInfo> {
-    let Some(segments) = request.path_segments() else {
-        return Err(ErrorInfo::new(ErrorCode::BAD_REQUEST, "malformed path"));
-    };
-    let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
-    match (request.method(), &segments[..]) {
-        // A preflight comes without credentials, whatever it asks for.
-        ("OPTIONS", _) => Ok(Outcome::Reply(reply.preflight())),
-        ("GET" | "HEAD", ["time"]) => {
-            let time = ably::encode_time(reply.format(), context.now.unix_ms);
-            Ok(Outcome::Reply(reply.ok(200, &time)))
-        }
-        ("GET" | "HEAD", ["livez"]) => Ok(Outcome::Reply(reply.text(200, "live"))),
-        ("GET" | "HEAD", ["readyz"]) => Ok(Outcome::Reply(match context.is_ready {
-            true => reply.text(200, "ready"),
-            false => reply.text(503, "not ready"),
-        })),
-        ("POST", ["channels", name, "messages"]) => {
-            let (key, channel, accepted) = publish::accept(context, entropy, request, name)?;
-            let app_id = key.app_id().to_owned();
-            let reply = reply.clone().publish(name);
-            Ok(Outcome::Publish { app_id, channel, accepted, reply })
-        }
-        // ably-go asks for /history.
-        ("GET" | "HEAD", ["channels", name, "messages" | "history"]) => {
-            let (key, _) = authenticate(request, context.keys)?;
-            let channel = ChannelName::parse(name)?;
-            if !key.capability().allows(channel.base(), Operation::History) {
-                let message = "the capability does not permit history of this channel";
-                return Err(ErrorInfo::new(ErrorCode::CAPABILITY_DENIED, message));
-            }
-            let query = history::parse(request)?;
-            let app_id = key.app_id().to_owned();
-            let reply = reply.clone().history(segments[2], query.clone());
-            Ok(Outcome::History { app_id, channel, query, reply })
-        }
-        (_, ["time" | "livez" | "readyz"] | ["channels", _, "messages" | "history"]) => {
-            Err(ErrorInfo::new(ErrorCode::METHOD_NOT_ALLOWED, "method not allowed"))
-        }
-        _ => Err(ErrorInfo::new(ErrorCode::NOT_FOUND, "no such resource")),
-    }
+    routes::handle(context, entropy, request)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ably::{ApiKey, Capability, Direction, Position, PublishResult};
+    use crate::ably::{
+        ApiKey, Capability, Direction, ErrorCode, HistoryPage, HistoryQuery, Position,
+        PublishResult,
+    };
     use crate::http::{Progress, RequestParser};
     use crate::ws::handshake::HandshakeError;
 
@@ -184,6 +171,21 @@ mod tests {
         (response[9..12].parse().unwrap(), code[..5].parse().unwrap())
     }
 
+    /// What a history request asks for, and the rest of its way.
+    fn history(outcome: Outcome) -> (Box<str>, HistoryQuery, Then) {
+        let Outcome::Ask(mut inquiry) = outcome else { panic!("{outcome:?}") };
+        match inquiry.asks.pop() {
+            Some(Ask::Home { channel, question: Question::History(query) }) => {
+                (channel, query, inquiry.then)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn is_ask(outcome: Outcome) -> bool {
+        matches!(outcome, Outcome::Ask(_))
+    }
+
     const BASIC: &str = "Authorization: Basic YXBwLmFsbDpzZWNyZXQ=\r\n"; // app.all:secret
 
     #[test]
@@ -232,9 +234,9 @@ mod tests {
         let history = |query: &str, headers: &str| {
             outcome(&format!("GET /channels/a/messages{query}"), headers, "")
         };
-        assert!(matches!(history("?key=app.all:secret", ""), Outcome::History { .. }));
-        assert!(matches!(history("", BASIC), Outcome::History { .. }));
-        assert!(matches!(history("?key=no.such:key", BASIC), Outcome::History { .. }));
+        assert!(is_ask(history("?key=app.all:secret", "")));
+        assert!(is_ask(history("", BASIC)));
+        assert!(is_ask(history("?key=no.such:key", BASIC)));
         assert_eq!(error(history("?key=app.all:wrong", "")), (401, 40101));
         assert_eq!(error(history("?key=app.other:secret", "")), (401, 40400));
         assert_eq!(error(history("?key=other.all:secret", "")), (404, 40400));
@@ -249,14 +251,14 @@ mod tests {
         let publish = outcome("POST /channels/a/messages?key=app.reader:secret", "", body);
         assert_eq!(error(publish), (401, 40160));
         let history = outcome("GET /channels/a/messages?key=app.reader:secret", "", "");
-        assert!(matches!(history, Outcome::History { .. }));
+        assert!(is_ask(history));
     }
 
     #[test]
     fn a_channel_name_is_decoded_once_and_checked() {
         let outcome_of = |name: &str| outcome(&format!("GET /channels/{name}/history"), BASIC, "");
-        let Outcome::History { channel, app_id, .. } = outcome_of("a%2Fb%2520") else { panic!() };
-        assert_eq!((channel.base(), &app_id[..]), ("a/b%20", "app"));
+        let Outcome::Ask(inquiry) = outcome_of("a%2Fb%2520") else { panic!() };
+        assert_eq!((inquiry.asks[0].channel(), &inquiry.app_id[..]), ("a/b%20", "app"));
         assert_eq!(error(outcome_of("")), (400, 40010));
         assert_eq!(error(outcome_of("%3Aa")), (400, 40010));
     }
@@ -267,11 +269,10 @@ mod tests {
             let headers = format!("{BASIC}Content-Type: {content_type}\r\n");
             outcome("POST /channels/a/messages", &headers, body)
         };
-        let accepted = |outcome| matches!(outcome, Outcome::Publish { .. });
-        assert!(accepted(publish("application/json", br#"{"name":"n"}"#)));
-        assert!(accepted(publish("application/json; charset=utf-8", br#"[{"data":"x"},{}]"#)));
-        assert!(accepted(publish("application/x-msgpack", b"\x81\xa4name\xa1n")));
-        assert!(accepted(publish("application/x-www-form-urlencoded", b"name=n&data=a+b")));
+        assert!(is_ask(publish("application/json", br#"{"name":"n"}"#)));
+        assert!(is_ask(publish("application/json; charset=utf-8", br#"[{"data":"x"},{}]"#)));
+        assert!(is_ask(publish("application/x-msgpack", b"\x81\xa4name\xa1n")));
+        assert!(is_ask(publish("application/x-www-form-urlencoded", b"name=n&data=a+b")));
         assert_eq!(error(publish("text/html", b"x")), (400, 40001));
         assert_eq!(error(publish("application/json", b"{")), (400, 40001));
         assert_eq!(error(publish("application/json", b"[]")), (400, 40000));
@@ -279,17 +280,21 @@ mod tests {
 
     #[test]
     fn a_publisher_learns_ids_and_serials_or_why_not() {
-        let published = outcome("POST /channels/a%2Fb/messages", BASIC, br#"{"data":"x"}"#);
-        let Outcome::Publish { reply, .. } = published else { panic!("{published:?}") };
+        let published = |result| {
+            let outcome = outcome("POST /channels/a%2Fb/messages", BASIC, br#"{"data":"x"}"#);
+            let Outcome::Ask(inquiry) = outcome else { panic!("{outcome:?}") };
+            (inquiry.then)(vec![result])
+        };
         let serial = format!("{SERIAL}:000");
         let result = PublishResult { message_id: "id".into(), serials: vec![Some(serial.into())] };
-        let response = text(&reply.published(&Ok(result)));
+        let Outcome::Reply(response) = published(Ok(Answer::Published(result))) else { panic!() };
+        let response = text(&response);
         assert!(response.starts_with("HTTP/1.1 201 "));
         let body =
             r#"{"channel":"a/b","messageId":"id","serials":["01700000000123-001@series0000:000"]}"#;
         assert!(response.ends_with(body), "{response}");
-        let refused = reply.published(&Err(ErrorInfo::new(ErrorCode::CHANNEL_RATE_EXCEEDED, "")));
-        assert_eq!(error(Outcome::Reply(refused)), (429, 42913));
+        let refused = published(Err(ErrorInfo::new(ErrorCode::CHANNEL_RATE_EXCEEDED, "")));
+        assert_eq!(error(refused), (429, 42913));
     }
 
     #[test]
@@ -298,8 +303,8 @@ mod tests {
             let headers = format!("{BASIC}{headers}");
             outcome(&format!("POST /channels/a/messages{query}"), &headers, r#"{"data":"x"}"#)
         };
-        assert!(matches!(publish("", "X-Ably-ClientId: Ym9i\r\n"), Outcome::Publish { .. }));
-        assert!(matches!(publish("?clientId=bob", ""), Outcome::Publish { .. }));
+        assert!(is_ask(publish("", "X-Ably-ClientId: Ym9i\r\n")));
+        assert!(is_ask(publish("?clientId=bob", "")));
         assert_eq!(error(publish("", "X-Ably-ClientId: bob\r\n")), (400, 40012));
         assert_eq!(error(publish("?clientId=*", "")), (400, 40012));
         assert_eq!(error(publish("?clientId=", "")), (400, 40012));
@@ -309,8 +314,10 @@ mod tests {
     fn pages_are_linked_so_that_sdks_can_follow() {
         let get = |query: &str| outcome(&format!("GET /channels/a/history?{query}"), BASIC, "");
         let links = |query: &str, next: Option<&Position>| {
-            let Outcome::History { query, reply, .. } = get(query) else { panic!("{query}") };
-            let response = text(&reply.page(std::iter::empty(), next));
+            let (_, query, then) = history(get(query));
+            let page = HistoryPage { items: Vec::new(), next: next.cloned() };
+            let Outcome::Reply(response) = then(vec![Ok(Answer::History(page))]) else { panic!() };
+            let response = text(&response);
             let links = response.lines().filter_map(|line| line.strip_prefix("Link: "));
             (query, links.map(str::to_owned).collect::<Vec<_>>())
         };
@@ -336,6 +343,19 @@ mod tests {
     }
 
     #[test]
+    fn links_repeat_what_was_asked_for_and_no_secret() {
+        let line = "GET /channels/a/messages?format=msgpack&key=app.all:secret&x=a,b";
+        let (_, _, then) = history(outcome(line, "", ""));
+        let Outcome::Reply(response) = then(vec![Ok(Answer::History(HistoryPage::default()))])
+        else {
+            panic!()
+        };
+        let first = "Link: <./messages?direction=backwards&limit=100&format=msgpack&x=a%2Cb>; \
+                     rel=\"first\"\r\n";
+        assert!(text(&response).contains(first), "{}", text(&response));
+    }
+
+    #[test]
     fn history_parameters_are_checked() {
         let get = |query: &str| outcome(&format!("GET /channels/a/messages?{query}"), BASIC, "");
         for query in [
@@ -351,14 +371,11 @@ mod tests {
             assert_eq!(error(get(query)), (400, 40003), "{query}");
         }
         assert_eq!(error(get("from_serial=x")), (400, 90008));
-        let Outcome::History { query, .. } =
-            get("direction=forwards&fromSerial=01700000000123-001%40series0000")
-        else {
-            panic!()
-        };
+        let (_, query, _) =
+            history(get("direction=forwards&fromSerial=01700000000123-001%40series0000"));
         assert_eq!((query.direction, query.limit), (Direction::Forwards, 100));
         assert_eq!(query.until, SERIAL.parse().ok());
-        let Outcome::History { query, .. } = get("start=1&end=1&limit=1000") else { panic!() };
+        let (_, query, _) = history(get("start=1&end=1&limit=1000"));
         assert_eq!((query.direction, query.limit), (Direction::Backwards, 1000));
     }
 

@@ -1,15 +1,10 @@
-//! The body of a publish (13.5).
-
-use std::sync::Arc;
+//! Publishes on one channel (13.5).
 
 use data_encoding::BASE64URL_NOPAD;
 
 use super::reply::{essence, media_type};
-use super::{Context, authenticate};
-use crate::ably::{
-    self, Accepted, ChannelName, ErrorCode, ErrorInfo, Format, Key, Params, Publisher,
-};
-use crate::base::Entropy;
+use super::{Ask, Call, Outcome};
+use crate::ably::{self, Answer, Draft, ErrorCode, ErrorInfo, Format, Params, Publisher};
 use crate::http::{Request, form_pairs};
 
 /// Random bytes behind the ids of messages that come without one.
@@ -17,39 +12,46 @@ const ID_BYTES: usize = 9;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// Checks what `request` publishes on the channel called `name`.
-pub(super) fn accept(
-    context: &Context<'_>,
-    entropy: &mut Entropy,
-    request: &Request,
-    name: &str,
-) -> Result<(Arc<Key>, ChannelName, Accepted), ErrorInfo> {
-    let (key, identity) = authenticate(request, context.keys)?;
-    let channel = ChannelName::parse(name)?;
-    let drafts = match request.header("Content-Type") {
-        None => ably::decode_publish(Format::Json, request.body())?,
-        Some(content_type) if essence(content_type).eq_ignore_ascii_case(FORM) => {
-            ably::decode_publish(Format::Json, &form_as_json(request.body())?)?
-        }
-        Some(content_type) => match media_type(content_type) {
-            Some(format) => ably::decode_publish(format, request.body())?,
-            None => {
-                let message = "a publish is application/json or application/x-msgpack";
-                return Err(ErrorInfo::new(ErrorCode::INVALID_BODY, message));
-            }
-        },
-    };
+/// Publishes one message or an array of them.
+pub(super) fn post(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
+    let (key, identity) = call.authenticate()?;
+    let channel = call.channel()?;
+    let drafts = read_drafts(call.request)?;
     let params: Params =
-        request.query_params().map(|(name, value)| (name.into(), value.into())).collect();
+        call.request.query_params().map(|(name, value)| (name.into(), value.into())).collect();
     let publisher = Publisher {
-        id: BASE64URL_NOPAD.encode(&entropy.bytes::<ID_BYTES>()),
+        id: BASE64URL_NOPAD.encode(&call.entropy.bytes::<ID_BYTES>()),
         connection_id: None,
         identity: &identity,
         capability: key.capability(),
     };
-    let bytes_max = context.message_bytes_max.into();
+    let bytes_max = call.context.message_bytes_max.into();
     let accepted = ably::validate(channel.base(), Some(drafts), &params, &publisher, bytes_max)?;
-    Ok((key, channel, accepted))
+    // As it was asked for, with its qualifier.
+    let asked_for = call.path_param("channel").to_owned();
+    let ask = Ask::Publish { channel: channel.base().into(), accepted };
+    Ok(call.ask(key.app_id(), ask, move |reply, answer| {
+        let Answer::Published(result) = answer else { unreachable!("a publish was asked for") };
+        reply.ok(201, &ably::encode_publish_result(reply.format(), &asked_for, &result))
+    }))
+}
+
+/// The messages of the body.
+fn read_drafts(request: &Request) -> Result<Vec<Draft>, ErrorInfo> {
+    let body = request.body();
+    match request.header("Content-Type") {
+        None => ably::decode_publish(Format::Json, body),
+        Some(content_type) if essence(content_type).eq_ignore_ascii_case(FORM) => {
+            ably::decode_publish(Format::Json, &form_as_json(body)?)
+        }
+        Some(content_type) => match media_type(content_type) {
+            Some(format) => ably::decode_publish(format, body),
+            None => {
+                let message = "a publish is application/json or application/x-msgpack";
+                Err(ErrorInfo::new(ErrorCode::INVALID_BODY, message))
+            }
+        },
+    }
 }
 
 /// One message whose fields are a form's.

@@ -2,10 +2,7 @@
 
 use bytes::Bytes;
 
-use super::history;
-use crate::ably::{
-    self, ErrorCode, ErrorInfo, Format, HistoryQuery, Position, Publication, PublishResult,
-};
+use crate::ably::{self, ErrorCode, ErrorInfo, Format};
 use crate::http::{HttpError, ReplyTo, Request, Response};
 use crate::ws::handshake::{HandshakeError, VERSION};
 
@@ -50,12 +47,9 @@ impl Reply {
         self.begin_error(error).finish(&self.to, &ably::encode_error(self.format, error))
     }
 
-    pub(super) fn publish(self, channel: &str) -> PublishReply {
-        PublishReply { reply: self, channel: channel.to_owned() }
-    }
-
-    pub(super) fn history(self, segment: &str, query: HistoryQuery) -> HistoryReply {
-        HistoryReply { reply: self, segment: segment.to_owned(), query }
+    /// The response that `begin` began.
+    pub(super) fn finish(&self, response: Response, body: &[u8]) -> Bytes {
+        response.finish(&self.to, body)
     }
 
     /// In a browser ably-js knows an Ably error by these headers alone.
@@ -66,7 +60,7 @@ impl Reply {
     }
 
     /// Node's ably-js compares the type literally, so it has no charset.
-    fn begin(&self, status: u16) -> Response {
+    pub(super) fn begin(&self, status: u16) -> Response {
         let content_type = match self.format {
             Format::Json => JSON,
             Format::MsgPack => MSGPACK,
@@ -120,54 +114,5 @@ pub fn bad_handshake(request: &Request, error: &HandshakeError) -> Bytes {
             let response = reply.begin_error(&error).header("Sec-WebSocket-Version", VERSION);
             response.finish(&reply.to, &ably::encode_error(reply.format, &error))
         }
-    }
-}
-
-/// Answers a publish once its outcome is known.
-#[derive(Clone, Debug)]
-pub struct PublishReply {
-    reply: Reply,
-    /// As it was asked for, with its qualifier.
-    channel: String,
-}
-
-impl PublishReply {
-    /// The response for `result`.
-    pub fn published(&self, result: &Result<PublishResult, ErrorInfo>) -> Bytes {
-        match result {
-            Ok(result) => {
-                let format = self.reply.format;
-                self.reply.ok(201, &ably::encode_publish_result(format, &self.channel, result))
-            }
-            Err(error) => self.reply.error(error),
-        }
-    }
-}
-
-/// Answers a history request once the page is read.
-#[derive(Clone, Debug)]
-pub struct HistoryReply {
-    reply: Reply,
-    /// The last one of the request's path.
-    segment: String,
-    query: HistoryQuery,
-}
-
-impl HistoryReply {
-    /// The response with `messages`, in the order that was asked for; each is a publication's, with
-    /// its index there. `next` is the last of them, if more may follow.
-    pub fn page<'a>(
-        &self,
-        messages: impl ExactSizeIterator<Item = (&'a Publication, usize)>,
-        next: Option<&Position>,
-    ) -> Bytes {
-        let response = history::links(&self.segment, &self.query, next)
-            .fold(self.reply.begin(200), |response, link| response.header("Link", &link));
-        response.finish(&self.reply.to, &ably::encode_history(self.reply.format, messages))
-    }
-
-    /// The response when the history cannot be read.
-    pub fn error(&self, error: &ErrorInfo) -> Bytes {
-        self.reply.error(error)
     }
 }

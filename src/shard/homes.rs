@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::mail::Joined;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
-    Accepted, ErrorCode, ErrorInfo, Format, HistoryQuery, Publication, PublishResult, SeriesId,
+    Accepted, Answer, ErrorCode, ErrorInfo, Format, Publication, PublishResult, Question, SeriesId,
     Since, Wants,
 };
 use crate::base::Now;
@@ -285,18 +285,22 @@ impl Shard {
         }
     }
 
-    /// Somebody reads the history of a channel that is at home here.
-    pub(super) fn handle_history(
+    /// Somebody asks about a channel that is at home here.
+    pub(super) fn handle_ask(
         &mut self,
         reply_to: ReturnAddress,
         channel: &ChannelKey,
-        query: &HistoryQuery,
+        question: &Question,
     ) {
-        // Not opened by reading: a channel that was never used has no history.
-        let page = self.homes.channels.get(channel).map(|home| home.read_history(query));
-        let page = page.unwrap_or_default();
+        // Not opened by asking: a channel that was never used has no history and no members.
+        let home = self.homes.channels.get(channel);
+        let answer = Ok(match question {
+            Question::History(query) => {
+                Answer::History(home.map(|home| home.read_history(query)).unwrap_or_default())
+            }
+        });
         let ReturnAddress { shard, transport, request } = reply_to;
-        self.post(usize::from(shard), Mail::HistoryPage { transport, request, page });
+        self.post(usize::from(shard), Mail::Answer { transport, request, answer });
     }
 
     pub(super) fn sweep_homes(&mut self) {

@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 
-use super::transport::{Ending, HttpStage, Stage, Waiting};
+use super::transport::{Ending, HttpStage, Stage};
 use super::{Mail, Shard};
-use crate::ably::{ErrorInfo, HistoryPage, PublishResult};
+use crate::ably::{Answer, ErrorInfo};
 use crate::channel::ChannelKey;
 use crate::channel::log::TransportRef;
 use crate::connection::{Connection, Credentials};
 use crate::http::{self, Progress, Request};
-use crate::rest::{self, Outcome};
+use crate::rest::{self, Ask, Inquiry, Outcome, Then};
 use crate::ws::{self, CloseCode};
 
 /// Where Ably's realtime protocol is served; clients ask for `/?key=...`.
@@ -17,6 +17,19 @@ const REALTIME_PATH: &str = "/";
 
 /// Where conformance tests find an echo, if the configuration has it.
 const ECHO_PATH: &str = "/echo";
+
+/// A request whose answers are on their way.
+pub(super) struct Waiting {
+    /// The number of its first question; the others follow it.
+    first: u64,
+    /// By question; `None`: not answered yet.
+    answers: Vec<Option<Result<Answer, ErrorInfo>>>,
+    /// How many are not answered yet.
+    missing: usize,
+    then: Then,
+    /// Whether the transport lasts beyond the response.
+    keep_alive: bool,
+}
 
 impl Shard {
     /// Bytes of a transport that speaks HTTP.
@@ -54,74 +67,75 @@ impl Shard {
             // A shard that answers has its listener and its rings.
             is_ready: true,
         };
-        match rest::handle(&context, &mut self.entropy, request) {
-            Outcome::Reply(response) => self.answer(index, &response, request.keep_alive()),
-            Outcome::Publish { app_id, channel, accepted, reply } => {
-                let channel = ChannelKey::new(&app_id, channel.base());
-                if let Some(error) = self.congestion(&channel) {
-                    return self.answer(index, &reply.published(&Err(error)), request.keep_alive());
-                }
-                let reply_to = self.wait(index, Waiting::Publish(reply), request);
-                let home = channel.home(self.shards);
-                self.post(home, Mail::Publish { reply_to, channel, accepted });
-            }
-            Outcome::History { app_id, channel, query, reply } => {
-                let channel = ChannelKey::new(&app_id, channel.base());
-                if let Some(error) = self.congestion(&channel) {
-                    return self.answer(index, &reply.error(&error), request.keep_alive());
-                }
-                let reply_to = self.wait(index, Waiting::History(reply), request);
-                let home = channel.home(self.shards);
-                self.post(home, Mail::History { reply_to, channel, query });
-            }
+        let outcome = rest::handle(&context, &mut self.entropy, request);
+        self.carry_out(index, outcome, request.keep_alive());
+    }
+
+    fn carry_out(&mut self, index: u32, outcome: Outcome, keep_alive: bool) {
+        match outcome {
+            Outcome::Reply(response) => self.answer(index, &response, keep_alive),
+            Outcome::Ask(inquiry) => self.inquire(index, inquiry, keep_alive),
         }
     }
 
-    /// Notes that the request waits for a home, and under which number.
-    fn wait(&mut self, index: u32, waiting: Waiting, request: &Request) -> super::ReturnAddress {
+    /// Sends the questions of a request to those who know.
+    fn inquire(&mut self, index: u32, inquiry: Inquiry, keep_alive: bool) {
+        let Inquiry { app_id, asks, then } = inquiry;
+        let missing = asks.len();
         let http = self.http(index).expect("requests come over HTTP");
-        http.request += 1;
-        http.waiting = Some((waiting, request.keep_alive()));
-        let number = http.request;
-        self.return_address(index, number)
-    }
-
-    /// The home has answered a publish.
-    pub(super) fn answer_publish(
-        &mut self,
-        index: u32,
-        request: u64,
-        result: &Result<PublishResult, ErrorInfo>,
-    ) {
-        if let Some((Waiting::Publish(reply), keep_alive)) = self.take_waiting(index, request) {
-            self.answer(index, &reply.published(result), keep_alive);
-            self.advance_http(index);
+        debug_assert!(http.waiting.is_none(), "one request is answered at a time");
+        let first = http.asked + 1;
+        http.asked += missing as u64;
+        let answers = (0..missing).map(|_| None).collect();
+        http.waiting = Some(Waiting { first, answers, missing, then, keep_alive });
+        for (number, ask) in (first..).zip(asks) {
+            let reply_to = self.return_address(index, number);
+            let channel = ChannelKey::new(&app_id, ask.channel());
+            if let Some(error) = self.congestion(&channel) {
+                self.take_answer(index, number, Err(error));
+                continue;
+            }
+            let home = channel.home(self.shards);
+            let mail = match ask {
+                Ask::Publish { accepted, .. } => Mail::Publish { reply_to, channel, accepted },
+                Ask::Home { question, .. } => Mail::Ask { reply_to, channel, question },
+            };
+            self.post(home, mail);
         }
     }
 
-    /// The home has read a page of history.
-    pub(super) fn handle_history_page(
+    /// Somebody has answered a question of an HTTP request.
+    pub(super) fn handle_answer(
         &mut self,
         to: TransportRef,
-        request: u64,
-        page: &HistoryPage,
+        number: u64,
+        answer: Result<Answer, ErrorInfo>,
     ) {
         let index = to.index;
         let known = self.transports.get(index as usize).map(|transport| transport.generation);
-        if known != Some(to.generation) {
-            return;
-        }
-        if let Some((Waiting::History(reply), keep_alive)) = self.take_waiting(index, request) {
-            let messages = page.items.iter().map(|item| (&*item.publication, item.index));
-            let response = reply.page(messages, page.next.as_ref());
-            self.answer(index, &response, keep_alive);
+        if known == Some(to.generation) {
+            self.take_answer(index, number, answer);
             self.advance_http(index);
         }
     }
 
-    fn take_waiting(&mut self, index: u32, request: u64) -> Option<(Waiting, bool)> {
-        let http = self.http(index)?;
-        if http.request == request { http.waiting.take() } else { None }
+    /// Keeps one answer; with the last one the request goes on.
+    fn take_answer(&mut self, index: u32, number: u64, answer: Result<Answer, ErrorInfo>) {
+        let Some(http) = self.http(index) else { return };
+        let Some(waiting) = http.waiting.as_mut() else { return };
+        // An answer to an earlier request of the transport finds no place.
+        let place = number.checked_sub(waiting.first).and_then(|part| {
+            waiting.answers.get_mut(part as usize).filter(|place| place.is_none())
+        });
+        let Some(place) = place else { return };
+        *place = Some(answer);
+        waiting.missing -= 1;
+        if waiting.missing == 0 {
+            let Waiting { answers, then, keep_alive, .. } =
+                http.waiting.take().expect("seen above");
+            let answers = answers.into_iter().map(|answer| answer.expect("none is missing"));
+            self.carry_out(index, then(answers.collect()), keep_alive);
+        }
     }
 
     /// Appends a response; the last one on a transport is followed by its end.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::ably::{
-    Accepted, ChannelSerial, ErrorInfo, Format, HistoryPage, HistoryQuery, PublishResult, Since,
+    Accepted, Answer, ChannelSerial, ErrorInfo, Format, PublishResult, Question, Since,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
@@ -132,22 +132,22 @@ pub enum Mail {
         /// this kind of event.
         frame: Option<Bytes>,
     },
-    /// To the home: read history; answered with [`Mail::HistoryPage`].
-    History {
+    /// To the home: a question that changes nothing; answered with [`Mail::Answer`].
+    Ask {
         /// Where the answer goes.
         reply_to: ReturnAddress,
-        /// The channel.
+        /// The channel, of which the reader is the home.
         channel: ChannelKey,
-        /// What to read.
-        query: HistoryQuery,
+        /// What is asked.
+        question: Question,
     },
-    /// From the home: one page of history.
-    HistoryPage {
+    /// The answer to [`Mail::Ask`].
+    Answer {
         /// The transport that asked.
         transport: TransportRef,
-        /// Its number for the request.
+        /// Its number for the question.
         request: u64,
-        /// The page.
-        page: HistoryPage,
+        /// What is so, or why that cannot be said.
+        answer: Result<Answer, ErrorInfo>,
     },
 }

@@ -313,11 +313,11 @@ impl Shard {
             Mail::Frame { stream, serial, publisher, has_members, frame } => {
                 self.handle_frame(stream, serial, publisher, has_members, frame);
             }
-            Mail::History { reply_to, channel, query } => {
-                self.handle_history(reply_to, &channel, &query);
+            Mail::Ask { reply_to, channel, question } => {
+                self.handle_ask(reply_to, &channel, &question);
             }
-            Mail::HistoryPage { transport, request, page } => {
-                self.handle_history_page(transport, request, &page);
+            Mail::Answer { transport, request, answer } => {
+                self.handle_answer(transport, request, answer);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::streams::StreamName;
 use super::transport::{Ending, Stage};
 use super::{CHECK_MAX, Mail, Shard};
-use crate::ably::{Accepted, ChannelName, ErrorCode, ErrorInfo, Modes, PublishResult};
+use crate::ably::{Accepted, Answer, ChannelName, ErrorCode, ErrorInfo, Modes, PublishResult};
 use crate::channel::ChannelKey;
 use crate::channel::log::TransportRef;
 use crate::connection::Command;
@@ -123,7 +123,7 @@ impl Shard {
         }
         match transport.stage {
             Stage::Realtime(..) => self.resolve(to.index, request, result),
-            Stage::Http(_) => self.answer_publish(to.index, request, &result),
+            Stage::Http(_) => self.handle_answer(to, request, result.map(Answer::Published)),
             // Whoever asked has gone, or is going and was told so.
             Stage::Free | Stage::Echo(_) | Stage::Leaving | Stage::Closing => {}
         }

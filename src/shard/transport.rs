@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::http::Waiting;
 use crate::channel::log::TransportRef;
 use crate::connection::Connection;
 use crate::http::RequestParser;
-use crate::rest::{HistoryReply, PublishReply};
 use crate::sys::SendBuf;
 use crate::ws;
 
@@ -42,17 +42,10 @@ pub(super) enum Stage {
 /// A transport that speaks HTTP.
 pub(super) struct HttpStage {
     pub parser: RequestParser,
-    /// How to answer the request that waits for a channel's home, and whether the transport lasts
-    /// beyond the answer.
-    pub waiting: Option<(Waiting, bool)>,
-    /// Counts requests, so that an answer finds its own.
-    pub request: u64,
-}
-
-/// A request whose answer is on its way.
-pub(super) enum Waiting {
-    Publish(PublishReply),
-    History(HistoryReply),
+    /// The request whose answers are on their way.
+    pub waiting: Option<Waiting>,
+    /// Counts questions, so that an answer finds its own.
+    pub asked: u64,
 }
 
 /// What follows once the lane is empty.
@@ -114,7 +107,7 @@ impl Transport {
         assert!(matches!(self.stage, Stage::Free), "the ring hands out free slots only");
         *self = Transport {
             generation: self.generation.wrapping_add(1),
-            stage: Stage::Http(Box::new(HttpStage { parser, waiting: None, request: 0 })),
+            stage: Stage::Http(Box::new(HttpStage { parser, waiting: None, asked: 0 })),
             in_wheel: self.in_wheel,
             is_ready: self.is_ready,
             sent_ms: now_ms,

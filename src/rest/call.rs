@@ -1,0 +1,97 @@
+//! What an endpoint works with: the request, who sent it, and how it will be answered.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::reply::Reply;
+use super::{Ask, Context, Inquiry, Outcome, authenticate};
+use crate::ably::{Answer, ChannelName, ErrorCode, ErrorInfo, Identity, Key, Operation, Question};
+use crate::base::Entropy;
+use crate::http::Request;
+
+/// One request on its way through its endpoint.
+pub(super) struct Call<'a> {
+    pub context: &'a Context<'a>,
+    pub entropy: &'a mut Entropy,
+    pub request: &'a Request,
+    pub reply: Reply,
+    /// The path of the endpoint, as the table of routes has it.
+    pub pattern: &'static str,
+    /// The path of the request, split and decoded.
+    pub segments: &'a [Cow<'a, str>],
+}
+
+impl Call<'_> {
+    /// What the request's path has in place of `{name}`.
+    pub fn path_param(&self, name: &str) -> &str {
+        let is_named = |part: &str| {
+            part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) == Some(name)
+        };
+        let at = self.pattern.split('/').skip(1).position(is_named);
+        &self.segments[at.expect("endpoints ask for what their path names")]
+    }
+
+    /// The channel in the path.
+    ///
+    /// # Errors
+    /// 40010.
+    pub fn channel(&self) -> Result<ChannelName, ErrorInfo> {
+        ChannelName::parse(self.path_param("channel"))
+    }
+
+    /// Who calls.
+    ///
+    /// # Errors
+    /// As [`authenticate`].
+    pub fn authenticate(&self) -> Result<(Arc<Key>, Identity), ErrorInfo> {
+        authenticate(self.request, self.context.keys)
+    }
+
+    /// Who calls for `channel` of the path, if the capability permits one of `operations` there.
+    ///
+    /// # Errors
+    /// As [`authenticate`], 40010, or 40160 with `denied`.
+    pub fn authorize(
+        &self,
+        operations: &[Operation],
+        denied: &'static str,
+    ) -> Result<(Arc<Key>, ChannelName), ErrorInfo> {
+        let (key, _) = self.authenticate()?;
+        let channel = self.channel()?;
+        let permits = |operation: &Operation| key.capability().allows(channel.base(), *operation);
+        match operations.iter().any(permits) {
+            true => Ok((key, channel)),
+            false => Err(ErrorInfo::new(ErrorCode::CAPABILITY_DENIED, denied)),
+        }
+    }
+
+    /// Asks the home of one channel, and answers with what `respond` makes of it.
+    pub fn ask_home(
+        &self,
+        app_id: &str,
+        channel: &ChannelName,
+        question: Question,
+        respond: impl FnOnce(&Reply, Answer) -> Bytes + 'static,
+    ) -> Outcome {
+        self.ask(app_id, Ask::Home { channel: channel.base().into(), question }, respond)
+    }
+
+    /// Asks one thing, and answers with what `respond` makes of it, or with the error.
+    pub fn ask(
+        &self,
+        app_id: &str,
+        ask: Ask,
+        respond: impl FnOnce(&Reply, Answer) -> Bytes + 'static,
+    ) -> Outcome {
+        let reply = self.reply.clone();
+        let then = move |mut answers: Vec<Result<Answer, ErrorInfo>>| {
+            Outcome::Reply(match answers.pop().expect("one for each question") {
+                Ok(answer) => respond(&reply, answer),
+                Err(error) => reply.error(&error),
+            })
+        };
+        Outcome::Ask(Inquiry { app_id: app_id.to_owned(), asks: vec![ask], then: Box::new(then) })
+    }
+}

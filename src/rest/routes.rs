@@ -1,0 +1,66 @@
+//! The table of endpoints, and the way of a request to its own.
+
+use std::borrow::Cow;
+
+use super::reply::Reply;
+use super::{Call, Context, Outcome, history, publish, service};
+use crate::ably::{ErrorCode, ErrorInfo};
+use crate::base::Entropy;
+use crate::http::Request;
+
+type Endpoint = fn(&mut Call<'_>) -> Result<Outcome, ErrorInfo>;
+
+/// Method, path and answerer (13.4). `{name}` stands for one segment. GET includes HEAD; OPTIONS is
+/// answered for every path.
+const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
+    ("POST", "/channels/{channel}/messages", publish::post),
+    ("GET", "/channels/{channel}/messages", history::get),
+    // ably-go asks for /history.
+    ("GET", "/channels/{channel}/history", history::get),
+    ("GET", "/time", service::time),
+    ("GET", "/livez", service::live),
+    ("GET", "/readyz", service::ready),
+];
+
+/// Answers `request`, or says what has to be done for it.
+pub(super) fn handle(context: &Context<'_>, entropy: &mut Entropy, request: &Request) -> Outcome {
+    let reply = Reply::new(request);
+    // A preflight comes without credentials, whatever it asks for.
+    if request.method() == "OPTIONS" {
+        return Outcome::Reply(reply.preflight());
+    }
+    let Some(segments) = request.path_segments() else {
+        let error = ErrorInfo::new(ErrorCode::BAD_REQUEST, "malformed path");
+        return Outcome::Reply(reply.error(&error));
+    };
+    let outcome = find(request.method(), &segments).and_then(|(pattern, endpoint)| {
+        let reply = reply.clone();
+        endpoint(&mut Call { context, entropy, request, reply, pattern, segments: &segments })
+    });
+    outcome.unwrap_or_else(|error| Outcome::Reply(reply.error(&error)))
+}
+
+/// The endpoint of `method` and path.
+fn find(method: &str, segments: &[Cow<'_, str>]) -> Result<(&'static str, Endpoint), ErrorInfo> {
+    let method = if method == "HEAD" { "GET" } else { method };
+    let mut of_path = ENDPOINTS.iter().filter(|(_, path, _)| matches(path, segments)).peekable();
+    if of_path.peek().is_none() {
+        return Err(ErrorInfo::new(ErrorCode::NOT_FOUND, "no such resource"));
+    }
+    let found = of_path.find(|(of, _, _)| *of == method);
+    let (_, path, endpoint) =
+        found.ok_or_else(|| ErrorInfo::new(ErrorCode::METHOD_NOT_ALLOWED, "method not allowed"))?;
+    Ok((path, *endpoint))
+}
+
+fn matches(pattern: &str, segments: &[Cow<'_, str>]) -> bool {
+    let mut parts = pattern.split('/').skip(1);
+    let mut segments = segments.iter();
+    loop {
+        match (parts.next(), segments.next()) {
+            (None, None) => return true,
+            (Some(part), Some(segment)) if part.starts_with('{') || part == segment => {}
+            _ => return false,
+        }
+    }
+}
