@@ -7,6 +7,7 @@
 
 mod capability;
 mod channel_name;
+mod channel_params;
 mod credentials;
 mod error;
 mod history;
@@ -16,6 +17,7 @@ mod keys;
 mod message;
 mod modes;
 mod msgpack;
+mod occupancy;
 mod outbound;
 mod publish;
 mod rest;
@@ -27,6 +29,7 @@ mod writer;
 
 pub use capability::{Capability, CapabilityError, Operation};
 pub use channel_name::{CHANNEL_NAME_BYTES_MAX, ChannelName};
+pub use channel_params::{ChannelParams, REWIND_MESSAGES_MAX, Rewind};
 pub use credentials::{ApiKey, decode_basic};
 pub use error::{DecodeError, ErrorCode, ErrorInfo};
 pub use history::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position};
@@ -34,6 +37,7 @@ pub use inbound::{Action, Draft, PARAMS_MAX, Params, ProtocolMessage, decode};
 pub use keys::{Key, KeyRing};
 pub use message::{Data, Message, Publication, encode_message, encode_publication};
 pub use modes::{Modes, flags};
+pub use occupancy::{Category, Metric, Metrics};
 pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
 pub use rest::{decode_publish, encode_error, encode_history, encode_publish_result, encode_time};
