@@ -25,6 +25,7 @@ mod serial;
 #[cfg(test)]
 mod tests;
 mod value;
+pub mod vcdiff;
 mod writer;
 
 pub use capability::{Capability, CapabilityError, Operation};
