@@ -7,6 +7,7 @@
 
 mod capability;
 mod channel_name;
+mod channel_params;
 mod credentials;
 mod directory;
 mod error;
@@ -16,6 +17,7 @@ mod json;
 mod message;
 mod modes;
 mod msgpack;
+mod occupancy;
 mod outbound;
 mod principal;
 mod publish;
@@ -26,10 +28,12 @@ mod since;
 #[cfg(test)]
 mod tests;
 mod value;
+pub mod vcdiff;
 mod writer;
 
 pub use capability::{Capability, CapabilityError, Operation};
 pub use channel_name::{CHANNEL_NAME_BYTES_MAX, ChannelName};
+pub use channel_params::{ChannelParams, REWIND_MESSAGES_MAX, Rewind};
 pub use credentials::{ApiKey, decode_basic};
 pub use directory::{App, AppLimits, AppSpec, Directory, Key, KeySpec, Namespace};
 pub use error::{DecodeError, ErrorCode, ErrorInfo};
@@ -37,6 +41,7 @@ pub use history::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position};
 pub use inbound::{Action, Draft, PARAMS_MAX, Params, ProtocolMessage, decode};
 pub use message::{Data, Message, Publication, encode_message, encode_publication};
 pub use modes::{Modes, Wants, flags};
+pub use occupancy::{Category, Metric, Metrics};
 pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};
 pub use principal::{Principal, Token};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
