@@ -8,6 +8,7 @@
 mod capability;
 mod change;
 mod channel_name;
+mod channel_params;
 mod credentials;
 mod directory;
 mod error;
@@ -17,6 +18,7 @@ mod json;
 mod message;
 mod modes;
 mod msgpack;
+mod occupancy;
 mod outbound;
 mod principal;
 mod publish;
@@ -24,21 +26,25 @@ mod question;
 mod rest;
 mod sandbox;
 mod serial;
+mod since;
 #[cfg(test)]
 mod tests;
 mod value;
+pub mod vcdiff;
 mod writer;
 
 pub use capability::{Capability, CapabilityError, Operation};
 pub use change::Change;
 pub use channel_name::{CHANNEL_NAME_BYTES_MAX, ChannelName};
+pub use channel_params::{ChannelParams, REWIND_MESSAGES_MAX, Rewind};
 pub use credentials::{ApiKey, decode_basic};
 pub use directory::{App, AppLimits, AppSpec, Directory, Key, KeySpec, Namespace};
 pub use error::{DecodeError, ErrorCode, ErrorInfo};
 pub use history::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position};
 pub use inbound::{Action, Draft, PARAMS_MAX, Params, ProtocolMessage, decode};
 pub use message::{Data, Message, Publication, encode_message, encode_publication};
-pub use modes::{Modes, flags};
+pub use modes::{Modes, Wants, flags};
+pub use occupancy::{Category, Metric, Metrics};
 pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};
 pub use principal::{Principal, Token};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
@@ -49,6 +55,7 @@ pub use sandbox::{
     encode_new_app,
 };
 pub use serial::{ChannelSerial, SerialClock, SerialError, SeriesId};
+pub use since::Since;
 pub use value::DEPTH_MAX;
 
 /// How the frames of one transport, or one HTTP body, are encoded.

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ably::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position, Publication};
+use crate::ably::{
+    ChannelSerial, Direction, HistoryItem, HistoryPage, HistoryQuery, Position, Publication,
+};
 
 /// Bounds of the history in memory; each bounds memory or time.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ const PAGE_BYTES_MAX: u64 = 2 << 20;
 pub struct History {
     publications: VecDeque<Arc<Publication>>,
     bytes: u64,
+    /// Of the newest publication that was dropped: what lies behind it is all here.
+    dropped: Option<ChannelSerial>,
 }
 
 impl History {
@@ -51,9 +55,49 @@ impl History {
                 return;
             }
             self.bytes -= oldest.size_bytes();
+            self.dropped = Some(oldest.channel_serial);
             self.publications.pop_front();
         }
         debug_assert_eq!(self.bytes, 0);
+    }
+
+    /// Of the newest publication that is not here any more.
+    pub fn dropped(&self) -> Option<ChannelSerial> {
+        self.dropped
+    }
+
+    /// What was published behind `serial` and is still here, oldest first.
+    pub fn since(&self, serial: &ChannelSerial) -> impl Iterator<Item = &Arc<Publication>> {
+        let first = self.publications.partition_point(|known| known.channel_serial <= *serial);
+        self.publications.range(first..)
+    }
+
+    /// The newest publications, oldest first: not before `oldest_ms`, as many as hold at least
+    /// `messages_max` messages together, and no more than `bytes_max`. The second answer is whether a
+    /// bound left out some that are young enough.
+    pub fn latest(
+        &self,
+        oldest_ms: u64,
+        messages_max: u32,
+        bytes_max: u64,
+    ) -> (Vec<Arc<Publication>>, bool) {
+        let (mut messages, mut bytes) = (0, 0);
+        let mut latest = Vec::new();
+        let mut is_cut = false;
+        for publication in self.publications.iter().rev() {
+            if publication.timestamp_ms < oldest_ms {
+                break;
+            }
+            bytes += publication.size_bytes();
+            is_cut = messages >= messages_max as usize || bytes > bytes_max;
+            if is_cut {
+                break;
+            }
+            messages += publication.messages.len();
+            latest.push(Arc::clone(publication));
+        }
+        latest.reverse();
+        (latest, is_cut)
     }
 
     /// Reads one page.
