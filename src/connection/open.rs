@@ -6,7 +6,7 @@ use data_encoding::BASE64URL_NOPAD;
 
 use super::{Connection, ConnectionConfig, ConnectionId, tell};
 use crate::ably::{ConnectionDetails, ErrorCode, ErrorInfo, Format, Identity, Outbound, Principal};
-use crate::base::Entropy;
+use crate::base::{Entropy, Now};
 use crate::http::Request;
 
 /// The oldest protocol version that is served: channel serials carry continuity since then (2.3).
@@ -34,6 +34,7 @@ impl Connection {
     pub fn open(
         config: &ConnectionConfig,
         principal: Result<Arc<Principal>, ErrorInfo>,
+        now: Now,
         entropy: &mut Entropy,
         request: &Request,
         lane: &mut Vec<u8>,
@@ -42,9 +43,17 @@ impl Connection {
             Some("msgpack") => Format::MsgPack,
             _ => Format::Json,
         };
-        let connection = Connection::admit(principal, entropy, request, format)
+        let mut connection = Connection::admit(principal, entropy, request, format)
             .map_err(|error| Refused { format, error })?;
-        connection.connected(config, request, lane);
+        connection.plan_renewal(now);
+        // Connections do not outlive their transports yet: whoever resumes gets a new one, and is
+        // told that it is new (RTN15c7).
+        let resumes = ["resume", "recover"].iter().any(|name| request.query_param(name).is_some());
+        let error = resumes.then(|| {
+            let text = "the connection is not known here; this is a new one";
+            ErrorInfo::new(ErrorCode::CONNECTION_EXPIRED, text)
+        });
+        connection.connected(config, error.as_ref(), lane);
         Ok(connection)
     }
 
@@ -69,26 +78,27 @@ impl Connection {
             format,
             wants_echo: flag("echo"),
             wants_heartbeats: flag("heartbeats"),
+            asks_for_token: false,
             next_msg_serial: 0,
             acks: None,
             attachments: super::Attachments::default(),
         })
     }
 
-    fn connected(&self, config: &ConnectionConfig, request: &Request, lane: &mut Vec<u8>) {
+    /// Tells the client all about its connection; `error` says why it is not the one that was to be
+    /// resumed.
+    pub(super) fn connected(
+        &self,
+        config: &ConnectionConfig,
+        error: Option<&ErrorInfo>,
+        lane: &mut Vec<u8>,
+    ) {
         let connection_key = format!("{}!{}", self.id, BASE64URL_NOPAD.encode(&self.secret));
         let client_id = match self.principal.identity() {
             Identity::Anonymous => None,
             Identity::Client(id) => Some(&**id),
             Identity::Wildcard => Some("*"),
         };
-        // Connections do not outlive their transports yet: whoever resumes gets a new one, and is
-        // told that it is new (RTN15c7).
-        let resumes = ["resume", "recover"].iter().any(|name| request.query_param(name).is_some());
-        let error = resumes.then(|| {
-            let text = "the connection is not known here; this is a new one";
-            ErrorInfo::new(ErrorCode::CONNECTION_EXPIRED, text)
-        });
         let details = ConnectionDetails {
             client_id,
             connection_key: &connection_key,
@@ -99,8 +109,7 @@ impl Connection {
             max_idle_interval: config.idle_interval,
         };
         let id = self.id;
-        let connected =
-            Outbound::Connected { connection_id: id.as_str(), details, error: error.as_ref() };
+        let connected = Outbound::Connected { connection_id: id.as_str(), details, error };
         self.tell(&connected, lane);
     }
 }

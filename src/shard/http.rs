@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::registrar::REGISTRAR;
 use super::transport::{Ending, HttpStage, Stage};
-use super::{Mail, Shard};
+use super::{Mail, Shard, nonces};
 use crate::ably::{Answer, ErrorInfo};
 use crate::channel::ChannelKey;
 use crate::channel::log::TransportRef;
@@ -106,6 +106,9 @@ impl Shard {
                     let channel = key(&channel);
                     (channel.home(self.shards), Mail::Ask { reply_to, channel, question })
                 }
+                Ask::Nonce(nonce) => {
+                    (nonces::home(nonce, self.shards), Mail::Nonce { reply_to, nonce })
+                }
                 Ask::Change(change) => {
                     (REGISTRAR, Mail::Change { reply_to, change: Box::new(change) })
                 }
@@ -194,7 +197,7 @@ impl Shard {
             let principal = rest::authenticate(request, &self.directory, self.now);
             let config = &self.config.connection;
             let lane = transport.lane();
-            match Connection::open(config, principal, &mut self.entropy, request, lane) {
+            match Connection::open(config, principal, self.now, &mut self.entropy, request, lane) {
                 Ok(connection) => {
                     let connection = Box::new(connection);
                     transport.stage = Stage::Realtime(ws::Decoder::new(), connection);
