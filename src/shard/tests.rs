@@ -9,6 +9,8 @@ use super::*;
 use crate::ably::{ApiKey, Capability};
 use crate::connection::Connection;
 
+mod apps;
+
 const KEY: &str = "app.key:secret";
 
 /// A host of several shards and its clients.
