@@ -5,6 +5,7 @@
 //! A payload is validated once and then walked in place ([`decode`]); what a message carries is kept
 //! in one canonical form ([`Message`]) from which either format is written.
 
+mod batch;
 mod capability;
 mod channel_name;
 mod credentials;
@@ -26,6 +27,10 @@ mod tests;
 mod value;
 mod writer;
 
+pub use batch::{
+    BATCH_CHANNELS_MAX, BATCH_PUBLISHES_MAX, BatchItem, BatchSpec, decode_batch,
+    encode_batch_publish, encode_legacy_batch_publish,
+};
 pub use capability::{Capability, CapabilityError, Operation};
 pub use channel_name::{CHANNEL_NAME_BYTES_MAX, ChannelName};
 pub use credentials::{ApiKey, decode_basic};
