@@ -22,6 +22,7 @@ mod publish;
 mod question;
 mod rest;
 mod serial;
+mod since;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -39,12 +40,13 @@ pub use history::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position};
 pub use inbound::{Action, Draft, PARAMS_MAX, Params, ProtocolMessage, decode};
 pub use keys::{Key, KeyRing};
 pub use message::{Data, Message, Publication, encode_message, encode_publication};
-pub use modes::{Modes, flags};
+pub use modes::{Modes, Wants, flags};
 pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
 pub use question::{Answer, Question};
 pub use rest::{decode_publish, encode_error, encode_history, encode_publish_result, encode_time};
 pub use serial::{ChannelSerial, SerialClock, SerialError, SeriesId};
+pub use since::Since;
 pub use value::DEPTH_MAX;
 
 /// How the frames of one transport, or one HTTP body, are encoded.

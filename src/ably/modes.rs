@@ -106,6 +106,40 @@ impl Modes {
     }
 }
 
+/// Which kinds of a channel's events an attachment is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Wants(u8);
+
+impl Wants {
+    /// MESSAGE.
+    pub const MESSAGES: Wants = Wants(1);
+    /// PRESENCE and SYNC.
+    pub const PRESENCE: Wants = Wants(1 << 1);
+    /// ANNOTATION.
+    pub const ANNOTATIONS: Wants = Wants(1 << 2);
+
+    /// What an attachment with `modes` is sent.
+    pub fn of(modes: Modes) -> Wants {
+        let kinds = [
+            (Modes::SUBSCRIBE, Wants::MESSAGES),
+            (Modes::PRESENCE_SUBSCRIBE, Wants::PRESENCE),
+            (Modes::ANNOTATION_SUBSCRIBE, Wants::ANNOTATIONS),
+        ];
+        let wanted = kinds.iter().filter(|(mode, _)| modes.contains(*mode));
+        wanted.fold(Wants(0), |wants, (_, kind)| Wants(wants.0 | kind.0))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether all of `kinds` are among these.
+    pub fn contains(self, kinds: Wants) -> bool {
+        self.0 & kinds.0 == kinds.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

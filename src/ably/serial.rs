@@ -27,6 +27,13 @@ pub struct ChannelSerial {
     series: SeriesId,
 }
 
+impl ChannelSerial {
+    /// Whose serial it is: one start of the daemon, one shard.
+    pub fn series(&self) -> SeriesId {
+        self.series
+    }
+}
+
 impl fmt::Display for ChannelSerial {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let series = std::str::from_utf8(&self.series.0).expect("letters and digits");

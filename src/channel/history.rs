@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ably::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position, Publication};
+use crate::ably::{
+    ChannelSerial, Direction, HistoryItem, HistoryPage, HistoryQuery, Position, Publication,
+};
 
 /// Bounds of the history in memory; each bounds memory or time.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ const PAGE_BYTES_MAX: u64 = 2 << 20;
 pub struct History {
     publications: VecDeque<Arc<Publication>>,
     bytes: u64,
+    /// Of the newest publication that was dropped: what lies behind it is all here.
+    dropped: Option<ChannelSerial>,
 }
 
 impl History {
@@ -51,9 +55,21 @@ impl History {
                 return;
             }
             self.bytes -= oldest.size_bytes();
+            self.dropped = Some(oldest.channel_serial);
             self.publications.pop_front();
         }
         debug_assert_eq!(self.bytes, 0);
+    }
+
+    /// Of the newest publication that is not here any more.
+    pub fn dropped(&self) -> Option<ChannelSerial> {
+        self.dropped
+    }
+
+    /// What was published behind `serial` and is still here, oldest first.
+    pub fn since(&self, serial: &ChannelSerial) -> impl Iterator<Item = &Arc<Publication>> {
+        let first = self.publications.partition_point(|known| known.channel_serial <= *serial);
+        self.publications.range(first..)
     }
 
     /// Reads one page.

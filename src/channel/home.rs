@@ -2,11 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::ChannelKey;
 use super::history::{History, HistoryConfig};
+use super::view::{Past, View};
 use crate::ably::{
-    Accepted, ChannelSerial, Format, HistoryPage, HistoryQuery, Publication, SerialClock, SeriesId,
+    Accepted, ChannelSerial, ErrorCode, ErrorInfo, Format, HistoryPage, HistoryQuery, Publication,
+    SerialClock, SeriesId, Since,
 };
 use crate::base::Now;
 
@@ -32,6 +35,8 @@ pub struct Subscriber {
     pub shard: u16,
     /// In which format.
     pub format: Format,
+    /// What of the channel it is sent.
+    pub view: View,
     /// What its clients call the channel.
     pub display_name: Arc<str>,
     /// What it calls them.
@@ -58,17 +63,23 @@ pub struct HomeChannel {
     ids: HashMap<Box<str>, Arc<Publication>>,
     /// The same ids with the time until which they count, oldest first.
     ids_until: VecDeque<(u64, Box<str>)>,
+    /// Where the order begins: nothing is known of what lies before it.
+    first_serial: ChannelSerial,
+    /// Until when somebody may come back and ask for what was missed, on the monotonic clock.
+    kept_until_ms: u64,
 }
 
 impl HomeChannel {
     /// A channel that begins now. `series` is unique to this start of the daemon.
     pub fn new(now: Now, key: ChannelKey, series: SeriesId) -> HomeChannel {
         let mut clock = SerialClock::new(series);
-        let last_serial = clock.next(now.unix_ms);
+        let first_serial = clock.next(now.unix_ms);
         HomeChannel {
             key,
             clock,
-            last_serial,
+            last_serial: first_serial,
+            first_serial,
+            kept_until_ms: 0,
             history: History::default(),
             subscribers: Vec::new(),
             ids: HashMap::new(),
@@ -89,6 +100,12 @@ impl HomeChannel {
     /// Who gets the frames.
     pub fn subscribers(&self) -> &[Subscriber] {
         &self.subscribers
+    }
+
+    /// Whether anybody is present.
+    pub fn has_members(&self) -> bool {
+        // Presence is not served yet.
+        false
     }
 
     /// Bytes of history.
@@ -126,9 +143,51 @@ impl HomeChannel {
         self.subscribers.push(subscriber);
     }
 
-    /// Removes the stream that `shard` calls `stream`.
-    pub fn unsubscribe(&mut self, shard: u16, stream: StreamRef) {
+    /// Removes the stream that `shard` calls `stream`. The channel is kept for `keep`, so that whoever
+    /// comes back finds its order going on.
+    pub fn unsubscribe(&mut self, now: Now, shard: u16, stream: StreamRef, keep: Duration) {
         self.subscribers.retain(|known| (known.shard, known.stream) != (shard, stream));
+        self.kept_until_ms = now.mono_ms + keep.as_millis() as u64;
+    }
+
+    /// What somebody who joins `since` some point is sent of the past, at most `bytes_max` of it; a
+    /// continuity that cannot be kept is given up as a whole (6.6).
+    pub fn past(&self, since: &Since, bytes_max: u64) -> Past {
+        let head = self.last_serial;
+        let nothing = Past { serial: head, resumed: false, error: None, publications: Vec::new() };
+        match since {
+            Since::Head => nothing,
+            Since::Serial(text) => match self.missed(text, bytes_max) {
+                Ok((serial, publications)) => {
+                    Past { serial, resumed: true, error: None, publications }
+                }
+                Err(error) => Past { error: Some(error), ..nothing },
+            },
+        }
+    }
+
+    /// Everything behind the serial that a client names, and that serial.
+    fn missed(
+        &self,
+        text: &str,
+        bytes_max: u64,
+    ) -> Result<(ChannelSerial, Vec<Arc<Publication>>), ErrorInfo> {
+        let lost = |code, text: &'static str| Err(ErrorInfo::new(code, text));
+        let serial = match text.parse::<ChannelSerial>() {
+            Ok(serial) if serial.series() == self.last_serial.series() => serial,
+            _ => return lost(ErrorCode::UNKNOWN_SERIES, "the channelSerial is not of this server"),
+        };
+        let floor = self.history.dropped().unwrap_or(self.first_serial);
+        if serial < floor || serial > self.last_serial {
+            let text = "messages were missed that are kept no longer";
+            return lost(ErrorCode::HISTORY_EXPIRED, text);
+        }
+        let publications: Vec<_> = self.history.since(&serial).map(Arc::clone).collect();
+        if publications.iter().map(|missed| missed.size_bytes()).sum::<u64>() > bytes_max {
+            let text = "more messages were missed than can be replayed";
+            return lost(ErrorCode::HISTORY_LIMIT, text);
+        }
+        Ok((serial, publications))
     }
 
     /// Reads one page of history. What is too old counts until the next sweep.
@@ -146,8 +205,11 @@ impl HomeChannel {
     }
 
     /// Whether nothing would be lost by forgetting the channel.
-    pub fn is_idle(&self) -> bool {
-        self.subscribers.is_empty() && self.history.is_empty() && self.ids.is_empty()
+    pub fn is_idle(&self, now: Now) -> bool {
+        self.subscribers.is_empty()
+            && self.history.is_empty()
+            && self.ids.is_empty()
+            && self.kept_until_ms <= now.mono_ms
     }
 
     fn forget_oldest_id(&mut self) {

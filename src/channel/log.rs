@@ -17,7 +17,7 @@ use crate::sys::{Chunk, SendBuf};
 
 /// Upper bound of one send that carries several frames, in bytes. A control frame waits for at most
 /// one send, so this bounds its delay; a single larger frame is sent whole.
-const SEND_BYTES_MAX: usize = 64 * 1024;
+pub const SEND_BYTES_MAX: usize = 64 * 1024;
 
 /// Frames from this size on are never copied to lie next to others.
 const COPY_BYTES_MAX: usize = 16 * 1024;

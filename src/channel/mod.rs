@@ -1,9 +1,11 @@
 //! One channel. On its home core: order, serials, history, who subscribes. On a core with
 //! subscribers: the frame log that they read from.
 
+pub mod broadcast;
 pub mod history;
 pub mod home;
 pub mod log;
+pub mod view;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;

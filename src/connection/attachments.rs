@@ -7,12 +7,22 @@ use crate::ably::Modes;
 struct Attachment {
     /// Index of the shard's stream.
     stream: u32,
-    /// Index of the cursor in the stream's log; `NO_CURSOR` without the mode SUBSCRIBE.
+    /// Index of the cursor in the stream's log, or one of the two below.
     cursor: u32,
     modes: Modes,
 }
 
+/// Attached, and sent nothing.
 const NO_CURSOR: u32 = u32::MAX;
+
+/// Not attached yet: the home was asked what goes before the stream.
+const JOINING: u32 = u32::MAX - 1;
+
+impl Attachment {
+    fn cursor(&self) -> Option<u32> {
+        (self.cursor < JOINING).then_some(self.cursor)
+    }
+}
 
 /// See the module text. Bounded by its owner.
 #[derive(Debug, Default)]
@@ -37,8 +47,12 @@ impl Attachments {
         attachment.expect("only of streams that it is attached to").modes = modes;
     }
 
+    pub fn is_joining(&self, stream: u32) -> bool {
+        self.find(stream).is_some_and(|attachment| attachment.cursor == JOINING)
+    }
+
     pub fn cursor(&self, stream: u32) -> Option<u32> {
-        self.find(stream).map(|attachment| attachment.cursor).filter(|&cursor| cursor != NO_CURSOR)
+        self.find(stream).and_then(Attachment::cursor)
     }
 
     pub fn set_cursor(&mut self, stream: u32, cursor: Option<u32>) {
@@ -47,10 +61,10 @@ impl Attachments {
             cursor.unwrap_or(NO_CURSOR);
     }
 
-    pub fn add(&mut self, stream: u32, cursor: Option<u32>, modes: Modes) {
+    pub fn add(&mut self, stream: u32, modes: Modes) {
         let mut list = std::mem::take(&mut self.list).into_vec();
         list.reserve_exact(1);
-        list.push(Attachment { stream, cursor: cursor.unwrap_or(NO_CURSOR), modes });
+        list.push(Attachment { stream, cursor: JOINING, modes });
         self.list = list.into_boxed_slice();
     }
 
@@ -60,7 +74,7 @@ impl Attachments {
         let mut list = std::mem::take(&mut self.list).into_vec();
         let removed = list.swap_remove(at);
         self.list = list.into_boxed_slice();
-        Some(Some(removed.cursor).filter(|&cursor| cursor != NO_CURSOR))
+        Some(removed.cursor())
     }
 
     pub fn any_stream(&self) -> Option<u32> {
@@ -72,7 +86,7 @@ impl Attachments {
         let turn = self.turn as usize % self.list.len().max(1);
         self.turn = (turn + 1) as u32;
         let attachment = self.list.get(turn)?;
-        (attachment.cursor != NO_CURSOR).then_some((attachment.stream, attachment.cursor))
+        Some((attachment.stream, attachment.cursor()?))
     }
 
     fn find(&self, stream: u32) -> Option<&Attachment> {

@@ -17,7 +17,7 @@ use self::acks::{Ack, Acks};
 use self::attachments::Attachments;
 use crate::ably::{
     self, Accepted, Action, ChannelName, ChannelSerial, ErrorCode, ErrorInfo, Format, Identity,
-    Key, Modes, Outbound, Params, ProtocolMessage, Publisher,
+    Key, Modes, Outbound, Params, ProtocolMessage, Publisher, Since,
 };
 use crate::ws::{Data, FrameBuilder, OpCode};
 
@@ -94,8 +94,8 @@ pub enum Command {
         modes: Modes,
         /// Recognised channel params, to be echoed.
         params: Params,
-        /// Up to where the client has the channel, if it was attached before.
-        channel_serial: Option<Box<str>>,
+        /// From where on it is wanted.
+        since: Since,
     },
     /// Detach from a channel; answered with [`Connection::detached`].
     Detach {
@@ -229,8 +229,8 @@ impl Connection {
             self.refuse_channel(requested_name, &error, lane);
             return Command::None;
         }
-        let channel_serial = message.channel_serial;
-        Command::Attach { name, modes, params: params.recognised(modes), channel_serial }
+        let since = message.channel_serial.map_or(Since::Head, Since::Serial);
+        Command::Attach { name, modes, params: params.recognised(modes), since }
     }
 
     fn handle_detach(&mut self, message: &ProtocolMessage, lane: &mut Vec<u8>) -> Command {
@@ -388,14 +388,19 @@ impl Connection {
         self.attachments.cursor(stream)
     }
 
-    /// Notes the attachment's cursor, or that it has none any more.
+    /// Whether the attachment to a stream waits for what goes before the stream.
+    pub fn is_joining(&self, stream: u32) -> bool {
+        self.attachments.is_joining(stream)
+    }
+
+    /// Notes the attachment's cursor, or that it is sent nothing.
     pub fn set_cursor(&mut self, stream: u32, cursor: Option<u32>) {
         self.attachments.set_cursor(stream, cursor);
     }
 
-    /// Notes an attachment.
-    pub fn attach(&mut self, stream: u32, cursor: Option<u32>, modes: Modes) {
-        self.attachments.add(stream, cursor, modes);
+    /// Notes an attachment that waits for what goes before the stream.
+    pub fn attach(&mut self, stream: u32, modes: Modes) {
+        self.attachments.add(stream, modes);
     }
 
     /// Forgets an attachment and returns its cursor; `None`: there was no attachment.

@@ -3,17 +3,22 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
+use super::mail::Joined;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
-    self, Accepted, Answer, ErrorCode, ErrorInfo, Format, Publication, PublishResult, Question,
-    SeriesId,
+    Accepted, Answer, ErrorCode, ErrorInfo, Format, Publication, PublishResult, Question, SeriesId,
+    Since, Wants,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
+use crate::channel::broadcast::Broadcast;
 use crate::channel::history::HistoryConfig;
 use crate::channel::home::{HomeChannel, Published, StreamRef, Subscriber};
+use crate::channel::log::{SEND_BYTES_MAX, TransportRef};
+use crate::channel::view::{Past, View};
+use crate::connection::ConnectionId;
 use crate::ws::{Data, FrameBuilder, OpCode};
 
 /// Pause between two sweeps over the channels, in milliseconds.
@@ -90,7 +95,7 @@ impl Homes {
             let before_bytes = channel.history_bytes();
             channel.trim(now, &self.config, self.config.channel_bytes_max);
             self.history_bytes -= before_bytes - channel.history_bytes();
-            if channel.is_idle() {
+            if channel.is_idle(now) {
                 self.channels.remove(&key);
             } else {
                 self.sweep_order.push_back(key);
@@ -99,9 +104,19 @@ impl Homes {
     }
 }
 
+/// Who joins a subscribed stream, and from where on.
+pub(super) struct Joining {
+    pub display_name: Arc<str>,
+    pub format: Format,
+    pub view: View,
+    pub since: Since,
+    /// The connection whose own messages are left out.
+    pub skip: Option<ConnectionId>,
+}
+
 /// One encoding for each format and name in use, made when the first subscriber wants it.
 struct EncodedOnce<'a> {
-    publication: &'a Publication,
+    event: &'a Broadcast,
     frames: Vec<(Format, Arc<str>, Bytes)>,
 }
 
@@ -113,23 +128,45 @@ impl EncodedOnce<'_> {
         if let Some((_, _, frame)) = known {
             return frame.clone();
         }
-        let frame = encode(self.publication, subscriber.format, &subscriber.display_name);
+        let frame = encode(self.event, subscriber.format, &subscriber.display_name);
         let name = Arc::clone(&subscriber.display_name);
         self.frames.push((subscriber.format, name, frame.clone()));
         frame
     }
 }
 
-/// The complete WebSocket frame of a publication.
-fn encode(publication: &Publication, format: Format, display_name: &str) -> Bytes {
+/// The complete WebSocket frame of an event.
+fn encode(event: &Broadcast, format: Format, display_name: &str) -> Bytes {
     let opcode = match format {
         Format::Json => OpCode::Data(Data::Text),
         Format::MsgPack => OpCode::Data(Data::Binary),
     };
-    let capacity = publication.size_bytes() as usize + ENVELOPE_BYTES;
+    let capacity = event.size_bytes() as usize + ENVELOPE_BYTES;
     let mut frame = FrameBuilder::with_capacity(opcode, capacity);
-    ably::encode_publication(format, display_name, publication, frame.payload());
+    event.encode(format, display_name, frame.payload());
     frame.finish()
+}
+
+/// The frames of what a joining attachment has missed, laid together into pieces of one send each.
+fn encode_replay(missed: &[Arc<Publication>], joining: &Joining) -> Vec<Bytes> {
+    let skip = joining.skip.as_ref().map(ConnectionId::as_str);
+    let mut pieces = Vec::new();
+    let mut piece = BytesMut::new();
+    for publication in missed {
+        if skip.is_some() && publication.connection_id.as_deref() == skip {
+            continue;
+        }
+        let event = Broadcast::Messages(Arc::clone(publication));
+        let frame = encode(&event, joining.format, &joining.display_name);
+        if !piece.is_empty() && piece.len() + frame.len() > SEND_BYTES_MAX {
+            pieces.push(piece.split().freeze());
+        }
+        piece.extend_from_slice(&frame);
+    }
+    if !piece.is_empty() {
+        pieces.push(piece.freeze());
+    }
+    pieces
 }
 
 impl Shard {
@@ -168,35 +205,71 @@ impl Shard {
         };
         self.counters.published += publication.messages.len() as u64;
         let publisher = from_connection.then_some((reply_to.shard, reply_to.transport));
-        let mut encoded = EncodedOnce { publication: &publication, frames: Vec::new() };
-        let subscribers = self.homes.channels[&key].subscribers();
-        for subscriber in subscribers {
-            let frame = encoded.frame(subscriber);
-            let serial = publication.channel_serial;
+        let result = PublishResult::of(&publication);
+        self.broadcast(&key, &Broadcast::Messages(publication), publisher);
+        Ok(result)
+    }
+
+    /// Sends an event of a channel that is at home here to all streams; those that do not want it
+    /// learn its serial alone.
+    pub(super) fn broadcast(
+        &mut self,
+        key: &ChannelKey,
+        event: &Broadcast,
+        publisher: Option<(u16, TransportRef)>,
+    ) {
+        let Some(home) = self.homes.channels.get(key) else { return };
+        let (kind, serial, has_members) = (event.kind(), event.serial(), home.has_members());
+        let mut encoded = EncodedOnce { event, frames: Vec::new() };
+        for subscriber in home.subscribers() {
+            let is_wanted = subscriber.view.wants.contains(kind);
+            let frame = is_wanted.then(|| encoded.frame(subscriber));
             let stream = subscriber.stream;
             self.outboxes[usize::from(subscriber.shard)].push_back(Mail::Frame {
                 stream,
                 serial,
                 publisher,
+                has_members,
                 frame,
             });
         }
-        Ok(PublishResult::of(&publication))
     }
 
     /// Another shard, or this one, has subscribers for a channel that is at home here.
-    pub(super) fn handle_subscribe(
+    pub(super) fn handle_subscribe(&mut self, channel: ChannelKey, subscriber: Subscriber) {
+        let (shard, stream) = (subscriber.shard, subscriber.stream);
+        let home = self.homes.open(self.now, channel);
+        home.subscribe(subscriber);
+        let (serial, has_members) = (home.last_serial(), home.has_members());
+        self.post(usize::from(shard), Mail::Subscribed { stream, serial, has_members });
+    }
+
+    /// An attachment wants what it has missed, and who is present.
+    pub(super) fn handle_join(
         &mut self,
-        shard: u16,
+        reply_to: ReturnAddress,
         channel: ChannelKey,
-        display_name: Arc<str>,
-        format: Format,
-        stream: StreamRef,
+        joining: &Joining,
     ) {
         let home = self.homes.open(self.now, channel);
-        home.subscribe(Subscriber { shard, format, display_name, stream });
-        let serial = home.last_serial();
-        self.post(usize::from(shard), Mail::Subscribed { stream, serial });
+        let Past { serial, resumed, error, publications } =
+            home.past(&joining.since, self.config.replay_bytes_max.into());
+        let missed = match joining.view.wants.contains(Wants::MESSAGES) {
+            true => &publications[..],
+            false => &[],
+        };
+        let frames = encode_replay(missed, joining);
+        let joined = Joined {
+            serial,
+            resumed,
+            error,
+            has_backlog: !frames.is_empty(),
+            has_members: home.has_members(),
+            frames,
+        };
+        let ReturnAddress { shard, transport, request } = reply_to;
+        let joined = Box::new(joined);
+        self.post(usize::from(shard), Mail::Joined { transport, request, joined });
     }
 
     /// A shard has no subscribers left for a stream.
@@ -206,8 +279,9 @@ impl Shard {
         channel: &ChannelKey,
         stream: StreamRef,
     ) {
+        let keep = self.config.connection.state_ttl;
         if let Some(home) = self.homes.channels.get_mut(channel) {
-            home.unsubscribe(shard, stream);
+            home.unsubscribe(self.now, shard, stream, keep);
         }
     }
 

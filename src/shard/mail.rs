@@ -4,10 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ably::{Accepted, Answer, ChannelSerial, ErrorInfo, Format, PublishResult, Question};
+use crate::ably::{
+    Accepted, Answer, ChannelSerial, ErrorInfo, Format, PublishResult, Question, Since,
+};
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
 use crate::channel::log::TransportRef;
+use crate::channel::view::View;
+use crate::connection::ConnectionId;
 
 /// Who waits for an answer: a transport of some shard, and which of its requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +22,23 @@ pub struct ReturnAddress {
     pub transport: TransportRef,
     /// The transport's own number for the request.
     pub request: u64,
+}
+
+/// What a joining attachment is sent before the stream goes on.
+#[derive(Debug)]
+pub struct Joined {
+    /// The attach point.
+    pub serial: ChannelSerial,
+    /// Whether nothing is missing since the point that the client named.
+    pub resumed: bool,
+    /// Why something is.
+    pub error: Option<ErrorInfo>,
+    /// Whether messages are among `frames`.
+    pub has_backlog: bool,
+    /// Whether the channel has presence members; the SYNC is among `frames`.
+    pub has_members: bool,
+    /// Complete WebSocket frames, oldest first, several to a piece.
+    pub frames: Vec<Bytes>,
 }
 
 /// One letter. Mail between two shards arrives in the order in which it was sent; everything else
@@ -49,13 +70,17 @@ pub enum Mail {
         display_name: Arc<str>,
         /// In which format the frames shall come.
         format: Format,
+        /// What of the channel is wanted.
+        view: View,
         /// What the sender calls the stream of these frames.
         stream: StreamRef,
     },
-    /// From the home: every publication behind `serial` will follow as [`Mail::Frame`].
+    /// From the home: everything behind `serial` will follow as [`Mail::Frame`].
     Subscribed {
         /// The stream that was asked for.
         stream: StreamRef,
+        /// Whether the channel has presence members.
+        has_members: bool,
         /// Of the last publication that is not part of it.
         serial: ChannelSerial,
     },
@@ -66,16 +91,46 @@ pub enum Mail {
         /// The stream that ends.
         stream: StreamRef,
     },
-    /// From the home: one publication, encoded.
+    /// To the home: an attachment to a subscribed stream needs the past, or the members; answered with
+    /// [`Mail::Joined`].
+    Join {
+        /// Where the answer goes.
+        reply_to: ReturnAddress,
+        /// The channel.
+        channel: ChannelKey,
+        /// What its subscriber calls it.
+        display_name: Arc<str>,
+        /// In which format the frames shall come.
+        format: Format,
+        /// What of the channel is wanted.
+        view: View,
+        /// From where on.
+        since: Since,
+        /// The connection whose own messages are left out.
+        skip: Option<ConnectionId>,
+    },
+    /// From the home: what a joining attachment is sent before the stream goes on.
+    Joined {
+        /// The transport that asked.
+        transport: TransportRef,
+        /// Its number for the request.
+        request: u64,
+        /// The answer.
+        joined: Box<Joined>,
+    },
+    /// From the home: one event of the channel.
     Frame {
         /// The stream it belongs to.
         stream: StreamRef,
-        /// Of the publication.
+        /// Its place in the order.
         serial: ChannelSerial,
         /// Who published it, when that was a connection.
         publisher: Option<(u16, TransportRef)>,
-        /// One complete WebSocket frame, shared by all who get it.
-        frame: Bytes,
+        /// Whether the channel has presence members now.
+        has_members: bool,
+        /// One complete WebSocket frame, shared by all who get it; none if the stream does not want
+        /// this kind of event.
+        frame: Option<Bytes>,
     },
     /// To the home: a question that changes nothing; answered with [`Mail::Answer`].
     Ask {

@@ -9,9 +9,11 @@
 //! | `mod.rs` | transports from accept to close, the choice of the next send |
 //! | `http.rs` | HTTP requests and the WebSocket handshake |
 //! | `realtime.rs` | what a client's protocol messages ask for |
-//! | `fanout.rs` | streams: attach, detach, frames into logs |
+//! | `attach.rs` | from ATTACH to a cursor in a stream, and back |
+//! | `fanout.rs` | frames into the logs of streams |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 
+mod attach;
 mod fanout;
 mod homes;
 mod http;
@@ -24,12 +26,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::homes::Homes;
+use self::homes::{Homes, Joining};
 use self::streams::Streams;
 use self::transport::{Ending, InFlight, Stage, Transport};
 use crate::ably::{ErrorCode, ErrorInfo, KeyRing, SeriesId};
 use crate::base::{Entropy, Now, Wheel};
 use crate::channel::history::HistoryConfig;
+use crate::channel::home::Subscriber;
 use crate::channel::log::{Due, TransportRef};
 use crate::connection::ConnectionConfig;
 use crate::http::RequestParser;
@@ -51,6 +54,8 @@ pub struct ShardConfig {
     /// Bytes that a subscriber may lag behind its channel, not counting what the kernel holds, which
     /// `SO_SNDBUF` bounds.
     pub lag_bytes_max: u32,
+    /// Bytes of missed messages that are replayed to one attachment; one that missed more is told so.
+    pub replay_bytes_max: u32,
     /// How long one send may take before its client counts as stalled.
     pub lag_max: Duration,
     /// Mail that may wait for room in the mesh, per peer. Beyond it publishes are refused.
@@ -71,6 +76,7 @@ impl Default for ShardConfig {
             head_timeout: Duration::from_secs(10),
             frame_bytes_max: 512 << 10,
             lag_bytes_max: 1 << 20,
+            replay_bytes_max: 4 << 20,
             lag_max: Duration::from_secs(10),
             mail_max: 4096,
             echo: false,
@@ -223,12 +229,12 @@ impl Shard {
             // The peer has gone; its receive says so too, whichever comes first.
             return self.close(index);
         };
-        if let InFlight::Stream { stream, cursor } = in_flight {
+        if let InFlight::Stream { stream, cursor, .. } = in_flight {
             self.counters.stream_sends += 1;
             let log = &mut self.streams.at(stream).log;
             log.advance(cursor, bytes);
             // The common case ends here, without a look at the connection.
-            if !log.is_behind(cursor) && !transport.has_many && transport.lane_bytes() == 0 {
+            if !log.is_behind(cursor) && !transport.has_more() {
                 return;
             }
         }
@@ -286,15 +292,26 @@ impl Shard {
             Mail::Published { transport, request, result } => {
                 self.handle_published(transport, request, result);
             }
-            Mail::Subscribe { channel, display_name, format, stream } => {
-                self.handle_subscribe(from, channel, display_name, format, stream);
+            Mail::Subscribe { channel, display_name, format, view, stream } => {
+                let shard = from;
+                let subscriber = Subscriber { shard, format, view, display_name, stream };
+                self.handle_subscribe(channel, subscriber);
             }
-            Mail::Subscribed { stream, serial } => self.handle_subscribed(stream, serial),
+            Mail::Subscribed { stream, serial, has_members } => {
+                self.handle_subscribed(stream, serial, has_members);
+            }
             Mail::Unsubscribe { channel, stream } => {
                 self.handle_unsubscribe(from, &channel, stream);
             }
-            Mail::Frame { stream, serial, publisher, frame } => {
-                self.handle_frame(stream, serial, publisher, frame);
+            Mail::Join { reply_to, channel, display_name, format, view, since, skip } => {
+                let joining = Joining { display_name, format, view, since, skip };
+                self.handle_join(reply_to, channel, &joining);
+            }
+            Mail::Joined { transport, request, joined } => {
+                self.handle_joined(transport, request, *joined);
+            }
+            Mail::Frame { stream, serial, publisher, has_members, frame } => {
+                self.handle_frame(stream, serial, publisher, has_members, frame);
             }
             Mail::Ask { reply_to, channel, question } => {
                 self.handle_ask(reply_to, &channel, &question);
@@ -331,7 +348,8 @@ impl Shard {
             });
             match due {
                 Some(Due::Send { transport, cursor, bytes }) => {
-                    self.note_send(transport, InFlight::Stream { stream: stream_index, cursor });
+                    let (stream, len) = (stream_index, bytes.len());
+                    self.note_send(transport, InFlight::Stream { stream, cursor, bytes: len });
                     return Some((transport, bytes));
                 }
                 Some(Due::Slow(index)) => self.cut_slow_consumer(index),
@@ -382,11 +400,16 @@ impl Shard {
             }
             Ending::No | Ending::Close | Ending::Linger => {}
         }
+        if let Some(bytes) = transport.take_backlog() {
+            self.note_send(index, InFlight::Unaccounted);
+            return Some(bytes);
+        }
         let connection = transport.connection()?;
         for _ in 0..connection.attachment_count() {
             let Some((stream, cursor)) = connection.next_cursor() else { continue };
             if let Some(bytes) = self.streams.at(stream).log.pending(cursor) {
-                self.note_send(index, InFlight::Stream { stream, cursor });
+                let len = bytes.len();
+                self.note_send(index, InFlight::Stream { stream, cursor, bytes: len });
                 return Some(bytes);
             }
         }

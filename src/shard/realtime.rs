@@ -2,12 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use super::streams::{StreamKey, WaitingAttach};
+use super::streams::StreamName;
 use super::transport::{Ending, Stage};
-use super::{CHECK_MAX, Mail, ReturnAddress, Shard};
-use crate::ably::{
-    Accepted, Answer, ChannelName, ErrorCode, ErrorInfo, Modes, PublishResult, flags,
-};
+use super::{CHECK_MAX, Mail, Shard};
+use crate::ably::{Accepted, Answer, ChannelName, ErrorCode, ErrorInfo, Modes, PublishResult};
 use crate::channel::ChannelKey;
 use crate::channel::log::TransportRef;
 use crate::connection::Command;
@@ -60,8 +58,8 @@ impl Shard {
         let Some((connection, lane)) = transport.speak() else { return };
         match connection.handle_payload(&self.config.connection, payload, lane) {
             Ok(Command::None) => {}
-            Ok(Command::Attach { name, modes, params, channel_serial }) => {
-                self.attach(index, &name, modes, WaitingAttach { index, params, channel_serial });
+            Ok(Command::Attach { name, modes, params, since }) => {
+                self.attach(index, &name, modes, params, since);
             }
             Ok(Command::Detach { name }) => self.detach(index, &name),
             Ok(Command::Publish { msg_serial, name, accepted }) => {
@@ -82,89 +80,21 @@ impl Shard {
         }
     }
 
-    fn attach(&mut self, index: u32, name: &ChannelName, modes: Modes, request: WaitingAttach) {
-        let (key, stream) = self.stream_of(index, name);
-        let attached = stream.filter(|&stream| self.modes(index, stream).is_some());
-        // A stream that exists asks nothing of the home.
-        let congestion = if stream.is_none() { self.congestion(&key.channel) } else { None };
-        match (attached, congestion) {
-            (Some(stream), _) => self.change_attachment(index, stream, modes, request),
-            (None, None) => self.join_stream(index, key, modes, request),
-            (None, Some(error)) => {
-                if let Some((connection, lane)) = self.transports[index as usize].speak() {
-                    connection.detached(name.as_str(), Some(&error), lane);
-                }
-            }
-        }
-    }
-
-    /// A second ATTACH: new modes or params, and an answer; the stream goes on (RTL16a).
-    fn change_attachment(
-        &mut self,
-        index: u32,
-        stream_index: u32,
-        modes: Modes,
-        request: WaitingAttach,
-    ) {
-        self.set_attachment_modes(index, stream_index, modes);
-        let stream = self.streams.at(stream_index);
-        if stream.serial.is_some() {
-            self.confirm_attach(stream_index, request, flags::RESUMED);
-        } else {
-            stream.waiting.push(request);
-        }
-    }
-
-    /// Sends the ATTACHED that a client waits for.
-    pub(super) fn confirm_attach(
-        &mut self,
-        stream_index: u32,
-        request: WaitingAttach,
-        status: u64,
-    ) {
-        let index = request.index;
-        let stream = self.streams.at(stream_index);
-        let serial = stream.serial.as_ref().expect("confirmed when the home has answered");
-        // Messages behind the client's serial are not replayed yet: unless there are none, the
-        // client is told that it has missed some.
-        let missed = request.channel_serial.is_some_and(|known| *known != *serial.to_string());
-        let error = (missed && status & flags::RESUMED == 0).then(|| {
-            let text = "messages were missed; they may be in the channel's history";
-            ErrorInfo::new(ErrorCode::HISTORY_EXPIRED, text)
-        });
-        let Some((connection, lane)) = self.transports[index as usize].speak() else { return };
-        let modes = connection.modes(stream_index).expect("attached");
-        let flags = modes.bits() | status;
-        let name = &stream.key.display_name;
-        connection.attached(name, serial, flags, &request.params, error.as_ref(), lane);
-        self.set_ready(index);
-    }
-
-    fn detach(&mut self, index: u32, name: &ChannelName) {
-        let (_, stream) = self.stream_of(index, name);
-        if let Some(stream) = stream {
-            self.leave_stream(index, stream);
-        }
-        if let Some((connection, lane)) = self.transports[index as usize].speak() {
-            connection.detached(name.as_str(), None, lane);
-        }
-    }
-
     fn publish(&mut self, index: u32, msg_serial: u64, name: &ChannelName, accepted: Accepted) {
-        let (key, stream) = self.stream_of(index, name);
-        let modes = stream.and_then(|stream| self.modes(index, stream));
+        let (StreamName { channel, .. }, attached) = self.attachment_to(index, name);
+        let modes = attached.and_then(|stream| self.modes(index, stream));
         let error = if modes.is_some_and(|modes| !modes.contains(Modes::PUBLISH)) {
             let text = "the channel was attached without the mode PUBLISH";
             Some(ErrorInfo::new(ErrorCode::MODE_NOT_GRANTED, text))
         } else {
-            self.congestion(&key.channel)
+            self.congestion(&channel)
         };
         if let Some(error) = error {
             return self.resolve(index, msg_serial, Err(error));
         }
-        let home = key.channel.home(self.shards);
+        let home = channel.home(self.shards);
         let reply_to = self.return_address(index, msg_serial);
-        self.post(home, Mail::Publish { reply_to, channel: key.channel, accepted });
+        self.post(home, Mail::Publish { reply_to, channel, accepted });
     }
 
     /// Why nothing more can be asked of a channel's home just now.
@@ -248,31 +178,6 @@ impl Shard {
             }
             self.set_ready(index);
         }
-    }
-
-    fn stream_of(&self, index: u32, name: &ChannelName) -> (StreamKey, Option<u32>) {
-        let Stage::Realtime(_, connection) = &self.transports[index as usize].stage else {
-            unreachable!("asked for connections only")
-        };
-        let key = StreamKey {
-            channel: ChannelKey::new(connection.app_id(), name.base()),
-            display_name: name.as_str().into(),
-            format: connection.format(),
-        };
-        let stream = self.streams.find(&key);
-        (key, stream)
-    }
-
-    fn modes(&self, index: u32, stream: u32) -> Option<Modes> {
-        match &self.transports[index as usize].stage {
-            Stage::Realtime(_, connection) => connection.modes(stream),
-            _ => None,
-        }
-    }
-
-    pub(super) fn return_address(&self, index: u32, request: u64) -> ReturnAddress {
-        let transport = self.transports[index as usize].address(index);
-        ReturnAddress { shard: self.id, transport, request }
     }
 
     /// Bytes of a conformance test.

@@ -1,18 +1,20 @@
-//! The streams of one shard: for each channel, name and format with local subscribers its frame log,
-//! who is attached, and whether the home has said yet where it begins.
+//! The streams of one shard: for each channel, name, format and view with local subscribers its frame
+//! log, who is attached, and whether the home has said yet where it begins.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::ably::{ChannelSerial, Format, Params};
+use crate::ably::{ChannelSerial, Format, Params, Since};
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
 use crate::channel::log::FrameLog;
+use crate::channel::view::View;
 
-/// What tells streams apart. Subscribers that named the channel differently, `[?rewind=1]room`
-/// instead of `room`, see that name in their frames and so need frames of their own.
+/// What attachments call a channel, and in which format they speak of it. Subscribers that named the
+/// channel differently, `[?rewind=1]room` instead of `room`, see that name in their frames and so need
+/// frames of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct StreamKey {
+pub(super) struct StreamName {
     pub channel: ChannelKey,
     pub display_name: Arc<str>,
     pub format: Format,
@@ -24,51 +26,88 @@ pub(super) struct WaitingAttach {
     pub index: u32,
     /// What the answer echoes.
     pub params: Params,
-    /// Up to where the client has the channel, if it was attached before.
-    pub channel_serial: Option<Box<str>>,
+    /// From where on the client wants the channel.
+    pub since: Since,
 }
 
 pub(super) struct Stream {
-    pub key: StreamKey,
+    pub name: StreamName,
+    pub view: View,
     pub log: FrameLog,
-    /// Of the last publication that was laid into the log; `None` until the home has answered.
+    /// Of the last event of the channel, whether or not it was wanted here; `None` until the home has
+    /// answered.
     pub serial: Option<ChannelSerial>,
+    /// Whether the channel had presence members after that event.
+    pub has_members: bool,
     /// Attachments, with and without a cursor.
     pub attachments: u32,
-    /// ATTACHes that wait for the home's answer.
+    /// ATTACHes that wait until the home has said where the stream begins.
     pub waiting: Vec<WaitingAttach>,
+    /// ATTACHes that wait for the past or the members, by the number under which they were asked for.
+    pub joining: Vec<(u32, WaitingAttach)>,
     /// Whether frames were staged this turn.
     pub is_staged: bool,
     /// Whether it waits in the shard's queue of rounds.
     pub in_rounds: bool,
 }
 
-/// Streams by index, with a look-up by key. An index is used again with another generation.
+impl Stream {
+    /// Whether the home was asked about a transport and has not answered.
+    pub fn is_asked_by(&self, index: u32) -> bool {
+        self.joining.iter().any(|(_, request)| request.index == index)
+    }
+
+    /// The ATTACHes of a transport that are not answered yet, oldest first.
+    pub fn take_requests(&mut self, index: u32) -> Vec<WaitingAttach> {
+        let joining = self.joining.extract_if(.., |(_, request)| request.index == index);
+        let mut requests: Vec<_> = joining.map(|(_, request)| request).collect();
+        requests.extend(self.waiting.extract_if(.., |request| request.index == index));
+        requests
+    }
+}
+
+/// Streams by index, with a look-up by name. An index is used again with another generation.
 #[derive(Default)]
 pub(super) struct Streams {
     slots: Vec<(u32, Option<Stream>)>,
     free: Vec<u32>,
-    by_key: HashMap<StreamKey, u32>,
+    /// A name has as many streams as there are views of its channel; usually one.
+    by_name: HashMap<StreamName, Vec<u32>>,
+    /// Numbers of joins.
+    joins: u32,
 }
 
 impl Streams {
-    pub fn find(&self, key: &StreamKey) -> Option<u32> {
-        self.by_key.get(key).copied()
+    /// All streams of that name, whatever their view.
+    pub fn named(&self, name: &StreamName) -> &[u32] {
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The stream of that name with that view.
+    pub fn find(&self, name: &StreamName, view: &View) -> Option<u32> {
+        let has_view = |index: &&u32| {
+            let (_, slot) = &self.slots[**index as usize];
+            slot.as_ref().is_some_and(|stream| stream.view == *view)
+        };
+        self.named(name).iter().find(has_view).copied()
     }
 
     /// Adds a stream that the home does not know yet.
-    pub fn insert(&mut self, key: StreamKey) -> StreamRef {
+    pub fn insert(&mut self, name: StreamName, view: View) -> StreamRef {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push((0, None));
             self.slots.len() as u32 - 1
         });
-        self.by_key.insert(key.clone(), index);
+        self.by_name.entry(name.clone()).or_default().push(index);
         let stream = Stream {
-            key,
+            name,
+            view,
             log: FrameLog::default(),
             serial: None,
+            has_members: false,
             attachments: 0,
             waiting: Vec::new(),
+            joining: Vec::new(),
             is_staged: false,
             in_rounds: false,
         };
@@ -78,14 +117,24 @@ impl Streams {
     }
 
     /// Forgets a stream; frames that are still on their way to it find nobody.
-    pub fn remove(&mut self, index: u32) -> (StreamRef, StreamKey) {
+    pub fn remove(&mut self, index: u32) -> (StreamRef, StreamName) {
         let (generation, slot) = &mut self.slots[index as usize];
         let stream = slot.take().expect("removed once");
         let reference = StreamRef { index, generation: *generation };
         *generation = generation.wrapping_add(1);
-        self.by_key.remove(&stream.key);
+        let named = self.by_name.get_mut(&stream.name).expect("inserted with its name");
+        named.retain(|&known| known != index);
+        if named.is_empty() {
+            self.by_name.remove(&stream.name);
+        }
         self.free.push(index);
-        (reference, stream.key)
+        (reference, stream.name)
+    }
+
+    /// A number that no join has that is still waited for.
+    pub fn next_join(&mut self) -> u32 {
+        self.joins = self.joins.wrapping_add(1);
+        self.joins
     }
 
     /// The stream at `index`, unless it was removed.

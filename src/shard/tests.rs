@@ -391,3 +391,112 @@ fn a_transport_is_small_while_it_idles() {
     let bytes = size_of::<Transport>() + size_of::<Connection>() + 12 + 16;
     assert!(bytes <= 320, "{bytes} bytes");
 }
+
+/// An ATTACH with more than a name; returns the ATTACHED, and the data that came with it.
+fn attach_with(host: &mut Host, client: usize, attach: Value) -> (Value, Vec<String>) {
+    host.send(client, &attach);
+    host.settle();
+    let messages = host.messages(client);
+    let attached = messages.iter().find(|message| message["action"] == 11).expect("answered");
+    let data = messages.iter().filter(|message| message["action"] == 15);
+    let data = data.map(|message| message["messages"][0]["data"].as_str().unwrap().to_owned());
+    (attached.clone(), data.collect())
+}
+
+#[test]
+fn who_comes_back_with_a_serial_gets_what_it_missed_once_and_in_order() {
+    for seed in 1..=30 {
+        let mut host = Host::new(3, seed);
+        let publisher = host.connect(0, "");
+        let client = host.connect(1, "");
+        let since = host.attach(client, "room")["channelSerial"].clone();
+        for msg_serial in 0..10 {
+            host.publish(publisher, msg_serial, "room", &msg_serial.to_string());
+        }
+        host.settle();
+        let again = host.connect(2, "");
+        host.messages(again);
+        let attach = json!({"action": 10, "channel": "room", "channelSerial": since});
+        host.send(again, &attach);
+        for msg_serial in 10..20 {
+            host.publish(publisher, msg_serial, "room", &msg_serial.to_string());
+            host.step();
+        }
+        host.settle();
+        let messages = host.messages(again);
+        let flags = messages[0]["flags"].as_u64().unwrap();
+        assert_eq!(flags & 6, 6, "RESUMED and HAS_BACKLOG: {}", messages[0]);
+        assert_eq!(messages[0]["channelSerial"], since);
+        let data = messages[1..].iter().map(|message| &message["messages"][0]["data"]);
+        let expected: Vec<Value> = (0..20).map(|data| json!(data.to_string())).collect();
+        assert!(data.eq(&expected), "seed={seed}");
+    }
+}
+
+#[test]
+fn a_gap_that_cannot_be_filled_is_announced_and_not_half_filled() {
+    let config = ShardConfig { replay_bytes_max: 2000, ..ShardConfig::default() };
+    let mut host = Host::with_config(2, 9, config);
+    let (publisher, client) = (host.connect(0, ""), host.connect(1, ""));
+    let since = host.attach(client, "room")["channelSerial"].clone();
+    for msg_serial in 0..30 {
+        host.publish(publisher, msg_serial, "room", &format!("{msg_serial:0100}"));
+    }
+    host.settle();
+    for (serial, code) in [
+        (since, 90004),
+        (json!("01700000000123-001@series0000"), 90005),
+        (json!("no serial"), 90005),
+    ] {
+        let again = host.connect(1, "");
+        let attach = json!({"action": 10, "channel": "room", "channelSerial": serial});
+        let (attached, data) = attach_with(&mut host, again, attach);
+        assert_eq!(attached["error"]["code"], code);
+        assert_eq!(attached["flags"].as_u64().unwrap() & 6, 0);
+        assert!(data.is_empty());
+    }
+    host.pass(Duration::from_secs(125));
+    host.settle();
+    let (again, publisher) = (host.connect(1, ""), host.connect(0, ""));
+    let old = host.attach(again, "room")["channelSerial"].clone();
+    host.publish(publisher, 0, "room", "x");
+    host.settle();
+    host.pass(Duration::from_secs(125));
+    host.settle();
+    let late = host.connect(0, "");
+    let attach = json!({"action": 10, "channel": "room", "channelSerial": old});
+    let (attached, _) = attach_with(&mut host, late, attach);
+    assert_eq!(attached["error"]["code"], 90003);
+}
+
+#[test]
+fn other_modes_change_the_view_without_a_gap_or_a_duplicate() {
+    const PUBLISH: u64 = 1 << 17;
+    const SUBSCRIBE: u64 = 1 << 18;
+    const ANNOTATIONS: u64 = 1 << 22;
+    for seed in 1..=40 {
+        let mut host = Host::new(2, seed);
+        let (publisher, client) = (host.connect(0, ""), host.connect(1, ""));
+        host.attach(client, "room");
+        let mut modes = [SUBSCRIBE, SUBSCRIBE | ANNOTATIONS, SUBSCRIBE | PUBLISH].iter().cycle();
+        for msg_serial in 0..60 {
+            host.publish(publisher, msg_serial, "room", &msg_serial.to_string());
+            if msg_serial % 5 == 0 {
+                let flags = modes.next().unwrap();
+                host.send(client, &json!({"action": 10, "channel": "room", "flags": flags}));
+            }
+            for _ in 0..host.below(6) {
+                host.step();
+            }
+        }
+        host.settle();
+        let messages = host.messages(client);
+        let attached: Vec<_> = messages.iter().filter(|message| message["action"] == 11).collect();
+        assert_eq!(attached.len(), 12, "seed={seed}");
+        assert!(attached.iter().all(|attached| attached["flags"].as_u64().unwrap() & 4 != 0));
+        let data = messages.iter().filter(|message| message["action"] == 15);
+        let data = data.map(|message| message["messages"][0]["data"].as_str().unwrap());
+        let expected: Vec<String> = (0..60).map(|data| data.to_string()).collect();
+        assert!(data.eq(&expected), "seed={seed}");
+    }
+}

@@ -1,5 +1,7 @@
 //! One socket as its shard sees it: who speaks over it, what is owed to it, when it was last heard.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use super::http::Waiting;
@@ -16,9 +18,9 @@ pub(super) enum InFlight {
     Nothing,
     /// Bytes of the lane, or frames of a stream that the transport has left meanwhile.
     Unaccounted,
-    /// Frames of a stream; the transport's cursor there moves when they were taken. Both are kept
+    /// Frames of a stream; the transport's cursor there moves when they were taken. All is kept
     /// here so that a completion has no need to look into the connection.
-    Stream { stream: u32, cursor: u32 },
+    Stream { stream: u32, cursor: u32, bytes: u32 },
 }
 
 /// Who speaks over the transport.
@@ -59,6 +61,10 @@ pub(super) enum Ending {
     HalfClose,
 }
 
+/// Frames for one transport alone: what its attachments missed, and who is present; with the stream
+/// that each piece belongs to.
+type Backlog = VecDeque<(u32, SendBuf)>;
+
 pub(super) struct Transport {
     pub generation: u32,
     pub in_flight: InFlight,
@@ -72,6 +78,8 @@ pub(super) struct Transport {
     pub in_wheel: bool,
     /// Control frames and HTTP responses: they overtake streams between two sends.
     lane: Vec<u8>,
+    /// What an attachment is owed before its stream goes on. `None` while there is nothing.
+    backlog: Option<Box<Backlog>>,
     /// When the send in flight began, or the last one did.
     pub sent_ms: u64,
     pub received_ms: u64,
@@ -88,6 +96,7 @@ impl Transport {
             has_many: false,
             in_wheel: false,
             lane: Vec::new(),
+            backlog: None,
             sent_ms: 0,
             received_ms: 0,
         }
@@ -139,6 +148,39 @@ impl Transport {
     pub fn take_lane(&mut self) -> Option<SendBuf> {
         let lane = std::mem::take(&mut self.lane);
         (!lane.is_empty()).then(|| SendBuf::whole(Bytes::from(lane)))
+    }
+
+    /// Whether anything is owed to it beyond what its one cursor, if it has one, is behind.
+    pub fn has_more(&self) -> bool {
+        self.has_many || !self.lane.is_empty() || self.backlog.is_some()
+    }
+
+    /// Adds to what the attachment to `stream` is owed before the stream goes on.
+    pub fn push_backlog(&mut self, stream: u32, pieces: impl IntoIterator<Item = SendBuf>) {
+        let mut pieces = pieces.into_iter().peekable();
+        if pieces.peek().is_some() {
+            let backlog = self.backlog.get_or_insert_default();
+            backlog.extend(pieces.map(|piece| (stream, piece)));
+        }
+    }
+
+    /// The next piece of the backlog.
+    pub fn take_backlog(&mut self) -> Option<SendBuf> {
+        let backlog = self.backlog.as_mut()?;
+        let piece = backlog.pop_front().map(|(_, piece)| piece);
+        if backlog.is_empty() {
+            self.backlog = None;
+        }
+        piece
+    }
+
+    /// Takes out what the attachment to `stream` is owed.
+    pub fn take_backlog_of(&mut self, stream: u32) -> Vec<SendBuf> {
+        let Some(backlog) = &mut self.backlog else { return Vec::new() };
+        let (of_stream, others): (Backlog, Backlog) =
+            std::mem::take(&mut **backlog).into_iter().partition(|(of, _)| *of == stream);
+        self.backlog = (!others.is_empty()).then(|| Box::new(others));
+        of_stream.into_iter().map(|(_, piece)| piece).collect()
     }
 
     /// The connection, and the lane that it speaks into.

@@ -1,0 +1,10 @@
+//! From where on an attachment is sent a channel (6.3).
+
+/// A point in the channel's order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// From now on.
+    Head,
+    /// From behind this channelSerial, as the client wrote it (6.6).
+    Serial(Box<str>),
+}

@@ -1,0 +1,44 @@
+//! What a channel's home sends to subscribers: one event of the channel, with its place in the order.
+
+use std::sync::Arc;
+
+use crate::ably::{self, ChannelSerial, Format, Publication, Wants};
+
+/// One event of a channel; each becomes one protocol message.
+#[derive(Clone, Debug)]
+pub enum Broadcast {
+    /// MESSAGE.
+    Messages(Arc<Publication>),
+}
+
+impl Broadcast {
+    /// Who is sent it: attachments that want this kind.
+    pub fn kind(&self) -> Wants {
+        match self {
+            Broadcast::Messages(_) => Wants::MESSAGES,
+        }
+    }
+
+    /// Its place in the order.
+    pub fn serial(&self) -> ChannelSerial {
+        match self {
+            Broadcast::Messages(publication) => publication.channel_serial,
+        }
+    }
+
+    /// Bytes that it takes in memory, about; its encoding is larger by its envelope.
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Broadcast::Messages(publication) => publication.size_bytes(),
+        }
+    }
+
+    /// Appends its protocol message for subscribers that call the channel `display_name`.
+    pub fn encode(&self, format: Format, display_name: &str, out: &mut Vec<u8>) {
+        match self {
+            Broadcast::Messages(publication) => {
+                ably::encode_publication(format, display_name, publication, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! Attaching: from ATTACH to the cursor of an attachment in its stream, and the way back.
+//!
+//! An ATTACH goes through at most three steps. A stream that is new on this shard asks the home where
+//! it begins ([`Mail::Subscribe`]). If the client wants the past, or there are members to tell of, the
+//! home is asked for those ([`Mail::Join`]); they wait in the transport's backlog and are sent before
+//! the stream. Then the attachment gets its cursor. Most attachments need only the last step.
+
+use super::mail::Joined;
+use super::streams::{StreamName, WaitingAttach};
+use super::transport::{InFlight, Stage};
+use super::{Mail, ReturnAddress, Shard};
+use crate::ably::{ChannelName, ChannelSerial, ErrorInfo, Modes, Params, Since, Wants, flags};
+use crate::channel::ChannelKey;
+use crate::channel::home::StreamRef;
+use crate::channel::log::TransportRef;
+use crate::channel::view::View;
+use crate::sys::SendBuf;
+
+/// What an ATTACHED says beside the modes that were granted.
+struct Confirmation<'a> {
+    serial: ChannelSerial,
+    /// Status bits (3.3).
+    status: u64,
+    params: &'a Params,
+    error: Option<&'a ErrorInfo>,
+}
+
+impl Shard {
+    pub(super) fn attach(
+        &mut self,
+        index: u32,
+        name: &ChannelName,
+        modes: Modes,
+        params: Params,
+        since: Since,
+    ) {
+        let (name, attached) = self.attachment_to(index, name);
+        let view = View::of(modes);
+        let request = WaitingAttach { index, params, since };
+        match attached {
+            None => {
+                if let Some(stream) = self.join_stream(index, name, view, modes) {
+                    self.settle_attach(stream, request);
+                }
+            }
+            Some(stream) if self.streams.at(stream).view == view => {
+                self.set_modes(index, stream, modes);
+                self.settle_attach(stream, request);
+            }
+            Some(stream) => self.change_view(index, stream, view, modes, request),
+        }
+    }
+
+    /// Another view of a channel that goes on without a gap: what the old stream still owes is sent
+    /// first, and the new one joined behind that (RTL16a).
+    fn change_view(
+        &mut self,
+        index: u32,
+        old: u32,
+        view: View,
+        modes: Modes,
+        request: WaitingAttach,
+    ) {
+        let is_joining = self.is_joining(index, old);
+        let stream = self.streams.at(old);
+        let (name, serial) = (stream.name.clone(), stream.serial);
+        let mut requests = stream.take_requests(index);
+        requests.push(request);
+        let mut rest = self.transports[index as usize].take_backlog_of(old);
+        // While it was joining, what was asked first still says from where on.
+        if !is_joining {
+            let serial = serial.expect("known before the first attachment is complete");
+            requests[0].since = Since::Serial(serial.to_string().into());
+            rest.extend(self.unsent_of(index, old));
+        }
+        self.leave_stream(index, old);
+        if let Some(stream) = self.join_stream(index, name, view, modes) {
+            self.transports[index as usize].push_backlog(stream, rest);
+            self.set_ready(index);
+            self.settle_attaches(index, stream, requests);
+        }
+    }
+
+    /// What the attachment to a stream is owed and nobody has begun to send.
+    fn unsent_of(&mut self, index: u32, stream_index: u32) -> Vec<SendBuf> {
+        let transport = &mut self.transports[index as usize];
+        let connection = transport.connection().expect("only connections attach");
+        let Some(cursor) = connection.cursor(stream_index) else { return Vec::new() };
+        let log = &mut self.streams.at(stream_index).log;
+        log.commit();
+        let transport = &mut self.transports[index as usize];
+        if let InFlight::Stream { stream, bytes, .. } = transport.in_flight
+            && stream == stream_index
+        {
+            // Counted now; its completion has nothing left to count.
+            transport.in_flight = InFlight::Unaccounted;
+            log.advance(cursor, bytes);
+        }
+        let mut rest = Vec::new();
+        while let Some(piece) = log.pending(cursor) {
+            log.advance(cursor, piece.len());
+            rest.push(piece);
+        }
+        rest
+    }
+
+    /// Notes an attachment to the stream of that name and view; `None`, and the client is told, when
+    /// that takes a new stream and its home is behind.
+    fn join_stream(
+        &mut self,
+        index: u32,
+        name: StreamName,
+        view: View,
+        modes: Modes,
+    ) -> Option<u32> {
+        let stream = match self.streams.find(&name, &view) {
+            Some(stream) => stream,
+            // A stream that exists asks nothing of the home.
+            None => match self.congestion(&name.channel) {
+                Some(error) => {
+                    self.refuse_attach(index, &name.display_name, &error);
+                    return None;
+                }
+                None => self.open_stream(name, view),
+            },
+        };
+        let transport = &mut self.transports[index as usize];
+        let connection = transport.connection().expect("only connections attach");
+        connection.attach(stream, modes);
+        transport.has_many = connection.attachment_count() > 1;
+        self.streams.at(stream).attachments += 1;
+        Some(stream)
+    }
+
+    fn settle_attaches(&mut self, index: u32, stream: u32, requests: Vec<WaitingAttach>) {
+        for request in requests {
+            // One that cannot be answered has taken the attachment with it.
+            if self.modes(index, stream).is_some() {
+                self.settle_attach(stream, request);
+            }
+        }
+    }
+
+    fn open_stream(&mut self, name: StreamName, view: View) -> u32 {
+        let StreamName { channel, display_name, format } = name.clone();
+        let stream = self.streams.insert(name, view.clone());
+        let home = channel.home(self.shards);
+        self.post(home, Mail::Subscribe { channel, display_name, format, view, stream });
+        stream.index
+    }
+
+    /// The home has said where a stream begins.
+    pub(super) fn handle_subscribed(
+        &mut self,
+        reference: StreamRef,
+        serial: ChannelSerial,
+        has_members: bool,
+    ) {
+        let Some(stream) = self.streams.resolve(reference) else { return };
+        stream.serial = Some(serial);
+        stream.has_members = has_members;
+        for request in std::mem::take(&mut stream.waiting) {
+            // One that cannot be answered may take its attachment, and so the stream, with it.
+            if self.streams.resolve(reference).is_some() {
+                self.settle_attach(reference.index, request);
+            }
+        }
+    }
+
+    /// Answers an ATTACH, or asks the home for what the answer needs.
+    fn settle_attach(&mut self, stream_index: u32, request: WaitingAttach) {
+        let stream = self.streams.at(stream_index);
+        let Some(serial) = stream.serial else { return stream.waiting.push(request) };
+        let index = request.index;
+        let is_joining = self.is_joining(index, stream_index);
+        let stream = self.streams.at(stream_index);
+        let resumes = match &request.since {
+            _ if !is_joining => true,
+            Since::Head => false,
+            Since::Serial(text) => **text == *serial.to_string(),
+        };
+        let wants_past = is_joining && !resumes && request.since != Since::Head;
+        let wants_members = stream.has_members && stream.view.wants.contains(Wants::PRESENCE);
+        if wants_past || wants_members || stream.is_asked_by(index) {
+            return self.ask_to_join(stream_index, request);
+        }
+        if is_joining {
+            self.complete_attachment(index, stream_index);
+        }
+        let status = if resumes { flags::RESUMED } else { 0 };
+        let params = &request.params;
+        let confirmation = Confirmation { serial, status, params, error: None };
+        self.confirm_attach(index, stream_index, &confirmation);
+    }
+
+    fn ask_to_join(&mut self, stream_index: u32, request: WaitingAttach) {
+        let index = request.index;
+        let number = self.streams.next_join();
+        let stream = self.streams.at(stream_index);
+        let StreamName { channel, display_name, format } = stream.name.clone();
+        let view = stream.view.clone();
+        if let Some(error) = self.congestion(&channel) {
+            self.leave_stream(index, stream_index);
+            return self.refuse_attach(index, &display_name, &error);
+        }
+        // The first ATTACH says from where on; those behind it ask for the members alone.
+        let is_first = self.is_joining(index, stream_index)
+            && !self.streams.at(stream_index).is_asked_by(index);
+        let since = if is_first { request.since.clone() } else { Since::Head };
+        let connection = self.transports[index as usize].connection();
+        let connection = connection.expect("only connections attach");
+        let skip = (!connection.wants_echo()).then(|| connection.id());
+        self.streams.at(stream_index).joining.push((number, request));
+        let reply_to =
+            self.return_address(index, u64::from(stream_index) << 32 | u64::from(number));
+        let home = channel.home(self.shards);
+        self.post(home, Mail::Join { reply_to, channel, display_name, format, view, since, skip });
+    }
+
+    /// The home has answered a join. Everything that it sends later is behind the answer.
+    pub(super) fn handle_joined(&mut self, to: TransportRef, request: u64, joined: Joined) {
+        let (stream_index, number) = ((request >> 32) as u32, request as u32);
+        let Some(stream) = self.streams.get_mut(stream_index) else { return };
+        let number_is =
+            |(known, waiting): &(u32, WaitingAttach)| *known == number && waiting.index == to.index;
+        // Not there when the client has detached meanwhile.
+        let Some(at) = stream.joining.iter().position(number_is) else { return };
+        let (_, request) = stream.joining.remove(at);
+        stream.has_members = joined.has_members;
+        let index = request.index;
+        let mut status = 0;
+        if self.is_joining(index, stream_index) {
+            self.complete_attachment(index, stream_index);
+            if joined.resumed {
+                status |= flags::RESUMED;
+            }
+            if joined.has_backlog {
+                status |= flags::HAS_BACKLOG;
+            }
+        } else {
+            status |= flags::RESUMED;
+        }
+        if joined.has_members {
+            status |= flags::HAS_PRESENCE;
+        }
+        let transport = &mut self.transports[index as usize];
+        transport.push_backlog(stream_index, joined.frames.into_iter().map(SendBuf::whole));
+        let confirmation = Confirmation {
+            serial: joined.serial,
+            status,
+            params: &request.params,
+            error: joined.error.as_ref(),
+        };
+        self.confirm_attach(index, stream_index, &confirmation);
+    }
+
+    /// The attachment is sent what the stream gets from now on.
+    fn complete_attachment(&mut self, index: u32, stream_index: u32) {
+        let address = self.transports[index as usize].address(index);
+        let connection = self.transports[index as usize].connection();
+        let connection = connection.expect("only connections attach");
+        let stream = self.streams.at(stream_index);
+        let skip_own = !connection.wants_echo();
+        let wants_any = !stream.view.wants.is_empty();
+        let cursor = wants_any.then(|| stream.log.attach(address, skip_own));
+        connection.set_cursor(stream_index, cursor);
+    }
+
+    fn confirm_attach(&mut self, index: u32, stream_index: u32, with: &Confirmation<'_>) {
+        let Some((connection, lane)) = self.transports[index as usize].speak() else { return };
+        let modes = connection.modes(stream_index).expect("attached");
+        let flags = modes.bits() | with.status;
+        let name = &self.streams.at(stream_index).name.display_name;
+        connection.attached(name, &with.serial, flags, with.params, with.error, lane);
+        self.set_ready(index);
+    }
+
+    /// The client may try again after a while (RTL13b).
+    fn refuse_attach(&mut self, index: u32, display_name: &str, error: &ErrorInfo) {
+        if let Some((connection, lane)) = self.transports[index as usize].speak() {
+            connection.detached(display_name, Some(error), lane);
+            self.set_ready(index);
+        }
+    }
+
+    pub(super) fn detach(&mut self, index: u32, name: &ChannelName) {
+        let (_, attached) = self.attachment_to(index, name);
+        if let Some(stream) = attached {
+            self.leave_stream(index, stream);
+        }
+        if let Some((connection, lane)) = self.transports[index as usize].speak() {
+            connection.detached(name.as_str(), None, lane);
+        }
+    }
+
+    /// Ends the attachment of `index` to a stream, if there is one.
+    pub(super) fn leave_stream(&mut self, index: u32, stream_index: u32) {
+        let transport = &mut self.transports[index as usize];
+        drop(transport.take_backlog_of(stream_index));
+        let Some(connection) = transport.connection() else { return };
+        let Some(cursor) = connection.detach(stream_index) else { return };
+        if let Some(cursor) = cursor {
+            self.drop_cursor(index, stream_index, cursor);
+        }
+        let stream = self.streams.at(stream_index);
+        stream.waiting.retain(|waiting| waiting.index != index);
+        stream.joining.retain(|(_, waiting)| waiting.index != index);
+        stream.attachments -= 1;
+        if stream.attachments == 0 {
+            let (stream, name) = self.streams.remove(stream_index);
+            let home = name.channel.home(self.shards);
+            self.post(home, Mail::Unsubscribe { channel: name.channel, stream });
+        }
+    }
+
+    /// Ends all attachments of `index`.
+    pub(super) fn leave_streams(&mut self, index: u32) {
+        while let Some(stream) = self.transports[index as usize]
+            .connection()
+            .and_then(|connection| connection.any_stream())
+        {
+            self.leave_stream(index, stream);
+        }
+    }
+
+    /// Takes a cursor out of a log. A send of it that is in flight ends by itself.
+    fn drop_cursor(&mut self, index: u32, stream_index: u32, cursor: u32) {
+        let transport = &mut self.transports[index as usize];
+        if matches!(transport.in_flight, InFlight::Stream { stream, .. } if stream == stream_index)
+        {
+            transport.in_flight = InFlight::Unaccounted;
+        }
+        let Some(moved) = self.streams.at(stream_index).log.detach(cursor) else { return };
+        let moved = &mut self.transports[moved as usize];
+        if let InFlight::Stream { stream, cursor: in_flight, .. } = &mut moved.in_flight
+            && *stream == stream_index
+        {
+            *in_flight = cursor;
+        }
+        let connection = moved.connection().expect("cursors belong to connections");
+        connection.set_cursor(stream_index, Some(cursor));
+    }
+
+    /// What the connection of `index` calls a channel, and the stream through which it is attached.
+    pub(super) fn attachment_to(
+        &self,
+        index: u32,
+        name: &ChannelName,
+    ) -> (StreamName, Option<u32>) {
+        let Stage::Realtime(_, connection) = &self.transports[index as usize].stage else {
+            unreachable!("asked for connections only")
+        };
+        let name = StreamName {
+            channel: ChannelKey::new(connection.app_id(), name.base()),
+            display_name: name.as_str().into(),
+            format: connection.format(),
+        };
+        let named = self.streams.named(&name).iter();
+        let attached = named.copied().find(|&stream| connection.modes(stream).is_some());
+        (name, attached)
+    }
+
+    pub(super) fn modes(&self, index: u32, stream: u32) -> Option<Modes> {
+        match &self.transports[index as usize].stage {
+            Stage::Realtime(_, connection) => connection.modes(stream),
+            _ => None,
+        }
+    }
+
+    fn set_modes(&mut self, index: u32, stream: u32, modes: Modes) {
+        let connection = self.transports[index as usize].connection();
+        connection.expect("only connections attach").set_modes(stream, modes);
+    }
+
+    fn is_joining(&self, index: u32, stream: u32) -> bool {
+        match &self.transports[index as usize].stage {
+            Stage::Realtime(_, connection) => connection.is_joining(stream),
+            _ => false,
+        }
+    }
+
+    pub(super) fn return_address(&self, index: u32, request: u64) -> ReturnAddress {
+        let transport = self.transports[index as usize].address(index);
+        ReturnAddress { shard: self.id, transport, request }
+    }
+}
