@@ -67,8 +67,8 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
         getrandom::fill(&mut bytes)?;
         config.keys.push(made.insert(ApiKey::from_random(&bytes)).clone());
     }
-    let (server, keys) = config.into_server()?;
-    ringcast::server::run(server, Arc::new(keys), |address| {
+    let (server, directory) = config.into_server()?;
+    ringcast::server::run(server, Arc::new(directory), |address| {
         // Scripts wait for this line; its form is part of the command line.
         say(&format!("listening on {address} shards={shards}\n"));
         if let Some(key) = made {

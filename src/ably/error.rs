@@ -80,6 +80,8 @@ codes! {
     MODE_NOT_GRANTED = 40165;
     /// The credentials are in order but the operation is forbidden.
     FORBIDDEN = 40300;
+    /// The namespace wants TLS.
+    TLS_REQUIRED = 40311;
     /// Unknown app, key, message or route.
     NOT_FOUND = 40400;
     /// An HTTP method that the route does not have.

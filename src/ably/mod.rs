@@ -8,16 +8,19 @@
 mod batch;
 mod capability;
 mod channel_name;
+mod channel_params;
 mod credentials;
+mod directory;
 mod error;
 mod history;
 mod inbound;
 mod json;
-mod keys;
 mod message;
 mod modes;
 mod msgpack;
+mod occupancy;
 mod outbound;
+mod principal;
 mod publish;
 mod question;
 mod rest;
@@ -26,6 +29,7 @@ mod since;
 #[cfg(test)]
 mod tests;
 mod value;
+pub mod vcdiff;
 mod writer;
 
 pub use batch::{
@@ -34,14 +38,17 @@ pub use batch::{
 };
 pub use capability::{Capability, CapabilityError, Operation};
 pub use channel_name::{CHANNEL_NAME_BYTES_MAX, ChannelName};
+pub use channel_params::{ChannelParams, REWIND_MESSAGES_MAX, Rewind};
 pub use credentials::{ApiKey, decode_basic};
+pub use directory::{App, AppLimits, AppSpec, Directory, Key, KeySpec, Namespace};
 pub use error::{DecodeError, ErrorCode, ErrorInfo};
 pub use history::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position};
 pub use inbound::{Action, Draft, PARAMS_MAX, Params, ProtocolMessage, decode};
-pub use keys::{Key, KeyRing};
 pub use message::{Data, Message, Publication, encode_message, encode_publication};
 pub use modes::{Modes, Wants, flags};
+pub use occupancy::{Category, Metric, Metrics};
 pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};
+pub use principal::{Principal, Token};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
 pub use question::{Answer, Question};
 pub use rest::{decode_publish, encode_error, encode_history, encode_publish_result, encode_time};

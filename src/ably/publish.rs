@@ -23,18 +23,24 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// The identity of a key's holder who claims `client_id`.
+    /// Who somebody is whose credentials permit this identity and who claims `client_id` (12.7).
     ///
     /// # Errors
-    /// 40012: empty, or the wildcard itself.
-    pub fn of_key(client_id: Option<&str>) -> Result<Identity, ErrorInfo> {
-        match client_id {
-            None => Ok(Identity::Wildcard),
-            Some("" | "*") => Err(ErrorInfo::new(
-                ErrorCode::INVALID_CLIENT_ID,
-                "the clientId cannot be empty or *",
-            )),
-            Some(client_id) => Ok(Identity::Client(client_id.into())),
+    /// 40012: it is empty or the wildcard itself; 40102: the credentials are not for that clientId.
+    pub fn claim(&self, client_id: Option<&str>) -> Result<Identity, ErrorInfo> {
+        match (self, client_id) {
+            (_, None) => Ok(self.clone()),
+            (_, Some("" | "*")) => {
+                refuse(ErrorCode::INVALID_CLIENT_ID, "the clientId cannot be empty or *")
+            }
+            (Identity::Wildcard, Some(claimed)) => Ok(Identity::Client(claimed.into())),
+            (Identity::Client(own), Some(claimed)) if **own == *claimed => Ok(self.clone()),
+            (Identity::Client(_), Some(_)) => {
+                refuse(ErrorCode::INCOMPATIBLE_CREDENTIALS, "the token is for another clientId")
+            }
+            (Identity::Anonymous, Some(_)) => {
+                refuse(ErrorCode::INCOMPATIBLE_CREDENTIALS, "the token is for no clientId")
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use data_encoding::BASE64URL_NOPAD;
 use toml::de::DeValue;
 
-use crate::ably::{self, Capability};
+use crate::ably::KeySpec;
 use crate::config::reader::advise;
 
 /// What a key may be allowed to do; `*` is all of it.
@@ -43,22 +43,26 @@ pub struct ApiKey {
     pub secret: String,
     /// Operations for each channel pattern; everything unless configured.
     pub capability: BTreeMap<String, Vec<String>>,
+    /// Whether its tokens can be revoked; they live for an hour at most then.
+    pub revocable_tokens: bool,
 }
 
 impl ApiKey {
     /// Makes a key for a daemon that was started without one, from random bytes.
     pub fn from_random(bytes: &[u8; 24]) -> ApiKey {
         let secret = BASE64URL_NOPAD.encode(bytes);
-        ApiKey { app: "local".into(), id: "made".into(), secret, capability: everything() }
+        let (app, id) = ("local".into(), "made".into());
+        ApiKey { app, id, secret, capability: everything(), revocable_tokens: false }
     }
 
     /// The key as shards check it.
     ///
     /// # Errors
     /// The capability is refused by the protocol layer.
-    pub fn to_credential(&self) -> anyhow::Result<(ably::ApiKey, Capability)> {
+    pub fn to_spec(&self) -> anyhow::Result<KeySpec> {
         let capability = serde_json::to_string(&self.capability)?;
-        Ok((self.to_secret_string().parse()?, Capability::parse(&capability)?))
+        let api_key = self.to_secret_string().parse()?;
+        Ok(KeySpec::new(api_key, &capability, self.revocable_tokens)?)
     }
 
     /// `appId.keyId`, which is no secret.
@@ -85,15 +89,13 @@ impl fmt::Debug for ApiKey {
         f.debug_struct("ApiKey")
             .field("name", &self.name())
             .field("capability", &self.capability)
+            .field("revocable_tokens", &self.revocable_tokens)
             .finish_non_exhaustive()
     }
 }
 
 /// Parses `appId.keyId:secret`; it gets every capability. The refusal does not show the text.
 pub(super) fn parse(text: &str) -> Result<ApiKey, String> {
-    let is_id = |text: &str| {
-        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
-    };
     let is_secret = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
     match text.split_once(':').and_then(|(name, secret)| Some((name.split_once('.')?, secret))) {
         Some(((app, id), secret)) if is_id(app) && is_id(id) && is_secret(secret) => Ok(ApiKey {
@@ -101,9 +103,15 @@ pub(super) fn parse(text: &str) -> Result<ApiKey, String> {
             id: id.into(),
             secret: secret.into(),
             capability: everything(),
+            revocable_tokens: false,
         }),
         _ => Err("wants appId.keyId:secret".into()),
     }
+}
+
+/// Whether `text` can name an app, or a key within its app.
+pub(super) fn is_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
 }
 
 /// Reads `{ "pattern" = ["operation", ..], .. }`.

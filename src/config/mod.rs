@@ -3,6 +3,7 @@
 //!
 //! `docs/configuration.md` is the reference of all keys; a test holds it against this module.
 
+mod app;
 mod cores;
 mod flags;
 mod key;
@@ -16,8 +17,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::ably::KeyRing;
+use crate::ably::{AppSpec, Directory};
 use crate::channel::history::HistoryConfig;
+pub use crate::config::app::AppConfig;
 pub use crate::config::flags::ServeFlags;
 pub use crate::config::key::ApiKey;
 pub use crate::config::reader::ConfigError;
@@ -50,8 +52,10 @@ pub struct Config {
     pub connection: ConnectionTimes,
     /// The recent past of each channel.
     pub history: HistoryBounds,
-    /// Keys that clients may use; none: nobody can connect.
+    /// Keys that clients may use, of all apps; none: nobody can connect.
     pub keys: Vec<ApiKey>,
+    /// What the channels of apps obey. An app that has keys only need not be here.
+    pub apps: Vec<AppConfig>,
     /// Serves `/echo`, a WebSocket that returns what it is sent; for conformance tests only.
     pub echo: bool,
 }
@@ -135,6 +139,7 @@ impl Default for Config {
                 shard_bytes_max: 64 * MIB,
             },
             keys: Vec::new(),
+            apps: Vec::new(),
             echo: false,
         }
     }
@@ -166,18 +171,39 @@ impl Config {
         config.connection.read(root.section("connection")?)?;
         config.history.read(root.section("history")?)?;
         for section in root.sections("keys")? {
+            config.add_key(section, None)?;
+        }
+        for mut section in root.sections("apps")? {
             let at = section.place();
-            let key = read_key(section)?;
-            if config.keys.iter().any(|other| other.name() == key.name()) {
-                return Err(at.error(format!("the key `{}` is there twice", key.name())));
+            let keys = section.sections("keys")?;
+            let app = AppConfig::read(section)?;
+            if config.apps.iter().any(|other| other.id == app.id) {
+                return Err(at.error(format!("the app `{}` is there twice", app.id)));
             }
-            config.keys.push(key);
+            for section in keys {
+                config.add_key(section, Some(&app.id))?;
+            }
+            config.apps.push(app);
         }
         let mut test = root.section("test")?;
         test.read("echo", &mut config.echo, units::boolean)?;
         test.finish()?;
         root.finish()?;
         Ok(config)
+    }
+
+    /// Reads a key; with an `app` it has to be one of that.
+    fn add_key(&mut self, section: Section, app: Option<&str>) -> Result<(), ConfigError> {
+        let at = section.place();
+        let key = read_key(section)?;
+        if app.is_some_and(|app| app != key.app) {
+            return Err(at.error(format!("the key `{}` is of another app", key.name())));
+        }
+        if self.keys.iter().any(|other| other.name() == key.name()) {
+            return Err(at.error(format!("the key `{}` is there twice", key.name())));
+        }
+        self.keys.push(key);
+        Ok(())
     }
 
     fn read_server(&mut self, mut section: Section) -> Result<(), ConfigError> {
@@ -219,14 +245,28 @@ impl Config {
 }
 
 impl Config {
-    /// Takes the configuration apart: for the server, and the keys for all its shards.
+    /// Every app that has a key or a table of its own.
+    ///
+    /// # Errors
+    /// A capability is refused by the protocol layer.
+    pub fn directory(&self) -> anyhow::Result<Directory> {
+        let mut apps: BTreeMap<&str, AppSpec> =
+            self.apps.iter().map(|app| (&*app.id, app.to_spec())).collect();
+        for key in &self.keys {
+            let id: Box<str> = key.app.as_str().into();
+            let app = apps.entry(&key.app).or_insert_with(|| AppSpec { id, ..AppSpec::default() });
+            app.keys.push(key.to_spec()?);
+        }
+        Ok(Directory::new(apps.into_values()))
+    }
+
+    /// Takes the configuration apart: for the server, and the apps for all its shards.
     ///
     /// # Errors
     /// A configured CPU is not one that this process may run on.
-    pub fn into_server(self) -> anyhow::Result<(ServerConfig, KeyRing)> {
+    pub fn into_server(self) -> anyhow::Result<(ServerConfig, Directory)> {
         let (cores, shards) = self.placement()?;
-        let keys = self.keys.iter().map(ApiKey::to_credential);
-        let keys = KeyRing::new(keys.collect::<anyhow::Result<Vec<_>>>()?);
+        let directory = self.directory()?;
         let limits = self.limits;
         let connection = ConnectionConfig {
             message_bytes_max: limits.message_bytes_max as u32,
@@ -262,7 +302,7 @@ impl Config {
             ring: self.ring,
             shard,
         };
-        Ok((server, keys))
+        Ok((server, directory))
     }
 }
 
@@ -348,6 +388,7 @@ fn read_key(mut section: Section) -> Result<ApiKey, ConfigError> {
     if !capability.is_empty() {
         key.capability = capability;
     }
+    section.read("revocable_tokens", &mut key.revocable_tokens, units::boolean)?;
     section.finish()?;
     Ok(key)
 }
@@ -373,8 +414,8 @@ mod tests {
         let example = example.split("```").next().expect("split yields at least one part");
         let mut config = Config::parse("configuration.md", example).unwrap();
         let default = Config::default();
-        assert_eq!(config.keys.len(), 1, "the one example key");
-        config.keys.clear();
+        assert_eq!((config.keys.len(), config.apps.len()), (2, 1), "the examples");
+        (config.keys, config.apps) = (vec![], vec![]);
         (config.cores, config.shards) = (None, None); // their defaults depend on the machine
         assert_eq!(format!("{config:?}"), format!("{default:?}"));
         for key in example.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
@@ -482,5 +523,60 @@ mod tests {
         assert_eq!(error, "r.toml:3:1: `keys`: the key `a.b` is there twice");
         let error = refusal("[[keys]]\n");
         assert_eq!(error, "r.toml:1:1: `keys.key`: is missing, and so is `key_file`");
+    }
+
+    #[test]
+    fn apps_have_their_own_keys_and_rules() {
+        let config = Config::parse(
+            "r.toml",
+            "[[keys]]\nkey = \"shop.all:hush\"\n\
+             [[keys]]\nkey = \"plain.all:hush\"\n\
+             [[apps]]\nid = \"shop\"\npresence_members_max = 50\n\
+             [[apps.keys]]\nkey = \"shop.tokens:hush\"\nrevocable_tokens = true\n\
+             [[apps.namespaces]]\nid = \"chat\"\nmutable_messages = true\n\
+             [[apps.namespaces]]\nid = \"team\"\nidentified = true\n\
+             [[apps]]\nid = \"empty\"\n",
+        )
+        .unwrap();
+        let directory = config.directory().unwrap();
+        assert_eq!(directory.app_count(), 3);
+        let shop = directory.app("shop").expect("has a table");
+        assert_eq!(shop.limits().presence_members_max, 50);
+        assert!(shop.namespace("chat:room").mutable_messages);
+        assert!(!shop.namespace("chat:room").authenticated);
+        assert!(shop.namespace("team").authenticated);
+        assert!(directory.key("shop.tokens").expect("is there").has_revocable_tokens());
+        assert!(!directory.key("shop.all").expect("is there").has_revocable_tokens());
+        assert!(directory.key("plain.all").is_ok());
+    }
+
+    #[test]
+    fn apps_that_cannot_work_are_refused() {
+        for (text, expected) in [
+            ("[[apps]]\n", "1:1: `apps.id`: is missing"),
+            ("[[apps]]\nid = \"a.b\"", "2:6: `apps.id`: wants letters, digits, `-` and `_`"),
+            (
+                "[[apps]]\nid = \"a\"\n[[apps]]\nid = \"a\"",
+                "3:1: `apps`: the app `a` is there twice",
+            ),
+            (
+                "[[apps]]\nid = \"a\"\n[[apps.keys]]\nkey = \"b.c:d\"",
+                "3:1: `apps.keys`: the key `b.c` is of another app",
+            ),
+            (
+                "[[apps]]\nid = \"a\"\n[[apps.namespaces]]\nid = \"a:b\"",
+                "4:6: `apps.namespaces.id`: wants a name without `:`",
+            ),
+            (
+                "[[apps]]\nid = \"a\"\n[[apps.namespaces]]\nmutable = true",
+                "4:1: unknown key `apps.namespaces.mutable`; known here: `id`, `mutable_messages`, `identified`",
+            ),
+            (
+                "[[apps]]\nid = \"a\"\nnamespaces = 1",
+                "3:14: `apps.namespaces`: wants tables: [[apps.namespaces]], once for each",
+            ),
+        ] {
+            assert_eq!(refusal(text), format!("r.toml:{expected}"));
+        }
     }
 }

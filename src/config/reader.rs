@@ -118,7 +118,8 @@ impl<'d> Section<'d> {
     pub(super) fn sections(&mut self, key: &'static str) -> Result<Vec<Section<'d>>, ConfigError> {
         let Some(value) = self.get(key) else { return Ok(vec![]) };
         let DeValue::Array(tables) = value.get_ref() else {
-            return Err(self.error(key, "wants tables: [[keys]], once for each"));
+            let why = format!("wants tables: [[{}]], once for each", self.path(key));
+            return Err(self.error(key, &why));
         };
         let section = |value: &'d Spanned<DeValue<'d>>| match value.get_ref() {
             DeValue::Table(table) => Ok(Section {
@@ -128,7 +129,10 @@ impl<'d> Section<'d> {
                 table: Some(table),
                 known: vec![],
             }),
-            _ => Err(self.error(key, "wants tables: [[keys]], once for each")),
+            _ => {
+                let why = format!("wants tables: [[{}]], once for each", self.path(key));
+                Err(self.error(key, &why))
+            }
         };
         tables.iter().map(section).collect()
     }

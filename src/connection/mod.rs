@@ -16,13 +16,13 @@ use data_encoding::BASE64URL_NOPAD;
 use self::acks::{Ack, Acks};
 use self::attachments::Attachments;
 use crate::ably::{
-    self, Accepted, Action, ChannelName, ChannelSerial, ErrorCode, ErrorInfo, Format, Identity,
-    Key, Modes, Outbound, Params, ProtocolMessage, Publisher, Since,
+    self, Accepted, Action, ChannelName, ChannelSerial, ErrorCode, ErrorInfo, Format, Modes,
+    Outbound, Params, Principal, ProtocolMessage, Publisher, Since,
 };
 use crate::ws::{Data, FrameBuilder, OpCode};
 
 pub use self::acks::Outcome;
-pub use self::open::{Credentials, Refused};
+pub use self::open::Refused;
 
 /// Limits of one connection; each bounds memory or time.
 #[derive(Clone, Debug)]
@@ -120,8 +120,7 @@ pub struct Connection {
     id: ConnectionId,
     /// Random; the second half of the connectionKey.
     secret: [u8; 12],
-    key: Arc<Key>,
-    identity: Identity,
+    principal: Arc<Principal>,
     format: Format,
     /// Whether the client hears its own messages (RTN2b).
     wants_echo: bool,
@@ -140,9 +139,14 @@ impl Connection {
         self.id
     }
 
+    /// Who speaks over it.
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.principal
+    }
+
     /// Which app it belongs to.
     pub fn app_id(&self) -> &str {
-        self.key.app_id()
+        self.principal.app_id()
     }
 
     /// The format of its frames.
@@ -215,8 +219,10 @@ impl Connection {
         };
         let params = if name.params().is_empty() { message.params } else { name.params() };
         let requested = Modes::requested(message.flags, &params);
-        let modes = requested.granted_by(self.key.capability(), name.base());
-        let refusal = if modes.is_empty() {
+        let modes = requested.granted_by(self.principal.capability(), name.base());
+        let refusal = if let Err(error) = self.principal.enter(name.base()) {
+            Some(error)
+        } else if modes.is_empty() {
             let text = "the capability permits none of the requested modes";
             Some(ErrorInfo::new(ErrorCode::CAPABILITY_DENIED, text))
         } else if self.attachments.len() >= config.channels_max as usize {
@@ -289,11 +295,12 @@ impl Connection {
         message: ProtocolMessage,
     ) -> Result<(ChannelName, Accepted), ErrorInfo> {
         let name = ChannelName::parse(message.channel.as_deref().unwrap_or_default())?;
+        self.principal.enter(name.base())?;
         let publisher = Publisher {
             id: format!("{}:{msg_serial}", self.id),
             connection_id: Some(self.id.as_str()),
-            identity: &self.identity,
-            capability: self.key.capability(),
+            identity: self.principal.identity(),
+            capability: self.principal.capability(),
         };
         let bytes_max = config.message_bytes_max.into();
         let ProtocolMessage { messages, params, .. } = message;

@@ -5,21 +5,12 @@ use std::sync::Arc;
 use data_encoding::BASE64URL_NOPAD;
 
 use super::{Connection, ConnectionConfig, ConnectionId, tell};
-use crate::ably::{ConnectionDetails, ErrorCode, ErrorInfo, Format, Identity, Key, Outbound};
+use crate::ably::{ConnectionDetails, ErrorCode, ErrorInfo, Format, Identity, Outbound, Principal};
 use crate::base::Entropy;
 use crate::http::Request;
 
 /// The oldest protocol version that is served: channel serials carry continuity since then (2.3).
 const VERSION_MIN: f32 = 2.0;
-
-/// Who asks for a connection, as far as it was found true.
-#[derive(Clone, Debug)]
-pub struct Credentials {
-    /// The key that was presented.
-    pub key: Arc<Key>,
-    /// Who its holder says to be.
-    pub identity: Identity,
-}
 
 /// Why a transport never became a connection. The upgrade is completed all the same, as clients
 /// cannot see an HTTP error; the error is the first and last frame.
@@ -42,7 +33,7 @@ impl Connection {
     /// The credentials or the protocol version are refused.
     pub fn open(
         config: &ConnectionConfig,
-        credentials: Result<Credentials, ErrorInfo>,
+        principal: Result<Arc<Principal>, ErrorInfo>,
         entropy: &mut Entropy,
         request: &Request,
         lane: &mut Vec<u8>,
@@ -51,14 +42,14 @@ impl Connection {
             Some("msgpack") => Format::MsgPack,
             _ => Format::Json,
         };
-        let connection = Connection::admit(credentials, entropy, request, format)
+        let connection = Connection::admit(principal, entropy, request, format)
             .map_err(|error| Refused { format, error })?;
         connection.connected(config, request, lane);
         Ok(connection)
     }
 
     fn admit(
-        credentials: Result<Credentials, ErrorInfo>,
+        principal: Result<Arc<Principal>, ErrorInfo>,
         entropy: &mut Entropy,
         request: &Request,
         format: Format,
@@ -69,13 +60,12 @@ impl Connection {
             let text = "this protocol version is not served; the oldest is 2";
             return Err(ErrorInfo::new(ErrorCode::UNSUPPORTED_VERSION, text));
         }
-        let Credentials { key, identity } = credentials?;
+        let principal = principal?;
         let flag = |name: &str| request.query_param(name).as_deref() != Some("false");
         Ok(Connection {
             id: ConnectionId::new(entropy.bytes()),
             secret: entropy.bytes(),
-            key,
-            identity,
+            principal,
             format,
             wants_echo: flag("echo"),
             wants_heartbeats: flag("heartbeats"),
@@ -87,7 +77,7 @@ impl Connection {
 
     fn connected(&self, config: &ConnectionConfig, request: &Request, lane: &mut Vec<u8>) {
         let connection_key = format!("{}!{}", self.id, BASE64URL_NOPAD.encode(&self.secret));
-        let client_id = match &self.identity {
+        let client_id = match self.principal.identity() {
             Identity::Anonymous => None,
             Identity::Client(id) => Some(&**id),
             Identity::Wildcard => Some("*"),

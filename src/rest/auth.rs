@@ -4,16 +4,21 @@ use std::sync::Arc;
 
 use data_encoding::BASE64;
 
-use crate::ably::{self, ApiKey, ErrorCode, ErrorInfo, Identity, Key, KeyRing};
+use crate::ably::{self, ApiKey, Directory, ErrorCode, ErrorInfo, Principal};
+use crate::base::Now;
 use crate::http::Request;
 
 /// Finds out who sends `request`, over REST or to open a WebSocket.
 ///
 /// # Errors
 /// There are no credentials that are known, or the clientId is not to be had with them.
-pub fn authenticate(request: &Request, keys: &KeyRing) -> Result<(Arc<Key>, Identity), ErrorInfo> {
-    let key = keys.authenticate(&api_key(request)?)?;
-    Ok((key, identity(request)?))
+pub fn authenticate(
+    request: &Request,
+    directory: &Directory,
+    _now: Now,
+) -> Result<Arc<Principal>, ErrorInfo> {
+    let principal = directory.authenticate(&api_key(request)?)?;
+    principal.claim(claimed_client_id(request)?.as_deref())
 }
 
 /// The key that `request` presents; the header wins over the query.
@@ -38,17 +43,17 @@ fn api_key(request: &Request) -> Result<ApiKey, ErrorInfo> {
     }
 }
 
-/// Whom a key's holder acts for, as the request says.
-fn identity(request: &Request) -> Result<Identity, ErrorInfo> {
-    let client_id = match request.header("X-Ably-ClientId") {
-        Some(encoded) => {
-            let decoded = BASE64.decode(encoded.as_bytes()).ok();
-            Some(decoded.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(|| {
-                let message = "X-Ably-ClientId is not base64 of UTF-8";
-                ErrorInfo::new(ErrorCode::INVALID_CLIENT_ID, message)
-            })?)
-        }
-        None => request.query_param("clientId").map(|client_id| client_id.into_owned()),
+/// Who the request says that it acts for.
+fn claimed_client_id(request: &Request) -> Result<Option<String>, ErrorInfo> {
+    let Some(encoded) = request.header("X-Ably-ClientId") else {
+        return Ok(request.query_param("clientId").map(|client_id| client_id.into_owned()));
     };
-    Identity::of_key(client_id.as_deref())
+    let decoded = BASE64.decode(encoded.as_bytes()).ok();
+    match decoded.and_then(|bytes| String::from_utf8(bytes).ok()) {
+        Some(client_id) => Ok(Some(client_id)),
+        None => {
+            let message = "X-Ably-ClientId is not base64 of UTF-8";
+            Err(ErrorInfo::new(ErrorCode::INVALID_CLIENT_ID, message))
+        }
+    }
 }

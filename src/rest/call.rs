@@ -8,7 +8,7 @@ use data_encoding::BASE64URL_NOPAD;
 
 use super::reply::Reply;
 use super::{Ask, Context, Inquiry, Outcome, authenticate};
-use crate::ably::{Answer, ChannelName, ErrorCode, ErrorInfo, Identity, Key, Operation, Question};
+use crate::ably::{Answer, ChannelName, ErrorCode, ErrorInfo, Operation, Principal, Question};
 use crate::base::Entropy;
 use crate::http::Request;
 
@@ -63,24 +63,26 @@ impl Call<'_> {
     ///
     /// # Errors
     /// As [`authenticate`].
-    pub fn authenticate(&self) -> Result<(Arc<Key>, Identity), ErrorInfo> {
-        authenticate(self.request, self.context.keys)
+    pub fn authenticate(&self) -> Result<Arc<Principal>, ErrorInfo> {
+        authenticate(self.request, self.context.directory, self.context.now)
     }
 
     /// Who calls for `channel` of the path, if the capability permits one of `operations` there.
     ///
     /// # Errors
-    /// As [`authenticate`], 40010, or 40160 with `denied`.
+    /// As [`authenticate`] and [`Principal::enter`], 40010, or 40160 with `denied`.
     pub fn authorize(
         &self,
         operations: &[Operation],
         denied: &'static str,
-    ) -> Result<(Arc<Key>, ChannelName), ErrorInfo> {
-        let (key, _) = self.authenticate()?;
+    ) -> Result<(Arc<Principal>, ChannelName), ErrorInfo> {
+        let principal = self.authenticate()?;
         let channel = self.channel()?;
-        let permits = |operation: &Operation| key.capability().allows(channel.base(), *operation);
+        principal.enter(channel.base())?;
+        let permits =
+            |operation: &Operation| principal.capability().allows(channel.base(), *operation);
         match operations.iter().any(permits) {
-            true => Ok((key, channel)),
+            true => Ok((principal, channel)),
             false => Err(ErrorInfo::new(ErrorCode::CAPABILITY_DENIED, denied)),
         }
     }

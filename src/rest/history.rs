@@ -9,16 +9,21 @@ use crate::ably::{
 /// One page of a channel's history.
 pub(super) fn get(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
     let denied = "the capability does not permit history of this channel";
-    let (key, channel) = call.authorize(&[Operation::History], denied)?;
+    let (principal, channel) = call.authorize(&[Operation::History], denied)?;
     let query = parse(call)?;
     let links = Links::of_page(call, query.direction, query.limit);
-    Ok(call.ask_home(key.app_id(), &channel, Question::History(query), move |reply, answer| {
-        let Answer::History(page) = answer else { unreachable!("history was asked for") };
-        let next = page.next.map(|next| format!("{}:{}", next.serial, next.index));
-        let response = links.add_to(reply.begin(200), next.as_deref());
-        let messages = page.items.iter().map(|item| (&*item.publication, item.index));
-        reply.finish(response, &ably::encode_history(reply.format(), messages))
-    }))
+    Ok(call.ask_home(
+        principal.app_id(),
+        &channel,
+        Question::History(query),
+        move |reply, answer| {
+            let Answer::History(page) = answer else { unreachable!("history was asked for") };
+            let next = page.next.map(|next| format!("{}:{}", next.serial, next.index));
+            let response = links.add_to(reply.begin(200), next.as_deref());
+            let messages = page.items.iter().map(|item| (&*item.publication, item.index));
+            reply.finish(response, &ably::encode_history(reply.format(), messages))
+        },
+    ))
 }
 
 fn parse(call: &Call<'_>) -> Result<HistoryQuery, ErrorInfo> {

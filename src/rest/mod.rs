@@ -19,7 +19,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::ably::{Accepted, Answer, ErrorInfo, KeyRing, Question};
+use crate::ably::{Accepted, Answer, Directory, ErrorInfo, Question};
 use crate::base::{Entropy, Now};
 use crate::http::Request;
 
@@ -35,8 +35,8 @@ pub const BODY_BYTES_MAX: u32 = 512 * 1024;
 pub struct Context<'a> {
     /// The time of this turn.
     pub now: Now,
-    /// The keys that may be used.
-    pub keys: &'a KeyRing,
+    /// The apps, and the keys that may be used.
+    pub directory: &'a Directory,
     /// Bytes of one publish (4.4).
     pub message_bytes_max: u32,
     /// Whether a load balancer may send clients here.
@@ -120,11 +120,11 @@ mod tests {
     const NOW: Now = Now { mono_ms: 5, unix_ms: 1_700_000_000_123 };
     const SERIAL: &str = "01700000000123-001@series0000";
 
-    fn keys() -> KeyRing {
+    fn directory() -> Directory {
         let key = |text: &str, capability: &str| {
             (text.parse::<ApiKey>().unwrap(), Capability::parse(capability).unwrap())
         };
-        KeyRing::new([
+        Directory::of_keys([
             key("app.all:secret", r#"{"*":["*"]}"#),
             key("app.reader:secret", r#"{"*":["history"]}"#),
         ])
@@ -140,8 +140,9 @@ mod tests {
     }
 
     fn handle_if_ready(is_ready: bool, bytes: impl AsRef<[u8]>) -> Outcome {
-        let keys = keys();
-        let context = Context { now: NOW, keys: &keys, message_bytes_max: 65_536, is_ready };
+        let directory = directory();
+        let context =
+            Context { now: NOW, directory: &directory, message_bytes_max: 65_536, is_ready };
         let mut entropy = Entropy::new(|page| page.fill(7));
         handle(&context, &mut entropy, &parse(bytes))
     }

@@ -12,23 +12,24 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Publishes one message or an array of them.
 pub(super) fn post(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
-    let (key, identity) = call.authenticate()?;
+    let principal = call.authenticate()?;
     let channel = call.channel()?;
+    principal.enter(channel.base())?;
     let drafts = read_drafts(call.request)?;
     let params: Params =
         call.request.query_params().map(|(name, value)| (name.into(), value.into())).collect();
     let publisher = Publisher {
         id: call.fresh_id::<ID_BYTES>(),
         connection_id: None,
-        identity: &identity,
-        capability: key.capability(),
+        identity: principal.identity(),
+        capability: principal.capability(),
     };
     let bytes_max = call.context.message_bytes_max.into();
     let accepted = ably::validate(channel.base(), Some(drafts), &params, &publisher, bytes_max)?;
     // As it was asked for, with its qualifier.
     let asked_for = call.path_param("channel").to_owned();
     let ask = Ask::Publish { channel: channel.base().into(), accepted };
-    Ok(call.ask(key.app_id(), ask, move |reply, answer| {
+    Ok(call.ask(principal.app_id(), ask, move |reply, answer| {
         let Answer::Published(result) = answer else { unreachable!("a publish was asked for") };
         reply.ok(201, &ably::encode_publish_result(reply.format(), &asked_for, &result))
     }))

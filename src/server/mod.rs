@@ -16,7 +16,7 @@ use std::sync::mpsc;
 
 use glommio::{LocalExecutorBuilder, Placement};
 
-use crate::ably::KeyRing;
+use crate::ably::Directory;
 use crate::base::Entropy;
 use crate::server::bell::Bell;
 use crate::server::mesh::Mesh;
@@ -52,7 +52,7 @@ pub struct ServerConfig {
 /// The address cannot be bound, the kernel lacks what the socket ring needs, or a shard has ended.
 pub fn run(
     config: ServerConfig,
-    keys: Arc<KeyRing>,
+    directory: Arc<Directory>,
     on_ready: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<()> {
     if let Some(reason) = probe::missing() {
@@ -81,7 +81,7 @@ pub fn run(
     let mut executors = Vec::with_capacity(config.shards);
     for (id, listener) in listeners.into_iter().enumerate() {
         let cpu = config.cores[id % config.cores.len()];
-        let (config, keys, mesh) = (config.clone(), Arc::clone(&keys), mesh.clone());
+        let (config, directory, mesh) = (config.clone(), Arc::clone(&directory), mesh.clone());
         let (log, ready) = (log.clone(), ready.clone());
         let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("shard-{id}"))
@@ -96,7 +96,7 @@ pub fn run(
                 });
                 let shards = config.shards;
                 let shard =
-                    Shard::new(config.shard.clone(), keys, id, shards, entropy, clock.read());
+                    Shard::new(config.shard.clone(), directory, id, shards, entropy, clock.read());
                 let bell = Rc::new(Bell::default());
                 let mesh = mesh.join(id, &bell).await?;
                 let pump = Pump::new(&config, shard, listener, mesh, bell, log, clock)?;

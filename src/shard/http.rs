@@ -7,7 +7,7 @@ use super::{Mail, Shard};
 use crate::ably::{Answer, ErrorInfo};
 use crate::channel::ChannelKey;
 use crate::channel::log::TransportRef;
-use crate::connection::{Connection, Credentials};
+use crate::connection::Connection;
 use crate::http::{self, Progress, Request};
 use crate::rest::{self, Ask, Inquiry, Outcome, Then};
 use crate::ws::{self, CloseCode};
@@ -62,7 +62,7 @@ impl Shard {
         }
         let context = rest::Context {
             now: self.now,
-            keys: &self.keys,
+            directory: &self.directory,
             message_bytes_max: self.config.connection.message_bytes_max,
             // A shard that answers has its listener and its rings.
             is_ready: true,
@@ -184,11 +184,10 @@ impl Shard {
         if is_echo {
             transport.stage = Stage::Echo(ws::Decoder::new());
         } else {
-            let credentials = rest::authenticate(request, &self.keys)
-                .map(|(key, identity)| Credentials { key, identity });
+            let principal = rest::authenticate(request, &self.directory, self.now);
             let config = &self.config.connection;
             let lane = transport.lane();
-            match Connection::open(config, credentials, &mut self.entropy, request, lane) {
+            match Connection::open(config, principal, &mut self.entropy, request, lane) {
                 Ok(connection) => {
                     let connection = Box::new(connection);
                     transport.stage = Stage::Realtime(ws::Decoder::new(), connection);

@@ -29,7 +29,7 @@ use std::time::Duration;
 use self::homes::{Homes, Joining};
 use self::streams::Streams;
 use self::transport::{Ending, InFlight, Stage, Transport};
-use crate::ably::{ErrorCode, ErrorInfo, KeyRing, SeriesId};
+use crate::ably::{Directory, ErrorCode, ErrorInfo, SeriesId};
 use crate::base::{Entropy, Now, Wheel};
 use crate::channel::history::HistoryConfig;
 use crate::channel::home::Subscriber;
@@ -109,7 +109,7 @@ pub struct Counters {
 /// See the module text.
 pub struct Shard {
     config: ShardConfig,
-    keys: Arc<KeyRing>,
+    directory: Arc<Directory>,
     id: u16,
     shards: usize,
     now: Now,
@@ -141,7 +141,7 @@ impl Shard {
     /// Shard `id` of `shards`.
     pub fn new(
         config: ShardConfig,
-        keys: Arc<KeyRing>,
+        directory: Arc<Directory>,
         id: usize,
         shards: usize,
         mut entropy: Entropy,
@@ -149,7 +149,7 @@ impl Shard {
     ) -> Shard {
         let series = SeriesId::new(entropy.bytes());
         Shard {
-            keys,
+            directory,
             id: u16::try_from(id).expect("a host has fewer CPUs"),
             shards,
             now,

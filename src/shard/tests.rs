@@ -39,7 +39,7 @@ impl Host {
     fn with_config(shards: usize, seed: u64, config: ShardConfig) -> Host {
         let now = Now { mono_ms: 0, unix_ms: 1_800_000_000_000 };
         let api_key: ApiKey = KEY.parse().expect("well-formed");
-        let keys = Arc::new(KeyRing::new([(api_key, Capability::all())]));
+        let directory = Arc::new(Directory::of_keys([(api_key, Capability::all())]));
         let shards = (0..shards)
             .map(|id| {
                 let mut next = seed ^ (id as u64 + 1) << 32;
@@ -49,7 +49,7 @@ impl Host {
                         *byte = (next >> 56) as u8;
                     }
                 });
-                Shard::new(config.clone(), Arc::clone(&keys), id, shards, entropy, now)
+                Shard::new(config.clone(), Arc::clone(&directory), id, shards, entropy, now)
             })
             .collect();
         Host {

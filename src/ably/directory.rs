@@ -1,0 +1,355 @@
+//! The apps of a daemon: their keys, their namespaces, their limits. One immutable snapshot for all
+//! shards; a change makes the next one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::capability::CapabilityError;
+use super::{ApiKey, Capability, ErrorCode, ErrorInfo, Principal};
+
+/// What the channels under one name obey (6.8).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// The first segment of the channels' names, or a whole name.
+    pub id: Box<str>,
+    /// Messages and presence events are kept longer than the default.
+    pub persisted: bool,
+    /// The last message is kept for `rewind=1`.
+    pub persist_last: bool,
+    /// Messages can be updated, deleted, appended to and annotated.
+    pub mutable_messages: bool,
+    /// `extras.push` and push subscriptions are allowed.
+    pub push_enabled: bool,
+    /// Clients have to be identified; anonymous ones are refused with 40161.
+    pub authenticated: bool,
+    /// Plain transports are refused.
+    pub tls_only: bool,
+}
+
+/// Bounds of one app; each bounds memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppLimits {
+    /// Presence members of one channel; one more is refused with 91003.
+    pub presence_members_max: u32,
+}
+
+impl Default for AppLimits {
+    fn default() -> AppLimits {
+        AppLimits { presence_members_max: 200 }
+    }
+}
+
+/// An application: what its channels obey. Apps do not see each other's channels.
+#[derive(Debug)]
+pub struct App {
+    id: Box<str>,
+    limits: AppLimits,
+    namespaces: Vec<Namespace>,
+    /// What a channel obeys that no namespace is for.
+    plain: Namespace,
+}
+
+impl App {
+    /// The first part of its keys' names.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its bounds.
+    pub fn limits(&self) -> &AppLimits {
+        &self.limits
+    }
+
+    /// Its namespaces, as they were configured.
+    pub fn namespaces(&self) -> &[Namespace] {
+        &self.namespaces
+    }
+
+    /// What the channel called `name` obeys: the namespace called as the text before its first `:`, or
+    /// as the whole name. A `[qualifier]` in front does not count.
+    pub fn namespace(&self, name: &str) -> &Namespace {
+        let base = match name.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((_, base)) => base,
+            None => name,
+        };
+        let id = base.split_once(':').map_or(base, |(id, _)| id);
+        self.namespaces.iter().find(|namespace| *namespace.id == *id).unwrap_or(&self.plain)
+    }
+}
+
+/// One key of an app, and what it permits.
+#[derive(Debug)]
+pub struct Key {
+    app: Arc<App>,
+    api_key: ApiKey,
+    name: Box<str>,
+    capability: Arc<Capability>,
+    capability_text: Box<str>,
+    has_revocable_tokens: bool,
+}
+
+impl Key {
+    /// The app whose channels it opens.
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// `appId.keyId`, which is no secret.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What its holder may do.
+    pub fn capability(&self) -> &Arc<Capability> {
+        &self.capability
+    }
+
+    /// The same, as the text that was configured; tokens that ask for nothing less are told it.
+    pub fn capability_text(&self) -> &str {
+        &self.capability_text
+    }
+
+    /// Whether its tokens can be revoked; they live for an hour at most then.
+    pub fn has_revocable_tokens(&self) -> bool {
+        self.has_revocable_tokens
+    }
+}
+
+/// A key as it is configured.
+#[derive(Clone, Debug)]
+pub struct KeySpec {
+    api_key: ApiKey,
+    capability: Capability,
+    capability_text: Box<str>,
+    has_revocable_tokens: bool,
+}
+
+impl KeySpec {
+    /// The key `api_key`, which permits what the JSON `capability_text` says. Operations that are not
+    /// known here are kept and permit nothing.
+    ///
+    /// # Errors
+    /// The text is no capability.
+    pub fn new(
+        api_key: ApiKey,
+        capability_text: &str,
+        has_revocable_tokens: bool,
+    ) -> Result<KeySpec, CapabilityError> {
+        let capability = Capability::parse_lenient(capability_text)?;
+        Ok(KeySpec {
+            api_key,
+            capability,
+            capability_text: capability_text.into(),
+            has_revocable_tokens,
+        })
+    }
+
+    /// The key.
+    pub fn api_key(&self) -> &ApiKey {
+        &self.api_key
+    }
+}
+
+/// An app as it is configured.
+#[derive(Clone, Debug, Default)]
+pub struct AppSpec {
+    /// The first part of its keys' names.
+    pub id: Box<str>,
+    /// Its keys; those of other apps have no place here.
+    pub keys: Vec<KeySpec>,
+    /// Its namespaces; of two with one id the first counts.
+    pub namespaces: Vec<Namespace>,
+    /// Its bounds.
+    pub limits: AppLimits,
+}
+
+/// All apps of the daemon. Cheap to ask; a change copies the tables, not what they hold.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    apps: HashMap<Box<str>, Arc<App>>,
+    /// By key name: the holder of the key who claims no clientId.
+    keys: HashMap<Box<str>, Arc<Principal>>,
+}
+
+impl Directory {
+    /// The directory of these apps; of two with one id the last counts.
+    pub fn new(apps: impl IntoIterator<Item = AppSpec>) -> Directory {
+        let mut directory = Directory::default();
+        apps.into_iter().for_each(|app| directory.add(app));
+        directory
+    }
+
+    /// A directory of these keys and nothing else, for tests and the smallest configuration.
+    pub fn of_keys(keys: impl IntoIterator<Item = (ApiKey, Capability)>) -> Directory {
+        let mut apps: HashMap<Box<str>, AppSpec> = HashMap::new();
+        for (api_key, capability) in keys {
+            let id: Box<str> = api_key.app_id().into();
+            let app =
+                apps.entry(id.clone()).or_insert_with(|| AppSpec { id, ..AppSpec::default() });
+            let capability_text = capability.to_string().into();
+            app.keys.push(KeySpec {
+                api_key,
+                capability,
+                capability_text,
+                has_revocable_tokens: false,
+            });
+        }
+        Directory::new(apps.into_values())
+    }
+
+    /// The same with one app more, or another in its place.
+    #[must_use]
+    pub fn with_app(&self, app: AppSpec) -> Directory {
+        let mut directory = self.without_app(&app.id);
+        directory.add(app);
+        directory
+    }
+
+    /// The same without the app `id`.
+    #[must_use]
+    pub fn without_app(&self, id: &str) -> Directory {
+        let mut directory = self.clone();
+        if directory.apps.remove(id).is_some() {
+            directory.keys.retain(|_, principal| principal.app_id() != id);
+        }
+        directory
+    }
+
+    fn add(&mut self, spec: AppSpec) {
+        let AppSpec { id, keys, namespaces, limits } = spec;
+        let plain = Namespace::default();
+        let app = Arc::new(App { id: id.clone(), limits, namespaces, plain });
+        for key in keys {
+            let KeySpec { api_key, capability, capability_text, has_revocable_tokens } = key;
+            assert_eq!(api_key.app_id(), &*id, "an app has keys of its own only");
+            let name: Box<str> = api_key.name().into();
+            let key = Key {
+                app: Arc::clone(&app),
+                api_key,
+                name: name.clone(),
+                capability: Arc::new(capability),
+                capability_text,
+                has_revocable_tokens,
+            };
+            self.keys.insert(name, Arc::new(Principal::of_key(Arc::new(key))));
+        }
+        self.apps.insert(id, app);
+    }
+
+    /// How many apps there are.
+    pub fn app_count(&self) -> usize {
+        self.apps.len()
+    }
+
+    /// The app `id`.
+    pub fn app(&self, id: &str) -> Option<&Arc<App>> {
+        self.apps.get(id)
+    }
+
+    /// The key called `name`.
+    ///
+    /// # Errors
+    /// 40400: the app, or its key, is not known.
+    pub fn key(&self, name: &str) -> Result<&Arc<Key>, ErrorInfo> {
+        self.holder(name).map(|principal| principal.key())
+    }
+
+    /// Whoever holds the key that `presented` is, found in constant time as far as the secret goes.
+    ///
+    /// # Errors
+    /// The app or the key is not known (40400), or the secret is wrong (40101).
+    pub fn authenticate(&self, presented: &ApiKey) -> Result<&Arc<Principal>, ErrorInfo> {
+        let principal = self.holder(&presented.name())?;
+        if principal.key().api_key.has_secret_of(presented) {
+            Ok(principal)
+        } else {
+            Err(ErrorInfo::new(ErrorCode::INVALID_CREDENTIALS, "invalid key secret"))
+        }
+    }
+
+    fn holder(&self, key_name: &str) -> Result<&Arc<Principal>, ErrorInfo> {
+        self.keys.get(key_name).ok_or_else(|| {
+            let app_id = key_name.split_once('.').map_or(key_name, |(app_id, _)| app_id);
+            // Over REST an unknown key of a known app is 401 with the code of 404 (2.4).
+            match self.apps.contains_key(app_id) {
+                true => ErrorInfo::new(ErrorCode::NOT_FOUND, "no such key").with_status(401),
+                false => ErrorInfo::new(ErrorCode::NOT_FOUND, "no such app"),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> KeySpec {
+        KeySpec::new(text.parse().expect("a key"), r#"{"*":["*"]}"#, false).expect("a capability")
+    }
+
+    fn app(id: &str) -> AppSpec {
+        let namespace = |id: &str| Namespace { id: id.into(), ..Namespace::default() };
+        AppSpec {
+            id: id.into(),
+            keys: vec![key(&format!("{id}.key:secret"))],
+            namespaces: vec![
+                Namespace { persisted: true, ..namespace("chat") },
+                Namespace { authenticated: true, ..namespace("members") },
+            ],
+            limits: AppLimits::default(),
+        }
+    }
+
+    fn code(directory: &Directory, key: &str) -> Option<(u32, u16)> {
+        let refusal = directory.authenticate(&key.parse().expect("well-formed")).err();
+        refusal.map(|error| (error.code.0, error.status))
+    }
+
+    #[test]
+    fn a_key_opens_its_own_app_and_no_other() {
+        let directory = Directory::new([app("one"), app("two")]);
+        assert_eq!(code(&directory, "one.key:secret"), None);
+        assert_eq!(code(&directory, "one.key:wrong"), Some((40101, 401)));
+        assert_eq!(code(&directory, "one.other:secret"), Some((40400, 401)));
+        assert_eq!(code(&directory, "three.key:secret"), Some((40400, 404)));
+    }
+
+    #[test]
+    fn a_changed_directory_leaves_the_one_before_as_it_was() {
+        let before = Directory::new([app("one")]);
+        let after = before.with_app(app("two")).without_app("one");
+        assert_eq!((before.app_count(), after.app_count()), (1, 1));
+        assert_eq!(code(&before, "one.key:secret"), None);
+        assert_eq!(code(&after, "one.key:secret"), Some((40400, 404)));
+        assert_eq!(code(&after, "two.key:secret"), None);
+    }
+
+    #[test]
+    fn a_namespace_is_the_first_segment_or_the_whole_name() {
+        let directory = Directory::new([app("one")]);
+        let app = directory.app("one").expect("was added");
+        for (name, persisted) in [
+            ("chat", true),
+            ("chat:room", true),
+            ("chat:room:1", true),
+            ("[meta]chat:room", true),
+            ("chatter", false),
+            ("room:chat", false),
+            ("", false),
+        ] {
+            assert_eq!(app.namespace(name).persisted, persisted, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_key_keeps_what_it_does_not_understand() {
+        let text = r#"{ "a":["publish","paint"] }"#;
+        let key = KeySpec::new("a.b:c".parse().expect("a key"), text, true).expect("lenient");
+        let spec = AppSpec { id: "a".into(), keys: vec![key], ..AppSpec::default() };
+        let directory = Directory::new([spec]);
+        let key = directory.key("a.b").expect("was added");
+        assert_eq!(key.capability_text(), text);
+        assert_eq!(key.capability().to_string(), r#"{"a":["paint","publish"]}"#);
+        assert!(key.has_revocable_tokens());
+    }
+}
