@@ -40,6 +40,8 @@ codes! {
     INVALID_NAME = 40016;
     /// A protocol version that is not served.
     UNSUPPORTED_VERSION = 40017;
+    /// A batch of an old client, part of which failed.
+    BATCH_FAILED = 40020;
     /// A feature that is not served here.
     UNSUPPORTED_FEATURE = 40021;
     /// Message ids that break the rule for arrays (5.2).

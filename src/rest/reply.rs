@@ -53,7 +53,7 @@ impl Reply {
     }
 
     /// In a browser ably-js knows an Ably error by these headers alone.
-    fn begin_error(&self, error: &ErrorInfo) -> Response {
+    pub(super) fn begin_error(&self, error: &ErrorInfo) -> Response {
         self.begin(error.status)
             .header("X-Ably-Errorcode", &error.code.0.to_string())
             .header("X-Ably-Errormessage", &error.message)
