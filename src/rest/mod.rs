@@ -240,7 +240,7 @@ mod tests {
         assert!(is_ask(history("?key=no.such:key", BASIC)));
         assert_eq!(error(history("?key=app.all:wrong", "")), (401, 40101));
         assert_eq!(error(history("?key=app.other:secret", "")), (401, 40400));
-        assert_eq!(error(history("?key=other.all:secret", "")), (404, 40400));
+        assert_eq!(error(history("?key=other.all:secret", "")), (401, 40101));
         assert_eq!(error(history("?access_token=abc", "")), (401, 40101));
         assert_eq!(error(history("", "Authorization: Bearer abc\r\n")), (401, 40101));
         assert_eq!(error(history("", "Authorization: Digest\r\n")), (401, 40101));
