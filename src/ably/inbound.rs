@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::error::DecodeError;
 use super::message::stored;
 use super::value::{Node, Value};
-use super::{Data, Format, MESSAGES_MAX, Modes, json, msgpack};
+use super::{Data, Format, MESSAGES_MAX, json, msgpack};
 
 /// Most params of one protocol message; more are ignored.
 pub const PARAMS_MAX: usize = 64;
@@ -104,12 +104,6 @@ impl Params {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// Those that had an effect, as ATTACHED echoes them: `modes` as they were granted (6.3).
-    pub fn recognised(&self, modes: Modes) -> Params {
-        let modes = self.get("modes").map(|_| ("modes".into(), modes.names().into()));
-        modes.into_iter().collect()
     }
 }
 

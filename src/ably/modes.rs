@@ -10,6 +10,8 @@ pub mod flags {
     pub const HAS_BACKLOG: u64 = 1 << 1;
     /// ATTACHED: nothing was lost since the last attach.
     pub const RESUMED: u64 = 1 << 2;
+    /// ATTACH: the client was attached before, so that there is nothing to rewind.
+    pub const ATTACH_RESUME: u64 = 1 << 5;
 }
 
 /// What an attachment may do: a subset of the mode bits, in their places on the wire.

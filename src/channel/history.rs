@@ -72,6 +72,34 @@ impl History {
         self.publications.range(first..)
     }
 
+    /// The newest publications, oldest first: not before `oldest_ms`, as many as hold at least
+    /// `messages_max` messages together, and no more than `bytes_max`. The second answer is whether a
+    /// bound left out some that are young enough.
+    pub fn latest(
+        &self,
+        oldest_ms: u64,
+        messages_max: u32,
+        bytes_max: u64,
+    ) -> (Vec<Arc<Publication>>, bool) {
+        let (mut messages, mut bytes) = (0, 0);
+        let mut latest = Vec::new();
+        let mut is_cut = false;
+        for publication in self.publications.iter().rev() {
+            if publication.timestamp_ms < oldest_ms {
+                break;
+            }
+            bytes += publication.size_bytes();
+            is_cut = messages >= messages_max as usize || bytes > bytes_max;
+            if is_cut {
+                break;
+            }
+            messages += publication.messages.len();
+            latest.push(Arc::clone(publication));
+        }
+        latest.reverse();
+        (latest, is_cut)
+    }
+
     /// Reads one page.
     pub fn read(&self, query: &HistoryQuery) -> HistoryPage {
         let messages = self.publications.iter().flat_map(|publication| {

@@ -9,7 +9,7 @@ use super::history::{History, HistoryConfig};
 use super::view::{Past, View};
 use crate::ably::{
     Accepted, ChannelSerial, ErrorCode, ErrorInfo, Format, HistoryPage, HistoryQuery, Publication,
-    SerialClock, SeriesId, Since,
+    Rewind, SerialClock, SeriesId, Since,
 };
 use crate::base::Now;
 
@@ -152,11 +152,23 @@ impl HomeChannel {
 
     /// What somebody who joins `since` some point is sent of the past, at most `bytes_max` of it; a
     /// continuity that cannot be kept is given up as a whole (6.6).
-    pub fn past(&self, since: &Since, bytes_max: u64) -> Past {
+    pub fn past(&self, now: Now, since: &Since, bytes_max: u64) -> Past {
         let head = self.last_serial;
         let nothing = Past { serial: head, resumed: false, error: None, publications: Vec::new() };
         match since {
             Since::Head => nothing,
+            Since::Rewind { rewind, limit } => {
+                let (publications, is_cut) = match rewind {
+                    Rewind::Count(count) => (self.history.latest(0, *count, bytes_max).0, false),
+                    Rewind::Span(span) => {
+                        let oldest_ms = now.unix_ms.saturating_sub(span.as_millis() as u64);
+                        self.history.latest(oldest_ms, *limit, bytes_max)
+                    }
+                };
+                let text = "the time to rewind holds more messages than are replayed";
+                let error = is_cut.then(|| ErrorInfo::new(ErrorCode::HISTORY_LIMIT, text));
+                Past { error, publications, ..nothing }
+            }
             Since::Serial(text) => match self.missed(text, bytes_max) {
                 Ok((serial, publications)) => {
                     Past { serial, resumed: true, error: None, publications }

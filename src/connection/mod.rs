@@ -16,8 +16,8 @@ use data_encoding::BASE64URL_NOPAD;
 use self::acks::{Ack, Acks};
 use self::attachments::Attachments;
 use crate::ably::{
-    self, Accepted, Action, ChannelName, ChannelSerial, ErrorCode, ErrorInfo, Format, Modes,
-    Outbound, Params, Principal, ProtocolMessage, Publisher, Since,
+    self, Accepted, Action, ChannelName, ChannelParams, ChannelSerial, ErrorCode, ErrorInfo,
+    Format, Modes, Outbound, Params, Principal, ProtocolMessage, Publisher, Since, flags,
 };
 use crate::ws::{Data, FrameBuilder, OpCode};
 
@@ -177,7 +177,7 @@ impl Connection {
                 }
                 Ok(Command::None)
             }
-            Action::Attach => Ok(self.handle_attach(config, message, lane)),
+            Action::Attach => Ok(self.handle_attach(message, lane)),
             Action::Detach => Ok(self.handle_detach(&message, lane)),
             Action::Message => self.handle_message(config, message, lane),
             Action::Presence | Action::Annotation | Action::Object => {
@@ -202,41 +202,34 @@ impl Connection {
         }
     }
 
-    fn handle_attach(
-        &mut self,
-        config: &ConnectionConfig,
-        message: ProtocolMessage,
-        lane: &mut Vec<u8>,
-    ) -> Command {
-        let requested_name = message.channel.unwrap_or_default();
-        let requested_name = &*requested_name;
-        let name = match ChannelName::parse(requested_name) {
-            Ok(name) => name,
-            Err(error) => {
-                self.refuse_channel(requested_name, &error, lane);
-                return Command::None;
-            }
-        };
+    fn handle_attach(&mut self, message: ProtocolMessage, lane: &mut Vec<u8>) -> Command {
+        let channel = message.channel.clone().unwrap_or_default();
+        self.accept_attach(message).unwrap_or_else(|error| {
+            self.refuse_channel(&channel, &error, lane);
+            Command::None
+        })
+    }
+
+    /// Checks an ATTACH.
+    fn accept_attach(&self, message: ProtocolMessage) -> Result<Command, ErrorInfo> {
+        let name = ChannelName::parse(message.channel.as_deref().unwrap_or_default())?;
+        self.principal.enter(name.base())?;
         let params = if name.params().is_empty() { message.params } else { name.params() };
+        let read = ChannelParams::read(&params)?;
         let requested = Modes::requested(message.flags, &params);
         let modes = requested.granted_by(self.principal.capability(), name.base());
-        let refusal = if let Err(error) = self.principal.enter(name.base()) {
-            Some(error)
-        } else if modes.is_empty() {
+        if modes.is_empty() {
             let text = "the capability permits none of the requested modes";
-            Some(ErrorInfo::new(ErrorCode::CAPABILITY_DENIED, text))
-        } else if self.attachments.len() >= config.channels_max as usize {
-            let text = "the connection is attached to as many channels as it may be";
-            Some(ErrorInfo::new(ErrorCode::TOO_MANY_CHANNELS, text))
-        } else {
-            None
-        };
-        if let Some(error) = refusal {
-            self.refuse_channel(requested_name, &error, lane);
-            return Command::None;
+            return Err(ErrorInfo::new(ErrorCode::CAPABILITY_DENIED, text));
         }
-        let since = message.channel_serial.map_or(Since::Head, Since::Serial);
-        Command::Attach { name, modes, params: params.recognised(modes), since }
+        let since = match (message.channel_serial, read.rewind) {
+            (Some(serial), _) => Since::Serial(serial),
+            (None, Some(rewind)) if message.flags & flags::ATTACH_RESUME == 0 => {
+                Since::Rewind { rewind, limit: read.rewind_limit }
+            }
+            (None, _) => Since::Head,
+        };
+        Ok(Command::Attach { name, modes, params: read.echoed(&params, modes), since })
     }
 
     fn handle_detach(&mut self, message: &ProtocolMessage, lane: &mut Vec<u8>) -> Command {

@@ -9,7 +9,9 @@ use super::mail::Joined;
 use super::streams::{StreamName, WaitingAttach};
 use super::transport::{InFlight, Stage};
 use super::{Mail, ReturnAddress, Shard};
-use crate::ably::{ChannelName, ChannelSerial, ErrorInfo, Modes, Params, Since, Wants, flags};
+use crate::ably::{
+    ChannelName, ChannelSerial, ErrorCode, ErrorInfo, Modes, Params, Since, Wants, flags,
+};
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
 use crate::channel::log::TransportRef;
@@ -38,6 +40,13 @@ impl Shard {
         let view = View::of(modes);
         let request = WaitingAttach { index, params, since };
         match attached {
+            None if self.has_all_channels(index) => {
+                let text = "the connection is attached to as many channels as it may be";
+                let error = ErrorInfo::new(ErrorCode::TOO_MANY_CHANNELS, text);
+                if let Some((connection, lane)) = self.transports[index as usize].speak() {
+                    connection.refuse_channel(&name.display_name, &error, lane);
+                }
+            }
             None => {
                 if let Some(stream) = self.join_stream(index, name, view, modes) {
                     self.settle_attach(stream, request);
@@ -49,6 +58,12 @@ impl Shard {
             }
             Some(stream) => self.change_view(index, stream, view, modes, request),
         }
+    }
+
+    fn has_all_channels(&mut self, index: u32) -> bool {
+        let connection = self.transports[index as usize].connection();
+        let count = connection.expect("only connections attach").attachment_count();
+        count >= self.config.connection.channels_max as usize
     }
 
     /// Another view of a channel that goes on without a gap: what the old stream still owes is sent
@@ -176,7 +191,7 @@ impl Shard {
         let stream = self.streams.at(stream_index);
         let resumes = match &request.since {
             _ if !is_joining => true,
-            Since::Head => false,
+            Since::Head | Since::Rewind { .. } => false,
             Since::Serial(text) => **text == *serial.to_string(),
         };
         let wants_past = is_joining && !resumes && request.since != Since::Head;

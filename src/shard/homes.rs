@@ -253,7 +253,7 @@ impl Shard {
     ) {
         let home = self.homes.open(self.now, channel);
         let Past { serial, resumed, error, publications } =
-            home.past(&joining.since, self.config.replay_bytes_max.into());
+            home.past(self.now, &joining.since, self.config.replay_bytes_max.into());
         let missed = match joining.view.wants.contains(Wants::MESSAGES) {
             true => &publications[..],
             false => &[],

@@ -527,3 +527,42 @@ fn other_modes_change_the_view_without_a_gap_or_a_duplicate() {
         assert!(data.eq(&expected), "seed={seed}");
     }
 }
+
+#[test]
+fn a_rewind_replays_the_last_messages_and_then_goes_on() {
+    for seed in 1..=10 {
+        let mut host = Host::new(2, seed);
+        let publisher = host.connect(0, "");
+        for msg_serial in 0..10 {
+            host.publish(publisher, msg_serial, "room", &msg_serial.to_string());
+        }
+        host.settle();
+        for (rewind, first, code) in
+            [("3", 7, Value::Null), ("1m", 0, Value::Null), ("0", 10, Value::Null)]
+        {
+            let client = host.connect(1, "");
+            let attach = json!({"action": 10, "channel": "room", "params": {"rewind": rewind}});
+            let (attached, data) = attach_with(&mut host, client, attach);
+            assert_eq!(attached["params"]["rewind"], rewind);
+            assert_eq!(attached["error"]["code"], code);
+            assert_eq!(attached["flags"].as_u64().unwrap() & 2 != 0, first < 10);
+            let expected: Vec<String> = (first..10).map(|data| data.to_string()).collect();
+            assert_eq!(data, expected, "seed={seed} rewind={rewind}");
+        }
+        let client = host.connect(1, "");
+        let params = json!({"rewind": "1m", "rewindLimit": 4});
+        let attach = json!({"action": 10, "channel": "room", "params": params});
+        let (attached, data) = attach_with(&mut host, client, attach);
+        assert_eq!((attached["error"]["code"].as_u64(), data.len()), (Some(90004), 4));
+        host.publish(publisher, 10, "room", "live");
+        host.settle();
+        assert_eq!(host.data(client, "room"), ["live"]);
+        let wrong = json!({"action": 10, "channel": "room", "params": {"rewind": "soon"}});
+        let other = host.connect(0, "");
+        host.messages(other);
+        host.send(other, &wrong);
+        host.settle();
+        let error = host.messages(other).pop().expect("answered");
+        assert_eq!((&error["action"], &error["error"]["code"]), (&json!(9), &json!(40000)));
+    }
+}
