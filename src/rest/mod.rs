@@ -201,6 +201,13 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_json_whatever_is_accepted() {
+        let response = reply("GET /nothing", "Accept: application/x-msgpack\r\n");
+        assert!(response.contains("\r\nContent-Type: application/json\r\n"), "{response}");
+        assert!(response.contains(r#"{"error":{"message":"#), "{response}");
+    }
+
+    #[test]
     fn health_is_plain() {
         assert!(reply("GET /livez", "").starts_with("HTTP/1.1 200 "));
         assert!(reply("GET /readyz", "").starts_with("HTTP/1.1 200 "));
