@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use ringcast::bench::{self, BenchArgs};
-use ringcast::config::{ApiKey, Config, ServeFlags};
+use ringcast::config::{ApiKey, Config, SandboxFlags, ServeFlags};
 
 /// One published message to very many WebSocket subscribers, in order, once.
 #[derive(Parser)]
@@ -22,6 +22,8 @@ struct Cli {
 enum Command {
     /// Run the daemon
     Serve(ServeFlags),
+    /// Run the daemon for tests: whoever reaches it makes apps with POST /apps
+    Sandbox(SandboxFlags),
     Bench(BenchArgs),
     /// Read a configuration file and say what is wrong with it
     Check {
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(flags) => serve(flags.into_config()?),
+        Command::Sandbox(flags) => serve(flags.into_config()),
         Command::Bench(args) => bench::run(&args),
         Command::Check { config: path } => {
             let config = Config::load(&path)?;
@@ -62,7 +65,7 @@ fn run(command: Command) -> anyhow::Result<()> {
 fn serve(mut config: Config) -> anyhow::Result<()> {
     let (_, shards) = config.placement()?;
     let mut made = None;
-    if config.keys.is_empty() {
+    if config.keys.is_empty() && !config.sandbox {
         let mut bytes = [0; 24];
         getrandom::fill(&mut bytes)?;
         config.keys.push(made.insert(ApiKey::from_random(&bytes)).clone());

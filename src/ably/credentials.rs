@@ -27,6 +27,14 @@ impl ApiKey {
         format!("{}.{}", self.app_id, self.key_id)
     }
 
+    pub(super) fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    pub(super) fn secret(&self) -> &str {
+        &self.secret
+    }
+
     /// Whether both have one secret; the time this takes says nothing about where they differ.
     pub fn has_secret_of(&self, other: &ApiKey) -> bool {
         self.secret.as_bytes().ct_eq(other.secret.as_bytes()).into()

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::capability::CapabilityError;
-use super::{ApiKey, Capability, ErrorCode, ErrorInfo, Principal};
+use super::{ApiKey, Capability, ErrorCode, ErrorInfo, Principal, StatsFixture};
 
 /// What the channels under one name obey (6.8).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,6 +148,16 @@ impl KeySpec {
     pub fn api_key(&self) -> &ApiKey {
         &self.api_key
     }
+
+    /// What it permits, as text.
+    pub fn capability_text(&self) -> &str {
+        &self.capability_text
+    }
+
+    /// Whether its tokens can be revoked.
+    pub fn has_revocable_tokens(&self) -> bool {
+        self.has_revocable_tokens
+    }
 }
 
 /// An app as it is configured.
@@ -169,6 +179,8 @@ pub struct Directory {
     apps: HashMap<Box<str>, Arc<App>>,
     /// By key name: the holder of the key who claims no clientId.
     keys: HashMap<Box<str>, Arc<Principal>>,
+    /// By app: numbers that a test suite has posted, as they came.
+    stats: HashMap<Box<str>, Arc<Vec<StatsFixture>>>,
 }
 
 impl Directory {
@@ -211,7 +223,17 @@ impl Directory {
         let mut directory = self.clone();
         if directory.apps.remove(id).is_some() {
             directory.keys.retain(|_, principal| principal.app_id() != id);
+            directory.stats.remove(id);
         }
+        directory
+    }
+
+    /// The same with more numbers of the app `id`.
+    #[must_use]
+    pub fn with_stats(&self, id: &str, stats: &[StatsFixture]) -> Directory {
+        let mut directory = self.clone();
+        let all = directory.stats.entry(id.into()).or_default();
+        Arc::make_mut(all).extend_from_slice(stats);
         directory
     }
 
@@ -244,6 +266,11 @@ impl Directory {
     /// The app `id`.
     pub fn app(&self, id: &str) -> Option<&Arc<App>> {
         self.apps.get(id)
+    }
+
+    /// What test suites have posted as the numbers of the app `id`, in the order of arrival.
+    pub fn stats(&self, id: &str) -> &[StatsFixture] {
+        self.stats.get(id).map_or(&[], |stats| stats)
     }
 
     /// The key called `name`.

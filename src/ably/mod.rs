@@ -6,6 +6,7 @@
 //! in one canonical form ([`Message`]) from which either format is written.
 
 mod capability;
+mod change;
 mod channel_name;
 mod channel_params;
 mod credentials;
@@ -23,6 +24,7 @@ mod principal;
 mod publish;
 mod question;
 mod rest;
+mod sandbox;
 mod serial;
 mod since;
 #[cfg(test)]
@@ -32,6 +34,7 @@ pub mod vcdiff;
 mod writer;
 
 pub use capability::{Capability, CapabilityError, Operation};
+pub use change::Change;
 pub use channel_name::{CHANNEL_NAME_BYTES_MAX, ChannelName};
 pub use channel_params::{ChannelParams, REWIND_MESSAGES_MAX, Rewind};
 pub use credentials::{ApiKey, decode_basic};
@@ -47,6 +50,10 @@ pub use principal::{Principal, Token};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
 pub use question::{Answer, Question};
 pub use rest::{decode_publish, encode_error, encode_history, encode_publish_result, encode_time};
+pub use sandbox::{
+    FixtureChannel, FixtureMember, NewApp, STATS_MAX, StatsFixture, decode_new_app, decode_stats,
+    encode_new_app,
+};
 pub use serial::{ChannelSerial, SerialClock, SerialError, SeriesId};
 pub use since::Since;
 pub use value::DEPTH_MAX;

@@ -14,6 +14,8 @@ pub enum Question {
 pub enum Answer {
     /// A publish succeeded.
     Published(PublishResult),
+    /// Every shard has the changed directory.
+    Changed,
     /// To [`Question::History`].
     History(HistoryPage),
 }

@@ -27,6 +27,41 @@ pub struct ServeFlags {
     pub keys: Vec<ApiKey>,
 }
 
+/// Flags of `ringcast sandbox`.
+#[derive(Args, Debug)]
+pub struct SandboxFlags {
+    /// Address and port to listen on [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// CPUs to run on, such as 0,1 or 0-3 [default: all but one where there are more than two]
+    #[arg(long, value_name = "LIST", value_parser = CoreList::parse)]
+    cores: Option<CoreList>,
+    /// Shards, each with its own connections; more than cores share cores [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=SHARDS_MAX as i64))]
+    pub shards: Option<u16>,
+}
+
+impl SandboxFlags {
+    /// The defaults with what the flags change: no apps but those that clients make.
+    pub fn into_config(self) -> Config {
+        let mut config = Config { sandbox: true, ..Config::default() };
+        config.place(self.listen, self.cores, self.shards);
+        config
+    }
+}
+
+impl Config {
+    fn place(&mut self, listen: Option<SocketAddr>, cores: Option<CoreList>, shards: Option<u16>) {
+        self.listen = listen.unwrap_or(self.listen);
+        if let Some(CoreList(cores)) = cores {
+            self.cores = Some(cores);
+        }
+        if let Some(shards) = shards {
+            self.shards = Some(usize::from(shards));
+        }
+    }
+}
+
 /// A list of its own type, because clap takes a `Vec` for an option that repeats.
 #[derive(Clone, Debug)]
 struct CoreList(Vec<usize>);
@@ -44,15 +79,7 @@ impl ServeFlags {
     /// As [`Config::load`].
     pub fn into_config(self) -> anyhow::Result<Config> {
         let mut config = self.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
-        if let Some(listen) = self.listen {
-            config.listen = listen;
-        }
-        if let Some(CoreList(cores)) = self.cores {
-            config.cores = Some(cores);
-        }
-        if let Some(shards) = self.shards {
-            config.shards = Some(usize::from(shards));
-        }
+        config.place(self.listen, self.cores, self.shards);
         if !self.keys.is_empty() {
             config.keys = self.keys;
         }

@@ -20,7 +20,7 @@ use anyhow::Context;
 use crate::ably::{AppSpec, Directory};
 use crate::channel::history::HistoryConfig;
 pub use crate::config::app::AppConfig;
-pub use crate::config::flags::ServeFlags;
+pub use crate::config::flags::{SandboxFlags, ServeFlags};
 pub use crate::config::key::ApiKey;
 pub use crate::config::reader::ConfigError;
 use crate::config::reader::{Document, Section};
@@ -56,6 +56,8 @@ pub struct Config {
     pub keys: Vec<ApiKey>,
     /// What the channels of apps obey. An app that has keys only need not be here.
     pub apps: Vec<AppConfig>,
+    /// Lets clients make apps and delete them: `ringcast sandbox`.
+    pub sandbox: bool,
     /// Serves `/echo`, a WebSocket that returns what it is sent; for conformance tests only.
     pub echo: bool,
 }
@@ -140,6 +142,7 @@ impl Default for Config {
             },
             keys: Vec::new(),
             apps: Vec::new(),
+            sandbox: false,
             echo: false,
         }
     }
@@ -290,6 +293,7 @@ impl Config {
             lag_bytes_max: limits.outbound_lag_bytes_max as u32,
             lag_max: limits.outbound_lag_max,
             echo: self.echo,
+            sandbox: self.sandbox,
             ..ShardConfig::default()
         };
         let server = ServerConfig {

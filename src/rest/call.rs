@@ -61,8 +61,8 @@ impl Call<'_> {
         let principal = self.authenticate()?;
         let channel = self.channel()?;
         principal.enter(channel.base())?;
-        let permits =
-            |operation: &Operation| principal.capability().allows(channel.base(), *operation);
+        let capability = principal.capability();
+        let permits = |operation: &Operation| capability.allows(channel.base(), *operation);
         match operations.iter().any(permits) {
             true => Ok((principal, channel)),
             false => Err(ErrorInfo::new(ErrorCode::CAPABILITY_DENIED, denied)),

@@ -4,6 +4,7 @@
 //! endpoint reads from its checks to its response. What only others can answer leaves as
 //! [`Outcome::Ask`], with the function that makes the response of their answers.
 
+mod apps;
 mod auth;
 mod call;
 mod history;
@@ -17,7 +18,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::ably::{Accepted, Answer, Directory, ErrorInfo, Question};
+use crate::ably::{Accepted, Answer, Change, Directory, ErrorInfo, Question};
 use crate::base::{Entropy, Now};
 use crate::http::Request;
 
@@ -37,6 +38,8 @@ pub struct Context<'a> {
     pub directory: &'a Directory,
     /// Bytes of one publish (4.4).
     pub message_bytes_max: u32,
+    /// Whether clients may make apps.
+    pub is_sandbox: bool,
     /// Whether a load balancer may send clients here.
     pub is_ready: bool,
 }
@@ -79,13 +82,16 @@ pub enum Ask {
         /// What to ask there.
         question: Question,
     },
+    /// A change of the directory; answered with [`Answer::Changed`] once every shard has it.
+    Change(Change),
 }
 
 impl Ask {
-    /// The channel whose home is asked.
-    pub fn channel(&self) -> &str {
+    /// The channel whose home is asked, if it is one.
+    pub fn channel(&self) -> Option<&str> {
         match self {
-            Ask::Publish { channel, .. } | Ask::Home { channel, .. } => channel,
+            Ask::Publish { channel, .. } | Ask::Home { channel, .. } => Some(channel),
+            Ask::Change(_) => None,
         }
     }
 }
@@ -139,8 +145,13 @@ mod tests {
 
     fn handle_if_ready(is_ready: bool, bytes: impl AsRef<[u8]>) -> Outcome {
         let directory = directory();
-        let context =
-            Context { now: NOW, directory: &directory, message_bytes_max: 65_536, is_ready };
+        let context = Context {
+            now: NOW,
+            directory: &directory,
+            message_bytes_max: 65_536,
+            is_sandbox: false,
+            is_ready,
+        };
         let mut entropy = Entropy::new(|page| page.fill(7));
         handle(&context, &mut entropy, &parse(bytes))
     }
@@ -266,7 +277,7 @@ mod tests {
     fn a_channel_name_is_decoded_once_and_checked() {
         let outcome_of = |name: &str| outcome(&format!("GET /channels/{name}/history"), BASIC, "");
         let Outcome::Ask(inquiry) = outcome_of("a%2Fb%2520") else { panic!() };
-        assert_eq!((inquiry.asks[0].channel(), &inquiry.app_id[..]), ("a/b%20", "app"));
+        assert_eq!((inquiry.asks[0].channel(), &inquiry.app_id[..]), (Some("a/b%20"), "app"));
         assert_eq!(error(outcome_of("")), (400, 40010));
         assert_eq!(error(outcome_of("%3Aa")), (400, 40010));
     }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::reply::Reply;
-use super::{Call, Context, Outcome, history, publish, service};
+use super::{Call, Context, Outcome, apps, history, publish, service};
 use crate::ably::{ErrorCode, ErrorInfo};
 use crate::base::Entropy;
 use crate::http::Request;
@@ -17,6 +17,9 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("GET", "/channels/{channel}/messages", history::get),
     // ably-go asks for /history.
     ("GET", "/channels/{channel}/history", history::get),
+    ("POST", "/apps", apps::post),
+    ("DELETE", "/apps/{app}", apps::delete),
+    ("POST", "/stats", apps::post_stats),
     ("GET", "/time", service::time),
     ("GET", "/livez", service::live),
     ("GET", "/readyz", service::ready),

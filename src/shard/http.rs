@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::registrar::REGISTRAR;
 use super::transport::{Ending, HttpStage, Stage};
 use super::{Mail, Shard};
 use crate::ably::{Answer, ErrorInfo};
@@ -64,6 +65,7 @@ impl Shard {
             now: self.now,
             directory: &self.directory,
             message_bytes_max: self.config.connection.message_bytes_max,
+            is_sandbox: self.config.sandbox,
             // A shard that answers has its listener and its rings.
             is_ready: true,
         };
@@ -90,17 +92,25 @@ impl Shard {
         http.waiting = Some(Waiting { first, answers, missing, then, keep_alive });
         for (number, ask) in (first..).zip(asks) {
             let reply_to = self.return_address(index, number);
-            let channel = ChannelKey::new(&app_id, ask.channel());
-            if let Some(error) = self.congestion(&channel) {
+            let key = |channel: &str| ChannelKey::new(&app_id, channel);
+            if let Some(error) = ask.channel().and_then(|channel| self.congestion(&key(channel))) {
                 self.take_answer(index, number, Err(error));
                 continue;
             }
-            let home = channel.home(self.shards);
-            let mail = match ask {
-                Ask::Publish { accepted, .. } => Mail::Publish { reply_to, channel, accepted },
-                Ask::Home { question, .. } => Mail::Ask { reply_to, channel, question },
+            let (to, mail) = match ask {
+                Ask::Publish { channel, accepted } => {
+                    let channel = key(&channel);
+                    (channel.home(self.shards), Mail::Publish { reply_to, channel, accepted })
+                }
+                Ask::Home { channel, question } => {
+                    let channel = key(&channel);
+                    (channel.home(self.shards), Mail::Ask { reply_to, channel, question })
+                }
+                Ask::Change(change) => {
+                    (REGISTRAR, Mail::Change { reply_to, change: Box::new(change) })
+                }
             };
-            self.post(home, mail);
+            self.post(to, mail);
         }
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::ably::{
-    Accepted, Answer, ChannelSerial, ErrorInfo, Format, PublishResult, Question, Since,
+    Accepted, Answer, Change, ChannelSerial, Directory, ErrorInfo, FixtureMember, Format,
+    PublishResult, Question, Since,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
@@ -131,6 +132,34 @@ pub enum Mail {
         /// One complete WebSocket frame, shared by all who get it; none if the stream does not want
         /// this kind of event.
         frame: Option<Bytes>,
+    },
+    /// To the registrar: change the directory; answered with [`Mail::Answer`] once every shard has it.
+    Change {
+        /// Where the answer goes.
+        reply_to: ReturnAddress,
+        /// What to change.
+        change: Box<Change>,
+    },
+    /// From the registrar: take this directory; answered with [`Mail::DirectoryTaken`].
+    Directory {
+        /// Counts changes.
+        version: u64,
+        /// The apps from now on.
+        directory: Arc<Directory>,
+        /// Whether there may be connections that have no place in it.
+        enforce: bool,
+    },
+    /// To the registrar: the sender has this change, and has ended what had to end.
+    DirectoryTaken {
+        /// Of the change.
+        version: u64,
+    },
+    /// To the home: members that stand without a connection, in a channel of an app that is being made.
+    Fixture {
+        /// The channel, of which the reader is the home.
+        channel: ChannelKey,
+        /// In order.
+        members: Vec<FixtureMember>,
     },
     /// To the home: a question that changes nothing; answered with [`Mail::Answer`].
     Ask {

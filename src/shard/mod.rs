@@ -12,6 +12,7 @@
 //! | `attach.rs` | from ATTACH to a cursor in a stream, and back |
 //! | `fanout.rs` | frames into the logs of streams |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
+//! | `registrar.rs` | changes of the directory |
 
 mod attach;
 mod fanout;
@@ -19,6 +20,7 @@ mod homes;
 mod http;
 mod mail;
 mod realtime;
+mod registrar;
 mod streams;
 mod transport;
 
@@ -27,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::homes::{Homes, Joining};
+use self::registrar::{Enforcement, Registrar};
 use self::streams::Streams;
 use self::transport::{Ending, InFlight, Stage, Transport};
 use crate::ably::{Directory, ErrorCode, ErrorInfo, SeriesId};
@@ -62,6 +65,8 @@ pub struct ShardConfig {
     pub mail_max: usize,
     /// Serves `/echo`, for conformance tests.
     pub echo: bool,
+    /// Lets clients make apps and delete them.
+    pub sandbox: bool,
 }
 
 impl Default for ShardConfig {
@@ -80,6 +85,7 @@ impl Default for ShardConfig {
             lag_max: Duration::from_secs(10),
             mail_max: 4096,
             echo: false,
+            sandbox: false,
         }
     }
 }
@@ -131,6 +137,8 @@ pub struct Shard {
     /// Streams with a round of sends under way.
     rounds: VecDeque<u32>,
     homes: Homes,
+    registrar: Registrar,
+    enforcement: Enforcement,
     /// Mail to each shard, oldest first; that to itself is delivered by [`Shard::settle`].
     outboxes: Vec<VecDeque<Mail>>,
     log: VecDeque<String>,
@@ -149,6 +157,8 @@ impl Shard {
     ) -> Shard {
         let series = SeriesId::new(entropy.bytes());
         Shard {
+            registrar: Registrar::new(Arc::clone(&directory)),
+            enforcement: Enforcement::default(),
             directory,
             id: u16::try_from(id).expect("a host has fewer CPUs"),
             shards,
@@ -273,16 +283,27 @@ impl Shard {
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called, on the monotonic clock.
     pub fn next_timeout(&self) -> Option<u64> {
         let leaving = self.leaving.front().map(|(close_by_ms, _)| *close_by_ms);
+        if self.is_enforcing() {
+            return Some(self.now.mono_ms);
+        }
         [self.wheel.next_ms(), leaving, self.homes.next_sweep_ms()].into_iter().flatten().min()
     }
 
     /// Delivers mail to itself and lays out the frames of this turn, so that a round of sends finds
     /// everything that was published before it.
     pub fn settle(&mut self) {
+        self.deliver_own_mail();
+        if self.is_enforcing() {
+            self.enforce_directory();
+            self.deliver_own_mail();
+        }
+        self.commit_staged();
+    }
+
+    fn deliver_own_mail(&mut self) {
         while let Some(mail) = self.outboxes[usize::from(self.id)].pop_front() {
             self.handle_mail(usize::from(self.id), mail);
         }
-        self.commit_staged();
     }
 
     /// Mail has arrived from shard `from`.
@@ -316,6 +337,13 @@ impl Shard {
             Mail::Frame { stream, serial, publisher, has_members, frame } => {
                 self.handle_frame(stream, serial, publisher, has_members, frame);
             }
+            Mail::Change { reply_to, change } => self.handle_change(reply_to, &change),
+            Mail::Directory { version, directory, enforce } => {
+                self.handle_directory(version, directory, enforce);
+            }
+            Mail::DirectoryTaken { version } => self.handle_directory_taken(version),
+            // Presence is not served yet: a member that nobody could see is no member.
+            Mail::Fixture { .. } => {}
             Mail::Ask { reply_to, channel, question } => {
                 self.handle_ask(reply_to, &channel, &question);
             }

@@ -154,7 +154,7 @@ impl Shard {
     }
 
     /// The connection has failed and is not to be tried again.
-    fn fail(&mut self, index: u32, error: &ErrorInfo) {
+    pub(super) fn fail(&mut self, index: u32, error: &ErrorInfo) {
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.failed(error, lane);
             self.close_websocket(index, CloseCode::Normal, Ending::Linger);

@@ -10,6 +10,8 @@ use crate::ably::{ApiKey, Capability};
 use crate::connection::Connection;
 use crate::ws::{self, CloseCode};
 
+mod apps;
+
 const KEY: &str = "app.key:secret";
 
 /// A host of several shards and its clients.

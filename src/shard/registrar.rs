@@ -1,0 +1,151 @@
+//! Changes of the directory: shard 0 is the registrar and makes them one after another. Every shard
+//! takes over each next directory, ends the connections that it has no place for, and confirms; who
+//! asked for the change is answered when all have.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::transport::Stage;
+use super::{Mail, ReturnAddress, Shard};
+use crate::ably::{Answer, Change, Directory, ErrorCode, ErrorInfo};
+use crate::channel::ChannelKey;
+
+/// The shard that makes changes.
+pub(super) const REGISTRAR: usize = 0;
+
+/// Changes under way; one more is refused.
+const CHANGES_MAX: usize = 64;
+
+/// Transports that one turn looks at after a change, so that it is never held up.
+const ENFORCED_PER_TURN: u32 = 4096;
+
+/// The registrar's own state; of use on shard [`REGISTRAR`] alone.
+pub(super) struct Registrar {
+    /// With every change that was made, whoever has it already.
+    latest: Arc<Directory>,
+    /// Counts changes.
+    version: u64,
+    /// Changes that some shard has not confirmed, oldest first.
+    pending: VecDeque<Pending>,
+}
+
+struct Pending {
+    version: u64,
+    /// Shards that have not confirmed.
+    missing: usize,
+    reply_to: ReturnAddress,
+}
+
+impl Registrar {
+    pub fn new(directory: Arc<Directory>) -> Registrar {
+        Registrar { latest: directory, version: 0, pending: VecDeque::new() }
+    }
+}
+
+/// A look at all transports, some each turn, for connections that the directory ends.
+#[derive(Default)]
+pub(super) struct Enforcement {
+    /// The next transport to look at.
+    next: u32,
+    /// Changes to confirm once all were looked at; none: nothing is under way.
+    versions: Vec<u64>,
+}
+
+impl Shard {
+    /// Somebody asks the registrar for a change.
+    pub(super) fn handle_change(&mut self, reply_to: ReturnAddress, change: &Change) {
+        debug_assert_eq!(usize::from(self.id), REGISTRAR);
+        let changed = if self.registrar.pending.len() >= CHANGES_MAX {
+            let text = "too many changes are under way; try again";
+            Err(ErrorInfo::new(ErrorCode::BUSY, text))
+        } else {
+            change.apply(&self.registrar.latest)
+        };
+        let directory = match changed {
+            Ok(directory) => Arc::new(directory),
+            Err(error) => return self.reply(reply_to, Err(error)),
+        };
+        // Before the directory: a shard that confirms it has its part of these too.
+        if let Change::CreateApp(new) = change {
+            for channel in &new.channels {
+                let key = ChannelKey::new(&new.app.id, &channel.name);
+                let members = channel.members.clone();
+                let home = key.home(self.shards);
+                self.post(home, Mail::Fixture { channel: key, members });
+            }
+        }
+        let registrar = &mut self.registrar;
+        registrar.version += 1;
+        registrar.latest = Arc::clone(&directory);
+        let version = registrar.version;
+        registrar.pending.push_back(Pending { version, missing: self.shards, reply_to });
+        let enforce = change.is_enforced();
+        for shard in 0..self.shards {
+            let directory = Arc::clone(&directory);
+            self.post(shard, Mail::Directory { version, directory, enforce });
+        }
+    }
+
+    /// The registrar has made a change.
+    pub(super) fn handle_directory(
+        &mut self,
+        version: u64,
+        directory: Arc<Directory>,
+        enforce: bool,
+    ) {
+        self.directory = directory;
+        if enforce {
+            // Those that were looked at already may have no place in this one.
+            self.enforcement.next = 0;
+            self.enforcement.versions.push(version);
+        } else {
+            self.post(REGISTRAR, Mail::DirectoryTaken { version });
+        }
+    }
+
+    /// Some shard has a change and has done what it asks for.
+    pub(super) fn handle_directory_taken(&mut self, version: u64) {
+        let pending = &mut self.registrar.pending;
+        let at = pending.binary_search_by_key(&version, |change| change.version);
+        let at = at.expect("shards confirm what they were sent, once");
+        pending[at].missing -= 1;
+        if pending[at].missing == 0 {
+            let done = pending.remove(at).expect("found above");
+            self.reply(done.reply_to, Ok(Answer::Changed));
+        }
+    }
+
+    /// Ends connections that the directory has no place for, some each turn.
+    pub(super) fn enforce_directory(&mut self) {
+        if self.enforcement.versions.is_empty() {
+            return;
+        }
+        let count = self.transports.len() as u32;
+        let end = count.min(self.enforcement.next + ENFORCED_PER_TURN);
+        for index in self.enforcement.next..end {
+            let Stage::Realtime(_, connection) = &self.transports[index as usize].stage else {
+                continue;
+            };
+            if self.directory.app(connection.app_id()).is_none() {
+                let text = "the app was deleted";
+                self.fail(index, &ErrorInfo::new(ErrorCode::FORBIDDEN, text));
+            }
+        }
+        self.enforcement.next = end;
+        if end == count {
+            for version in std::mem::take(&mut self.enforcement.versions) {
+                self.post(REGISTRAR, Mail::DirectoryTaken { version });
+            }
+        }
+    }
+
+    /// Whether the next turn has to go on with what this one has begun.
+    pub(super) fn is_enforcing(&self) -> bool {
+        !self.enforcement.versions.is_empty()
+    }
+
+    fn reply(&mut self, reply_to: ReturnAddress, answer: Result<Answer, ErrorInfo>) {
+        let ReturnAddress { shard, transport, request } = reply_to;
+        self.post(usize::from(shard), Mail::Answer { transport, request, answer });
+    }
+}
