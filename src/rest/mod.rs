@@ -214,6 +214,13 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_json_whatever_is_accepted() {
+        let response = reply("GET /nothing", "Accept: application/x-msgpack\r\n");
+        assert!(response.contains("\r\nContent-Type: application/json\r\n"), "{response}");
+        assert!(response.contains(r#"{"error":{"message":"#), "{response}");
+    }
+
+    #[test]
     fn health_is_plain() {
         assert!(reply("GET /livez", "").starts_with("HTTP/1.1 200 "));
         assert!(reply("GET /readyz", "").starts_with("HTTP/1.1 200 "));
@@ -253,7 +260,7 @@ mod tests {
         assert!(is_ask(history("?key=no.such:key", BASIC)));
         assert_eq!(error(history("?key=app.all:wrong", "")), (401, 40101));
         assert_eq!(error(history("?key=app.other:secret", "")), (401, 40400));
-        assert_eq!(error(history("?key=other.all:secret", "")), (404, 40400));
+        assert_eq!(error(history("?key=other.all:secret", "")), (401, 40101));
         assert_eq!(error(history("?access_token=abc", "")), (401, 40101));
         assert_eq!(error(history("", "Authorization: Bearer abc\r\n")), (401, 40101));
         assert_eq!(error(history("", "Authorization: Digest\r\n")), (401, 40101));
@@ -415,7 +422,7 @@ mod tests {
         let body = r#"[{"channels":["a",":b"],"messages":{}},{"channels":"c","messages":[{}]}]"#;
         let Outcome::Ask(inquiry) = outcome(line, BASIC, body) else { panic!("{line}") };
         let channels: Vec<_> = inquiry.asks.iter().map(Ask::channel).collect();
-        assert_eq!(channels, ["a", "c"]);
+        assert_eq!(channels, [Some("a"), Some("c")]);
         let Outcome::Reply(response) = (inquiry.then)(vec![result.clone(), result.clone()]) else {
             panic!("{line}")
         };

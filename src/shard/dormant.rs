@@ -65,8 +65,11 @@ impl Shard {
     fn part(&mut self, index: u32) -> Option<Box<Connection>> {
         self.leave_streams(index);
         let stage = &mut self.transports[index as usize].stage;
-        match std::mem::replace(stage, Stage::Leaving) {
-            Stage::Realtime(_, connection) => Some(connection),
+        match std::mem::replace(stage, Stage::Leaving(None)) {
+            Stage::Realtime(decoder, connection) => {
+                *stage = Stage::Leaving(Some(decoder));
+                Some(connection)
+            }
             other => {
                 *stage = other;
                 None
@@ -269,7 +272,7 @@ impl Shard {
         if transport.generation != at.generation {
             return None;
         }
-        match std::mem::replace(&mut transport.stage, Stage::Leaving) {
+        match std::mem::replace(&mut transport.stage, Stage::Leaving(None)) {
             Stage::Opening(opened) => Some(*opened),
             other => {
                 transport.stage = other;
