@@ -40,6 +40,8 @@ codes! {
     INVALID_NAME = 40016;
     /// A protocol version that is not served.
     UNSUPPORTED_VERSION = 40017;
+    /// A batch of an old client, part of which failed.
+    BATCH_FAILED = 40020;
     /// A feature that is not served here.
     UNSUPPORTED_FEATURE = 40021;
     /// Message ids that break the rule for arrays (5.2).
@@ -114,6 +116,8 @@ codes! {
     DRAINING = 50320;
     /// The transport was lost or given up.
     DISCONNECTED = 80003;
+    /// The connection cannot be resumed with these credentials.
+    RESUME_DENIED = 80011;
     /// A frame that breaks the protocol.
     PROTOCOL_ERROR = 80013;
     /// The operation came over a transport that a newer one has replaced.

@@ -5,6 +5,7 @@
 //! A payload is validated once and then walked in place ([`decode`]); what a message carries is kept
 //! in one canonical form ([`Message`]) from which either format is written.
 
+mod batch;
 mod capability;
 mod change;
 mod channel_name;
@@ -36,6 +37,10 @@ mod value;
 pub mod vcdiff;
 mod writer;
 
+pub use batch::{
+    BATCH_CHANNELS_MAX, BATCH_PUBLISHES_MAX, BatchItem, BatchSpec, decode_batch,
+    encode_batch_publish, encode_legacy_batch_publish,
+};
 pub use capability::{Capability, CapabilityError, Operation};
 pub use change::Change;
 pub use channel_name::{CHANNEL_NAME_BYTES_MAX, ChannelName};

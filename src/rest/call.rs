@@ -4,12 +4,16 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use data_encoding::BASE64URL_NOPAD;
 
 use super::reply::Reply;
 use super::{Ask, Context, Inquiry, Outcome, authenticate};
 use crate::ably::{Answer, ChannelName, ErrorCode, ErrorInfo, Operation, Principal, Question};
 use crate::base::Entropy;
 use crate::http::Request;
+
+/// The newest protocol version.
+const VERSION: u32 = 6;
 
 /// One request on its way through its endpoint.
 pub(super) struct Call<'a> {
@@ -24,6 +28,20 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// The protocol version that the client speaks; one that does not say gets the newest shapes.
+    pub fn version(&self) -> u32 {
+        let version = self.request.header("X-Ably-Version").map(Cow::from);
+        let version = version.or_else(|| self.request.query_param("v"));
+        // Old clients send `1.2`.
+        let major = version.and_then(|text| text.split('.').next().and_then(|v| v.parse().ok()));
+        major.unwrap_or(VERSION)
+    }
+
+    /// A random id of `BYTES` bytes.
+    pub fn fresh_id<const BYTES: usize>(&mut self) -> String {
+        BASE64URL_NOPAD.encode(&self.entropy.bytes::<BYTES>())
+    }
+
     /// What the request's path has in place of `{name}`.
     pub fn path_param(&self, name: &str) -> &str {
         let is_named = |part: &str| {

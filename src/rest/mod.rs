@@ -6,6 +6,7 @@
 
 mod apps;
 mod auth;
+mod batch;
 mod call;
 mod history;
 mod pages;
@@ -14,6 +15,7 @@ mod reply;
 mod routes;
 mod service;
 mod tokens;
+mod unserved;
 
 use std::fmt;
 
@@ -60,7 +62,7 @@ pub type Then = Box<dyn FnOnce(Vec<Result<Answer, ErrorInfo>>) -> Outcome>;
 pub struct Inquiry {
     /// The app whose channels are meant.
     pub app_id: String,
-    /// At least one.
+    /// Possibly none.
     pub asks: Vec<Ask>,
     /// What follows the last answer.
     pub then: Then,
@@ -215,6 +217,13 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_json_whatever_is_accepted() {
+        let response = reply("GET /nothing", "Accept: application/x-msgpack\r\n");
+        assert!(response.contains("\r\nContent-Type: application/json\r\n"), "{response}");
+        assert!(response.contains(r#"{"error":{"message":"#), "{response}");
+    }
+
+    #[test]
     fn health_is_plain() {
         assert!(reply("GET /livez", "").starts_with("HTTP/1.1 200 "));
         assert!(reply("GET /readyz", "").starts_with("HTTP/1.1 200 "));
@@ -254,7 +263,7 @@ mod tests {
         assert!(is_ask(history("?key=no.such:key", BASIC)));
         assert_eq!(error(history("?key=app.all:wrong", "")), (401, 40101));
         assert_eq!(error(history("?key=app.other:secret", "")), (401, 40400));
-        assert_eq!(error(history("?key=other.all:secret", "")), (404, 40400));
+        assert_eq!(error(history("?key=other.all:secret", "")), (401, 40101));
         assert_eq!(error(history("?access_token=abc", "")), (401, 40145));
         assert_eq!(error(history("", "Authorization: Bearer abc\r\n")), (401, 40145));
         assert_eq!(error(history("", "Authorization: Digest\r\n")), (401, 40101));
@@ -409,5 +418,56 @@ mod tests {
         let response = bad_handshake(&request, &HandshakeError::UnsupportedVersion);
         assert!(text(&response).starts_with("HTTP/1.1 426 "));
         assert!(text(&response).contains("\r\nSec-WebSocket-Version: 13\r\n"));
+    }
+
+    /// A batch that publishes `{}` on a, on b which no name may begin with, and on c.
+    fn batch(line: &str, result: &Result<Answer, ErrorInfo>) -> (u16, serde_json::Value) {
+        let body = r#"[{"channels":["a",":b"],"messages":{}},{"channels":"c","messages":[{}]}]"#;
+        let Outcome::Ask(inquiry) = outcome(line, BASIC, body) else { panic!("{line}") };
+        let channels: Vec<_> = inquiry.asks.iter().map(Ask::channel).collect();
+        assert_eq!(channels, [Some("a"), Some("c")]);
+        let Outcome::Reply(response) = (inquiry.then)(vec![result.clone(), result.clone()]) else {
+            panic!("{line}")
+        };
+        let response = text(&response);
+        let body = response.split_once("\r\n\r\n").unwrap().1;
+        (response[9..12].parse().unwrap(), serde_json::from_str(body).unwrap())
+    }
+
+    #[test]
+    fn a_batch_fares_differently_on_each_channel() {
+        let result = PublishResult { message_id: "id".into(), serials: vec![None] };
+        let (status, body) = batch("POST /messages", &Ok(Answer::Published(result.clone())));
+        assert_eq!((status, &body[0]["successCount"]), (201, &1.into()));
+        assert_eq!(body[0]["results"][0]["channel"], "a");
+        assert_eq!(body[0]["results"][1]["error"]["code"], 40010);
+        assert_eq!(body[1]["results"][0]["messageId"], "id");
+        let busy = Err(ErrorInfo::new(ErrorCode::BUSY, ""));
+        let (status, body) = batch("POST /messages?v=3", &busy);
+        assert_eq!((status, &body[0]["failureCount"]), (201, &2.into()));
+        let (status, body) = batch("POST /messages?v=1.2", &Ok(Answer::Published(result)));
+        assert_eq!((status, &body["error"]["code"]), (400, &40020.into()));
+        assert_eq!(body["batchResponse"].as_array().map(Vec::len), Some(3));
+    }
+
+    #[test]
+    fn a_batch_that_is_refused_everywhere_asks_nobody() {
+        let line = "POST /messages?key=app.reader:secret";
+        let body = r#"{"channels":["a","b"],"messages":{}}"#;
+        let Outcome::Ask(inquiry) = outcome(line, "", body) else { panic!() };
+        assert!(inquiry.asks.is_empty());
+        let Outcome::Reply(response) = (inquiry.then)(Vec::new()) else { panic!() };
+        assert!(text(&response).contains(r#""successCount":0,"failureCount":2"#));
+    }
+
+    #[test]
+    fn what_is_not_served_says_so() {
+        for line in ["GET /push/channels", "POST /push/batch/publish", "GET /comet/connect"] {
+            let Outcome::Reply(response) = outcome(line, "", "") else { panic!("{line}") };
+            assert!(text(&response).contains("not served here"), "{line}");
+        }
+        for line in ["GET /channels/a/objects", "POST /channels/a/objects/root/x"] {
+            assert_eq!(error(outcome(line, BASIC, "")), (400, 40021), "{line}");
+        }
     }
 }

@@ -1,14 +1,12 @@
 //! Publishes on one channel (13.5).
 
-use data_encoding::BASE64URL_NOPAD;
-
 use super::reply::{essence, media_type};
 use super::{Ask, Call, Outcome};
 use crate::ably::{self, Answer, Draft, ErrorCode, ErrorInfo, Format, Params, Publisher};
 use crate::http::{Request, form_pairs};
 
 /// Random bytes behind the ids of messages that come without one.
-const ID_BYTES: usize = 9;
+pub(super) const ID_BYTES: usize = 9;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
@@ -21,7 +19,7 @@ pub(super) fn post(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
     let params: Params =
         call.request.query_params().map(|(name, value)| (name.into(), value.into())).collect();
     let publisher = Publisher {
-        id: BASE64URL_NOPAD.encode(&call.entropy.bytes::<ID_BYTES>()),
+        id: call.fresh_id::<ID_BYTES>(),
         connection_id: None,
         identity: principal.identity(),
         capability: principal.capability(),
@@ -39,20 +37,24 @@ pub(super) fn post(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
 
 /// The messages of the body.
 fn read_drafts(request: &Request) -> Result<Vec<Draft>, ErrorInfo> {
-    let body = request.body();
-    match request.header("Content-Type") {
-        None => ably::decode_publish(Format::Json, body),
-        Some(content_type) if essence(content_type).eq_ignore_ascii_case(FORM) => {
-            ably::decode_publish(Format::Json, &form_as_json(body)?)
-        }
-        Some(content_type) => match media_type(content_type) {
-            Some(format) => ably::decode_publish(format, body),
-            None => {
-                let message = "a publish is application/json or application/x-msgpack";
-                Err(ErrorInfo::new(ErrorCode::INVALID_BODY, message))
-            }
-        },
+    let content_type = request.header("Content-Type");
+    if content_type.is_some_and(|value| essence(value).eq_ignore_ascii_case(FORM)) {
+        return ably::decode_publish(Format::Json, &form_as_json(request.body())?);
     }
+    ably::decode_publish(body_format(request)?, request.body())
+}
+
+/// The format of the body, which is JSON unless the request says otherwise.
+///
+/// # Errors
+/// 40001: it says something that no publish is.
+pub(super) fn body_format(request: &Request) -> Result<Format, ErrorInfo> {
+    request.header("Content-Type").map_or(Ok(Format::Json), |content_type| {
+        media_type(content_type).ok_or_else(|| {
+            let message = "a publish is application/json or application/x-msgpack";
+            ErrorInfo::new(ErrorCode::INVALID_BODY, message)
+        })
+    })
 }
 
 /// One message whose fields are a form's.

@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 
 use super::reply::Reply;
-use super::{Call, Context, Outcome, apps, history, publish, service, tokens};
+use super::{Call, Context, Outcome, apps, batch, history, publish, service, tokens, unserved};
 use crate::ably::{ErrorCode, ErrorInfo};
 use crate::base::Entropy;
 use crate::http::Request;
 
 type Endpoint = fn(&mut Call<'_>) -> Result<Outcome, ErrorInfo>;
 
-/// Method, path and answerer (13.4). `{name}` stands for one segment. GET includes HEAD; OPTIONS is
-/// answered for every path.
+/// Method, path and answerer (13.4). `{name}` stands for one segment, `*` for any that follow, and as a
+/// method for each. GET includes HEAD; OPTIONS is answered for every path.
 const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("POST", "/channels/{channel}/messages", publish::post),
     ("GET", "/channels/{channel}/messages", history::get),
@@ -19,12 +19,17 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("GET", "/channels/{channel}/history", history::get),
     ("POST", "/keys/{key}/requestToken", tokens::request),
     ("POST", "/keys/{key}/revokeTokens", tokens::revoke),
+    ("POST", "/messages", batch::publish),
     ("POST", "/apps", apps::post),
     ("DELETE", "/apps/{app}", apps::delete),
     ("POST", "/stats", apps::post_stats),
     ("GET", "/time", service::time),
     ("GET", "/livez", service::live),
     ("GET", "/readyz", service::ready),
+    ("*", "/push/*", unserved::push),
+    ("*", "/channels/{channel}/objects", unserved::objects),
+    ("*", "/channels/{channel}/objects/*", unserved::objects),
+    ("*", "/comet/*", unserved::comet),
 ];
 
 /// Answers `request`, or says what has to be done for it.
@@ -52,7 +57,7 @@ fn find(method: &str, segments: &[Cow<'_, str>]) -> Result<(&'static str, Endpoi
     if of_path.peek().is_none() {
         return Err(ErrorInfo::new(ErrorCode::NOT_FOUND, "no such resource"));
     }
-    let found = of_path.find(|(of, _, _)| *of == method);
+    let found = of_path.find(|(of, _, _)| [method, "*"].contains(of));
     let (_, path, endpoint) =
         found.ok_or_else(|| ErrorInfo::new(ErrorCode::METHOD_NOT_ALLOWED, "method not allowed"))?;
     Ok((path, *endpoint))
@@ -63,7 +68,7 @@ fn matches(pattern: &str, segments: &[Cow<'_, str>]) -> bool {
     let mut segments = segments.iter();
     loop {
         match (parts.next(), segments.next()) {
-            (None, None) => return true,
+            (None, None) | (Some("*"), _) => return true,
             (Some(part), Some(segment)) if part.starts_with('{') || part == segment => {}
             _ => return false,
         }

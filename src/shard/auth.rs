@@ -1,10 +1,38 @@
 //! Tokens of connections: their end, the next one, and what that one changes (2.10).
 
+use std::sync::Arc;
+
 use super::Shard;
 use super::transport::Stage;
 use crate::ably::{ChannelName, ErrorCode, ErrorInfo, Params, Since};
 
 impl Shard {
+    /// A connection begins at `index` or goes on there: its token counts from now on. What has changed
+    /// since that was read counts too.
+    pub(super) fn begin_token(&mut self, index: u32) {
+        let now = self.now;
+        let Some(connection) = self.transports[index as usize].connection() else { return };
+        connection.plan_renewal(now);
+        if connection.principal().token().is_some() {
+            self.watch(index);
+        }
+        self.enforce_on(index);
+    }
+
+    /// Ends the connection of `index` if the directory has no place for it.
+    pub(super) fn enforce_on(&mut self, index: u32) {
+        let Some(connection) = self.transports[index as usize].connection() else { return };
+        if self.directory.app(connection.app_id()).is_none() {
+            let text = "the app was deleted";
+            self.fail(index, &ErrorInfo::new(ErrorCode::FORBIDDEN, text));
+        } else if let Some(revoked) = self.directory.with_revocation(connection.principal()) {
+            connection.revoke(Arc::new(revoked), self.now);
+            if self.check_token(index) {
+                self.watch(index);
+            }
+        }
+    }
+
     /// Looks whether the token of `index` has ended or is to be renewed. Returns whether the
     /// transport goes on.
     pub(super) fn check_token(&mut self, index: u32) -> bool {

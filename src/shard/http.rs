@@ -8,7 +8,7 @@ use super::{Mail, Shard, nonces};
 use crate::ably::{Answer, ErrorInfo};
 use crate::channel::ChannelKey;
 use crate::channel::log::TransportRef;
-use crate::connection::Connection;
+use crate::connection::Opening;
 use crate::http::{self, Progress, Request};
 use crate::rest::{self, Ask, Inquiry, Outcome, Then};
 use crate::ws::{self, CloseCode};
@@ -84,6 +84,9 @@ impl Shard {
     fn inquire(&mut self, index: u32, inquiry: Inquiry, keep_alive: bool) {
         let Inquiry { app_id, asks, then } = inquiry;
         let missing = asks.len();
+        if missing == 0 {
+            return self.carry_out(index, then(Vec::new()), keep_alive);
+        }
         let http = self.http(index).expect("requests come over HTTP");
         debug_assert!(http.waiting.is_none(), "one request is answered at a time");
         let first = http.asked + 1;
@@ -195,15 +198,10 @@ impl Shard {
             transport.stage = Stage::Echo(ws::Decoder::new());
         } else {
             let principal = rest::authenticate(request, &self.directory, self.now);
-            let config = &self.config.connection;
-            let lane = transport.lane();
-            match Connection::open(config, principal, self.now, &mut self.entropy, request, lane) {
-                Ok(connection) => {
-                    let connection = Box::new(connection);
-                    transport.stage = Stage::Realtime(ws::Decoder::new(), connection);
-                }
+            match Opening::read(request, principal) {
+                Ok(opening) => self.open_connection(index, opening),
                 Err(refused) => {
-                    refused.tell(lane);
+                    refused.tell(transport.lane());
                     return self.close_websocket(index, CloseCode::Normal, Ending::Linger);
                 }
             }

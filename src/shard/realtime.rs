@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::streams::StreamName;
-use super::transport::{Ending, Stage};
+use super::transport::{Ending, Stage, Transport};
 use super::{CHECK_MAX, Mail, Shard};
 use crate::ably::{Accepted, Answer, ChannelName, ErrorCode, ErrorInfo, Modes, PublishResult};
 use crate::channel::ChannelKey;
@@ -14,27 +14,40 @@ use crate::ws::{self, CloseCode, Data, Event, FrameBuilder, OpCode};
 /// Idle intervals without a sign of life, not even a pong, after which a client counts as gone.
 const SILENT_INTERVALS_MAX: u32 = 3;
 
+/// Outcomes of publishes are remembered for at least this long after they were told, for a client that
+/// resumes and sends again; it takes an idle interval and ten seconds to find a transport dead.
+const FORGET_INTERVAL_MS: u64 = 30_000;
+
 impl Shard {
-    /// Bytes of a realtime connection.
+    /// Bytes of a realtime connection, or of a WebSocket that is leaving.
     pub(super) fn handle_realtime_bytes(&mut self, index: u32, bytes: &mut [u8]) {
-        let Stage::Realtime(decoder, _) = &mut self.transports[index as usize].stage else {
+        let stage = &mut self.transports[index as usize].stage;
+        let (Stage::Realtime(decoder, _) | Stage::Leaving(Some(decoder))) = stage else {
             return;
         };
         let mut decoder = std::mem::take(decoder);
         let payload_bytes_max = self.config.frame_bytes_max as usize;
         let result = decoder.handle_bytes(bytes, payload_bytes_max, &mut |event| {
-            self.handle_event(index, event);
-            match self.transports[index as usize].stage {
-                Stage::Realtime(..) => ControlFlow::Continue(()),
-                _ => ControlFlow::Break(()),
+            let transport = &mut self.transports[index as usize];
+            match (&transport.stage, &event) {
+                (Stage::Realtime(..), _) => self.handle_event(index, event),
+                // Both have said close: the server ends the socket (RFC 6455 §7.1.1), and browsers
+                // wait for that.
+                (Stage::Leaving(_), Event::Close { .. }) => transport.ending = Ending::Close,
+                (Stage::Leaving(_), _) => {}
+                _ => return ControlFlow::Break(()),
             }
+            ControlFlow::Continue(())
         });
-        let transport = &mut self.transports[index as usize];
-        if let Stage::Realtime(place, _) = &mut transport.stage {
-            *place = decoder;
-            if let Err(error) = result {
-                self.close_websocket(index, error.close_code(), Ending::Linger);
+        match &mut self.transports[index as usize].stage {
+            Stage::Realtime(place, _) => {
+                *place = decoder;
+                if let Err(error) = result {
+                    self.close_websocket(index, error.close_code(), Ending::Linger);
+                }
             }
+            Stage::Leaving(place) => *place = Some(decoder),
+            _ => {}
         }
         self.set_ready(index);
     }
@@ -66,7 +79,13 @@ impl Shard {
             Ok(Command::Publish { msg_serial, name, accepted }) => {
                 self.publish(index, msg_serial, &name, accepted);
             }
-            Ok(Command::Close) => self.close_websocket(index, CloseCode::Normal, Ending::Linger),
+            Ok(Command::Close) => {
+                self.end_connection(index);
+                self.close_websocket(index, CloseCode::Normal, Ending::Linger);
+            }
+            Ok(Command::Disconnect) => {
+                self.close_websocket(index, CloseCode::Normal, Ending::Linger);
+            }
             Err(error) => self.fail(index, &error),
         }
         self.bound_lane(index);
@@ -118,15 +137,16 @@ impl Shard {
         request: u64,
         result: Result<PublishResult, ErrorInfo>,
     ) {
-        let Some(transport) = self.transports.get(to.index as usize) else { return };
-        if transport.generation != to.generation {
-            return;
-        }
-        match transport.stage {
-            Stage::Realtime(..) => self.resolve(to.index, request, result),
-            Stage::Http(_) => self.handle_answer(to, request, result.map(Answer::Published)),
-            // Whoever asked has gone, or is going and was told so.
-            Stage::Free | Stage::Echo(_) | Stage::Leaving | Stage::Closing => {}
+        let transport = self.transports.get(to.index as usize);
+        match transport.filter(|transport| transport.generation == to.generation) {
+            Some(Transport { stage: Stage::Realtime(..), .. }) => {
+                self.resolve(to.index, request, result);
+            }
+            Some(Transport { stage: Stage::Http(_), .. }) => {
+                self.handle_answer(to, request, result.map(Answer::Published));
+            }
+            // Whoever asked has gone, but may come back.
+            Some(_) | None => self.resolve_dormant(to, request, result),
         }
     }
 
@@ -149,6 +169,7 @@ impl Shard {
     pub(super) fn fail(&mut self, index: u32, error: &ErrorInfo) {
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.failed(error, lane);
+            self.end_connection(index);
             self.close_websocket(index, CloseCode::Normal, Ending::Linger);
         }
     }
@@ -165,6 +186,9 @@ impl Shard {
         let idle_interval = self.config.connection.idle_interval;
         let now_ms = self.now.mono_ms;
         let transport = &mut self.transports[index as usize];
+        if let Some(connection) = transport.connection() {
+            connection.forget_outcomes(now_ms / FORGET_INTERVAL_MS);
+        }
         let since = |then_ms: u64| std::time::Duration::from_millis(now_ms.saturating_sub(then_ms));
         if since(transport.received_ms) > idle_interval * SILENT_INTERVALS_MAX {
             return self.close(index);

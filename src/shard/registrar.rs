@@ -122,15 +122,7 @@ impl Shard {
         let count = self.transports.len() as u32;
         let end = count.min(self.enforcement.next + ENFORCED_PER_TURN);
         for index in self.enforcement.next..end {
-            let Some(connection) = self.transports[index as usize].connection() else { continue };
-            if self.directory.app(connection.app_id()).is_none() {
-                let text = "the app was deleted";
-                self.fail(index, &ErrorInfo::new(ErrorCode::FORBIDDEN, text));
-            } else if let Some(revoked) = self.directory.with_revocation(connection.principal()) {
-                connection.revoke(Arc::new(revoked), self.now);
-                self.check_token(index);
-                self.watch(index);
-            }
+            self.enforce_on(index);
         }
         self.enforcement.next = end;
         if end == count {
