@@ -57,7 +57,7 @@ impl Shard {
             .and_then(|principal| connection.reauthenticate(config, self.now, &principal, lane));
         match result {
             Ok(()) => {
-                self.narrow_attachments(index);
+                self.regrant_attachments(index);
                 self.watch(index);
             }
             Err(error) if error.is_token_error() => self.disconnect(index, &error),
@@ -65,8 +65,9 @@ impl Shard {
         }
     }
 
-    /// Takes from the attachments of `index` what its capability does not permit any more (RTC8a1).
-    fn narrow_attachments(&mut self, index: u32) {
+    /// Gives the attachments of `index` what its capability permits now, and takes what it does not
+    /// permit any more (RTC8a1).
+    fn regrant_attachments(&mut self, index: u32) {
         let Some(connection) = self.transports[index as usize].connection() else { return };
         for stream in connection.streams() {
             let Stage::Realtime(_, connection) = &self.transports[index as usize].stage else {
@@ -77,7 +78,7 @@ impl Shard {
             let base = stream_name.channel.name();
             let principal = connection.principal();
             let modes = connection.modes(stream).expect("attached");
-            let granted = modes.granted_by(principal.capability(), base);
+            let granted = modes.regranted_by(principal.capability(), base);
             let denial = match principal.enter(base) {
                 Err(error) => Some(error),
                 Ok(()) if granted.is_empty() => {

@@ -190,7 +190,11 @@ fn a_new_token_keeps_the_connection_and_changes_what_it_may_do() {
     assert_eq!(host.data(client, "b"), ["b"]);
     host.send(client, &auth(&wide));
     host.settle();
-    assert_eq!(received(&mut host, client), [(4, None)]);
+    // What it had asked for when it attached is granted now.
+    assert_eq!(received(&mut host, client), [(4, None), (11, None)]);
+    host.publish(client, 1, "b", "again");
+    host.settle();
+    assert!(received(&mut host, client).contains(&(1, None)));
     assert_eq!(host.attach(client, "a")["action"], 11);
 }
 
