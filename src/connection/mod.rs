@@ -429,7 +429,7 @@ fn tell(format: Format, message: &Outbound<'_>, lane: &mut Vec<u8>) {
         Format::Json => OpCode::Data(Data::Text),
         Format::MsgPack => OpCode::Data(Data::Binary),
     };
-    let mut frame = FrameBuilder::with_capacity(opcode, 128);
+    let mut frame = FrameBuilder::with_capacity(opcode, 512);
     ably::encode(format, message, frame.payload());
     lane.extend_from_slice(&frame.finish());
 }

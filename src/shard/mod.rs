@@ -57,8 +57,8 @@ pub struct ShardConfig {
     pub head_timeout: Duration,
     /// Bytes of one HTTP body or WebSocket message.
     pub frame_bytes_max: u32,
-    /// Bytes that a subscriber may lag behind its channel, not counting what the kernel holds, which
-    /// `SO_SNDBUF` bounds.
+    /// Bytes that a subscriber may lag behind its channel. What a full socket buffer holds comes on top;
+    /// whoever makes this configuration has taken that off.
     pub lag_bytes_max: u32,
     /// Connections without a transport that are kept for their clients to come back; beyond it the
     /// oldest is forgotten.

@@ -194,9 +194,14 @@ impl Shard {
         }
         // Early rather than late: the next look may be that far away.
         let is_silent = since(transport.sent_ms) + CHECK_MAX >= idle_interval;
+        // Whatever was sent meanwhile: a client that only listens says nothing unless it is asked.
         let is_unheard = since(transport.received_ms) > idle_interval;
-        if is_silent && let Some((connection, lane)) = transport.speak() {
-            connection.heartbeat(lane);
+        if (is_silent || is_unheard)
+            && let Some((connection, lane)) = transport.speak()
+        {
+            if is_silent {
+                connection.heartbeat(lane);
+            }
             if is_unheard {
                 lane.extend_from_slice(&ws::ping_frame(b""));
             }
