@@ -16,6 +16,7 @@ mod error;
 mod history;
 mod inbound;
 mod json;
+mod jwt;
 mod message;
 mod modes;
 mod msgpack;
@@ -25,11 +26,13 @@ mod principal;
 mod publish;
 mod question;
 mod rest;
+mod revocation;
 mod sandbox;
 mod serial;
 mod since;
 #[cfg(test)]
 mod tests;
+mod token;
 mod value;
 pub mod vcdiff;
 mod writer;
@@ -55,12 +58,14 @@ pub use principal::{Principal, Token};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
 pub use question::{Answer, Question};
 pub use rest::{decode_publish, encode_error, encode_history, encode_publish_result, encode_time};
+pub use revocation::{Revocation, Target};
 pub use sandbox::{
     FixtureChannel, FixtureMember, NewApp, STATS_MAX, StatsFixture, decode_new_app, decode_stats,
     encode_new_app,
 };
 pub use serial::{ChannelSerial, SerialClock, SerialError, SeriesId};
 pub use since::Since;
+pub use token::{CLOCK_WINDOW_MS, TokenDetails, TokenGrant, TokenRequest};
 pub use value::DEPTH_MAX;
 
 /// How the frames of one transport, or one HTTP body, are encoded.

@@ -16,6 +16,8 @@ pub enum Answer {
     Published(PublishResult),
     /// Every shard has the changed directory.
     Changed,
+    /// A nonce was not used before, and is from now on.
+    FreshNonce,
     /// To [`Question::History`].
     History(HistoryPage),
 }

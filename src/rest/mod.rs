@@ -14,6 +14,7 @@ mod publish;
 mod reply;
 mod routes;
 mod service;
+mod tokens;
 mod unserved;
 
 use std::fmt;
@@ -84,6 +85,8 @@ pub enum Ask {
         /// What to ask there.
         question: Question,
     },
+    /// Whether this was never used before; answered with [`Answer::FreshNonce`] or 40105.
+    Nonce([u8; 16]),
     /// A change of the directory; answered with [`Answer::Changed`] once every shard has it.
     Change(Change),
 }
@@ -93,7 +96,7 @@ impl Ask {
     pub fn channel(&self) -> Option<&str> {
         match self {
             Ask::Publish { channel, .. } | Ask::Home { channel, .. } => Some(channel),
-            Ask::Change(_) => None,
+            Ask::Nonce(_) | Ask::Change(_) => None,
         }
     }
 }
@@ -261,8 +264,8 @@ mod tests {
         assert_eq!(error(history("?key=app.all:wrong", "")), (401, 40101));
         assert_eq!(error(history("?key=app.other:secret", "")), (401, 40400));
         assert_eq!(error(history("?key=other.all:secret", "")), (401, 40101));
-        assert_eq!(error(history("?access_token=abc", "")), (401, 40101));
-        assert_eq!(error(history("", "Authorization: Bearer abc\r\n")), (401, 40101));
+        assert_eq!(error(history("?access_token=abc", "")), (401, 40145));
+        assert_eq!(error(history("", "Authorization: Bearer abc\r\n")), (401, 40145));
         assert_eq!(error(history("", "Authorization: Digest\r\n")), (401, 40101));
     }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::reply::Reply;
-use super::{Call, Context, Outcome, apps, batch, history, publish, service, unserved};
+use super::{Call, Context, Outcome, apps, batch, history, publish, service, tokens, unserved};
 use crate::ably::{ErrorCode, ErrorInfo};
 use crate::base::Entropy;
 use crate::http::Request;
@@ -18,6 +18,8 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     // ably-go asks for /history.
     ("GET", "/channels/{channel}/history", history::get),
     ("POST", "/messages", batch::publish),
+    ("POST", "/keys/{key}/requestToken", tokens::request),
+    ("POST", "/keys/{key}/revokeTokens", tokens::revoke),
     ("POST", "/apps", apps::post),
     ("DELETE", "/apps/{app}", apps::delete),
     ("POST", "/stats", apps::post_stats),

@@ -231,7 +231,7 @@ impl Shard {
         let place = Place { shard: self.id, transport: index };
         let transport = &mut self.transports[index as usize];
         let (config, entropy) = (&self.config.connection, &mut self.entropy);
-        let connection = opening.begin(config, entropy, place, error, transport.lane());
+        let connection = opening.begin(config, self.now, entropy, place, error, transport.lane());
         transport.stage = Stage::Realtime(ws::Decoder::new(), Box::new(connection));
         self.set_ready(index);
     }
@@ -256,7 +256,7 @@ impl Shard {
                 let place = Place { shard: self.id, transport: index };
                 let transport = &mut self.transports[index as usize];
                 let (config, entropy) = (&self.config.connection, &mut self.entropy);
-                opening.resume(&mut connection, config, entropy, place, transport.lane());
+                opening.resume(&mut connection, config, self.now, entropy, place, transport.lane());
                 transport.stage = Stage::Realtime(ws::Decoder::new(), connection);
                 self.set_ready(index);
             }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::registrar::REGISTRAR;
 use super::transport::{Ending, HttpStage, Stage};
-use super::{Mail, Shard};
+use super::{Mail, Shard, nonces};
 use crate::ably::{Answer, ErrorInfo};
 use crate::channel::ChannelKey;
 use crate::channel::log::TransportRef;
@@ -108,6 +108,9 @@ impl Shard {
                 Ask::Home { channel, question } => {
                     let channel = key(&channel);
                     (channel.home(self.shards), Mail::Ask { reply_to, channel, question })
+                }
+                Ask::Nonce(nonce) => {
+                    (nonces::home(nonce, self.shards), Mail::Nonce { reply_to, nonce })
                 }
                 Ask::Change(change) => {
                     (REGISTRAR, Mail::Change { reply_to, change: Box::new(change) })

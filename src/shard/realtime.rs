@@ -74,6 +74,7 @@ impl Shard {
             Ok(Command::Attach { name, modes, params, since }) => {
                 self.attach(index, &name, modes, params, since);
             }
+            Ok(Command::Authenticate { token }) => self.reauthenticate(index, &token),
             Ok(Command::Detach { name }) => self.detach(index, &name),
             Ok(Command::Publish { msg_serial, name, accepted }) => {
                 self.publish(index, msg_serial, &name, accepted);

@@ -11,6 +11,7 @@ use crate::connection::Connection;
 use crate::ws::{self, CloseCode};
 
 mod apps;
+mod auth;
 
 const KEY: &str = "app.key:secret";
 
@@ -164,6 +165,13 @@ impl Host {
     /// Steps long enough for everything that was begun to end.
     fn settle(&mut self) {
         for _ in 0..200 * self.shards.len() * (self.clients.len() + 1) {
+            self.step();
+        }
+    }
+
+    /// The same for a host of which little is expected.
+    fn settle_quickly(&mut self) {
+        for _ in 0..20 * self.shards.len() {
             self.step();
         }
     }
