@@ -28,6 +28,7 @@ mod rest;
 mod sandbox;
 mod serial;
 mod since;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -53,14 +54,20 @@ pub use occupancy::{Category, Metric, Metrics};
 pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};
 pub use principal::{Principal, Token};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
-pub use question::{Answer, Question};
-pub use rest::{decode_publish, encode_error, encode_history, encode_publish_result, encode_time};
+pub use question::{Answer, ChannelsQuery, Question, Survey, merge_channels};
+pub use rest::{
+    decode_publish, encode_error, encode_history, encode_names, encode_publish_result, encode_time,
+};
 pub use sandbox::{
     FixtureChannel, FixtureMember, NewApp, STATS_MAX, StatsFixture, decode_new_app, decode_stats,
     encode_new_app,
 };
 pub use serial::{ChannelSerial, SerialClock, SerialError, SeriesId};
 pub use since::Since;
+pub use stats::{
+    Counter, IntervalTally, StatsQuery, StatsShape, StatsUnit, Tally, encode_stats, merge_stats,
+    parse_interval, read_stats_fixture, select_stats,
+};
 pub use value::DEPTH_MAX;
 
 /// How the frames of one transport, or one HTTP body, are encoded.

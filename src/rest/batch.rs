@@ -11,7 +11,7 @@ const SPECS_SINCE_VERSION: u32 = 3;
 
 /// Publishes each spec's messages on each of its channels; one may fail without the others.
 pub(super) fn publish(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
-    let (key, identity) = call.authenticate()?;
+    let principal = call.authenticate()?;
     let specs = ably::decode_batch(body_format(call.request)?, call.request.body())?;
     let params = Params::default();
     let bytes_max = call.context.message_bytes_max.into();
@@ -24,11 +24,12 @@ pub(super) fn publish(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
             let publisher = Publisher {
                 id: call.fresh_id::<ID_BYTES>(),
                 connection_id: None,
-                identity: &identity,
-                capability: key.capability(),
+                identity: principal.identity(),
+                capability: principal.capability(),
             };
             let accept = || -> Result<(ChannelName, Accepted), ErrorInfo> {
                 let channel = ChannelName::parse(&name)?;
+                principal.enter(channel.base())?;
                 let drafts = spec.drafts.clone();
                 let accepted =
                     ably::validate(channel.base(), drafts, &params, &publisher, bytes_max)?;
@@ -70,5 +71,5 @@ pub(super) fn publish(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
             reply.ok(201, &ably::encode_batch_publish(format, &specs))
         })
     };
-    Ok(Outcome::Ask(Inquiry { app_id: key.app_id().to_owned(), asks, then: Box::new(then) }))
+    Ok(Outcome::Ask(Inquiry { app_id: principal.app_id().to_owned(), asks, then: Box::new(then) }))
 }

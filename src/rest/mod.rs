@@ -8,19 +8,22 @@ mod apps;
 mod auth;
 mod batch;
 mod call;
+mod channels;
 mod history;
 mod pages;
 mod publish;
 mod reply;
 mod routes;
 mod service;
+mod stats;
 mod unserved;
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ably::{Accepted, Answer, Change, Directory, ErrorInfo, Question};
+use crate::ably::{Accepted, Answer, Change, Counter, Directory, ErrorInfo, Question, Survey};
 use crate::base::{Entropy, Now};
 use crate::http::Request;
 
@@ -84,6 +87,8 @@ pub enum Ask {
         /// What to ask there.
         question: Question,
     },
+    /// Something of which every shard knows a part; there are as many answers.
+    Shards(Survey),
     /// A change of the directory; answered with [`Answer::Changed`] once every shard has it.
     Change(Change),
 }
@@ -93,7 +98,7 @@ impl Ask {
     pub fn channel(&self) -> Option<&str> {
         match self {
             Ask::Publish { channel, .. } | Ask::Home { channel, .. } => Some(channel),
-            Ask::Change(_) => None,
+            Ask::Shards(_) | Ask::Change(_) => None,
         }
     }
 }
@@ -107,9 +112,35 @@ impl fmt::Debug for Outcome {
     }
 }
 
-/// Answers `request`, or says what has to be done for it. `entropy` makes the ids of messages that
-/// come without one.
-pub fn handle(context: &Context<'_>, entropy: &mut Entropy, request: &Request) -> Outcome {
+/// For whom a request is counted, and as what (16.1).
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// The app of whoever sent it.
+    pub app_id: Arc<str>,
+    is_token_request: bool,
+}
+
+impl Account {
+    /// What a response of `status` counts as.
+    pub fn counter(&self, status: u16) -> Counter {
+        match (self.is_token_request, status) {
+            (false, 0..400) => Counter::RequestsSucceeded,
+            (false, 429) => Counter::RequestsRefused,
+            (false, _) => Counter::RequestsFailed,
+            (true, 0..400) => Counter::TokenRequestsSucceeded,
+            (true, 429) => Counter::TokenRequestsRefused,
+            (true, _) => Counter::TokenRequestsFailed,
+        }
+    }
+}
+
+/// Answers `request`, or says what has to be done for it; and for whom it is counted, if that came out.
+/// `entropy` makes the ids of messages that come without one.
+pub fn handle(
+    context: &Context<'_>,
+    entropy: &mut Entropy,
+    request: &Request,
+) -> (Option<Account>, Outcome) {
     routes::handle(context, entropy, request)
 }
 
@@ -155,7 +186,7 @@ mod tests {
             is_ready,
         };
         let mut entropy = Entropy::new(|page| page.fill(7));
-        handle(&context, &mut entropy, &parse(bytes))
+        handle(&context, &mut entropy, &parse(bytes)).1
     }
 
     /// The outcome of a request with these headers, lines that each end in CRLF.
@@ -415,7 +446,7 @@ mod tests {
         let body = r#"[{"channels":["a",":b"],"messages":{}},{"channels":"c","messages":[{}]}]"#;
         let Outcome::Ask(inquiry) = outcome(line, BASIC, body) else { panic!("{line}") };
         let channels: Vec<_> = inquiry.asks.iter().map(Ask::channel).collect();
-        assert_eq!(channels, ["a", "c"]);
+        assert_eq!(channels, [Some("a"), Some("c")]);
         let Outcome::Reply(response) = (inquiry.then)(vec![result.clone(), result.clone()]) else {
             panic!("{line}")
         };

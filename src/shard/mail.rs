@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::ably::{
     Accepted, Answer, Change, ChannelSerial, Directory, ErrorInfo, FixtureMember, Format,
-    PublishResult, Question, Since,
+    PublishResult, Question, Since, Survey,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
@@ -169,6 +169,15 @@ pub enum Mail {
         channel: ChannelKey,
         /// What is asked.
         question: Question,
+    },
+    /// To a shard: its part of what is known of an app; answered with [`Mail::Answer`].
+    Survey {
+        /// Where the answer goes.
+        reply_to: ReturnAddress,
+        /// The app.
+        app_id: Arc<str>,
+        /// What is asked.
+        survey: Survey,
     },
     /// The answer to [`Mail::Ask`].
     Answer {

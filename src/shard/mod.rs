@@ -11,6 +11,7 @@
 //! | `realtime.rs` | what a client's protocol messages ask for |
 //! | `attach.rs` | from ATTACH to a cursor in a stream, and back |
 //! | `fanout.rs` | frames into the logs of streams |
+//! | `stats.rs` | what is counted for each app |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 //! | `registrar.rs` | changes of the directory |
 
@@ -21,6 +22,7 @@ mod http;
 mod mail;
 mod realtime;
 mod registrar;
+mod stats;
 mod streams;
 mod transport;
 
@@ -30,6 +32,7 @@ use std::time::Duration;
 
 use self::homes::{Homes, Joining};
 use self::registrar::{Enforcement, Registrar};
+use self::stats::Stats;
 use self::streams::Streams;
 use self::transport::{Ending, InFlight, Stage, Transport};
 use crate::ably::{Directory, ErrorCode, ErrorInfo, SeriesId};
@@ -137,6 +140,7 @@ pub struct Shard {
     /// Streams with a round of sends under way.
     rounds: VecDeque<u32>,
     homes: Homes,
+    stats: Stats,
     registrar: Registrar,
     enforcement: Enforcement,
     /// Mail to each shard, oldest first; that to itself is delivered by [`Shard::settle`].
@@ -173,6 +177,7 @@ impl Shard {
             staged: Vec::new(),
             rounds: VecDeque::new(),
             homes: Homes::new(series, config.history.clone()),
+            stats: Stats::default(),
             outboxes: (0..shards).map(|_| VecDeque::new()).collect(),
             log: VecDeque::new(),
             counters: Counters::default(),
@@ -295,6 +300,7 @@ impl Shard {
             self.deliver_own_mail();
         }
         self.commit_staged();
+        self.count_channels();
     }
 
     fn deliver_own_mail(&mut self) {
@@ -343,6 +349,9 @@ impl Shard {
             Mail::Fixture { .. } => {}
             Mail::Ask { reply_to, channel, question } => {
                 self.handle_ask(reply_to, &channel, &question);
+            }
+            Mail::Survey { reply_to, app_id, survey } => {
+                self.handle_survey(reply_to, &app_id, &survey);
             }
             Mail::Answer { transport, request, answer } => {
                 self.handle_answer(transport, request, answer);
@@ -510,6 +519,7 @@ impl Shard {
     /// Gives up the transport: nothing more is read or sent, and the ring closes it.
     fn close(&mut self, index: u32) {
         self.leave_streams(index);
+        self.count_departure(index);
         let transport = &mut self.transports[index as usize];
         if matches!(transport.stage, Stage::Free | Stage::Closing) {
             return;
@@ -525,12 +535,20 @@ impl Shard {
     /// Stops listening to `index`; once its lane is sent it is closed as `ending` says.
     fn leave(&mut self, index: u32, ending: Ending) {
         self.leave_streams(index);
+        self.count_departure(index);
         let transport = &mut self.transports[index as usize];
         transport.stage = Stage::Leaving;
         transport.ending = ending;
         let close_by_ms = self.now.mono_ms + LINGER.as_millis() as u64;
         self.leaving.push_back((close_by_ms, transport.address(index)));
         self.set_ready(index);
+    }
+
+    /// Counts the end of the connection of `index`, if it has one.
+    fn count_departure(&mut self, index: u32) {
+        if let Some(connection) = self.transports[index as usize].connection() {
+            self.stats.connection_closed(connection.app_id(), self.now.unix_ms);
+        }
     }
 
     /// Sends mail; that to itself is delivered in this turn.
