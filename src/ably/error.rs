@@ -102,6 +102,8 @@ codes! {
     DRAINING = 50320;
     /// The transport was lost or given up.
     DISCONNECTED = 80003;
+    /// The connection cannot be resumed with these credentials.
+    RESUME_DENIED = 80011;
     /// A frame that breaks the protocol.
     PROTOCOL_ERROR = 80013;
     /// The operation came over a transport that a newer one has replaced.

@@ -5,13 +5,11 @@
 
 mod acks;
 mod attachments;
+mod key;
 mod open;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-
-use data_encoding::BASE64URL_NOPAD;
 
 use self::acks::{Ack, Acks};
 use self::attachments::Attachments;
@@ -22,7 +20,8 @@ use crate::ably::{
 use crate::ws::{Data, FrameBuilder, OpCode};
 
 pub use self::acks::Outcome;
-pub use self::open::Refused;
+pub use self::key::{ConnectionId, ConnectionKey, Place};
+pub use self::open::{Opening, Refused};
 
 /// Limits of one connection; each bounds memory or time.
 #[derive(Clone, Debug)]
@@ -57,30 +56,6 @@ impl Default for ConnectionConfig {
     }
 }
 
-/// Public, unique for ever: twelve characters of the URL-safe alphabet of base64.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ConnectionId([u8; 12]);
-
-impl ConnectionId {
-    /// Makes the id of a new connection from random bytes.
-    pub fn new(random: [u8; 9]) -> ConnectionId {
-        let mut id = [0; 12];
-        BASE64URL_NOPAD.encode_mut(&random, &mut id);
-        ConnectionId(id)
-    }
-
-    /// The id as it goes on the wire.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("base64 is ASCII")
-    }
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.as_str())
-    }
-}
-
 /// What the shard has to do for a client.
 #[derive(Debug)]
 pub enum Command {
@@ -111,15 +86,15 @@ pub enum Command {
         /// What was checked.
         accepted: Accepted,
     },
-    /// The client has said goodbye and was answered; the transport may go.
+    /// The client has said goodbye and was answered; connection and transport may go.
     Close,
+    /// The client lets go of the transport, and may resume the connection.
+    Disconnect,
 }
 
 /// See the module text.
 pub struct Connection {
-    id: ConnectionId,
-    /// Random; the second half of the connectionKey.
-    secret: [u8; 12],
+    key: ConnectionKey,
     principal: Arc<Principal>,
     format: Format,
     /// Whether the client hears its own messages (RTN2b).
@@ -128,7 +103,7 @@ pub struct Connection {
     wants_heartbeats: bool,
     /// Smallest msgSerial that was not seen yet.
     next_msg_serial: u64,
-    /// `None` while no publish is under way.
+    /// `None` while no publish is under way or remembered.
     acks: Option<Box<Acks>>,
     attachments: Attachments,
 }
@@ -136,7 +111,12 @@ pub struct Connection {
 impl Connection {
     /// Public id.
     pub fn id(&self) -> ConnectionId {
-        self.id
+        self.key.id
+    }
+
+    /// What its holder resumes it with.
+    pub fn key(&self) -> &ConnectionKey {
+        &self.key
     }
 
     /// Who speaks over it.
@@ -183,7 +163,7 @@ impl Connection {
             Action::Presence | Action::Annotation | Action::Object => {
                 let text = "presence, annotations and objects are not served yet";
                 let error = ErrorInfo::new(ErrorCode::UNSUPPORTED_FEATURE, text);
-                if let Some(msg_serial) = self.begin(config, &message)? {
+                if let Some(msg_serial) = self.begin(config, &message, lane)? {
                     self.resolve(msg_serial, Err(error), lane);
                 }
                 Ok(Command::None)
@@ -196,7 +176,7 @@ impl Connection {
                 self.tell(&Outbound::Closed, lane);
                 Ok(Command::Close)
             }
-            Action::Disconnect => Ok(Command::Close),
+            Action::Disconnect => Ok(Command::Disconnect),
             // Sent by servers only, or by nobody: ignored, so that newer clients work (RTF1).
             _ => Ok(Command::None),
         }
@@ -249,7 +229,9 @@ impl Connection {
         message: ProtocolMessage,
         lane: &mut Vec<u8>,
     ) -> Result<Command, ErrorInfo> {
-        let Some(msg_serial) = self.begin(config, &message)? else { return Ok(Command::None) };
+        let Some(msg_serial) = self.begin(config, &message, lane)? else {
+            return Ok(Command::None);
+        };
         match self.accept(config, msg_serial, message) {
             Ok((name, accepted)) => Ok(Command::Publish { msg_serial, name, accepted }),
             Err(error) => {
@@ -259,19 +241,24 @@ impl Connection {
         }
     }
 
-    /// Notes that the client waits for an ACK. `None`: it has repeated itself on this transport.
+    /// Notes that the client waits for an ACK. `None`: this was published before, and the ACK is told
+    /// again if that was on another transport.
     fn begin(
         &mut self,
         config: &ConnectionConfig,
         message: &ProtocolMessage,
+        lane: &mut Vec<u8>,
     ) -> Result<Option<u64>, ErrorInfo> {
         // JSON clients may leave out a zero.
         let msg_serial = message.msg_serial.unwrap_or_default();
         if msg_serial < self.next_msg_serial {
+            if let Some(ack) = self.acks.as_mut().and_then(|acks| acks.resend(msg_serial)) {
+                self.tell_ack(&ack, lane);
+            }
             return Ok(None);
         }
         let acks = self.acks.get_or_insert_default();
-        if acks.len() >= config.publishes_in_flight_max {
+        if acks.pending() >= config.publishes_in_flight_max {
             let text = "too many publishes without waiting for their ACKs";
             return Err(ErrorInfo::new(ErrorCode::FLOODING, text));
         }
@@ -290,8 +277,8 @@ impl Connection {
         let name = ChannelName::parse(message.channel.as_deref().unwrap_or_default())?;
         self.principal.enter(name.base())?;
         let publisher = Publisher {
-            id: format!("{}:{msg_serial}", self.id),
-            connection_id: Some(self.id.as_str()),
+            id: format!("{}:{msg_serial}", self.id()),
+            connection_id: Some(self.key.id.as_str()),
             identity: self.principal.identity(),
             capability: self.principal.capability(),
         };
@@ -305,21 +292,33 @@ impl Connection {
     pub fn resolve(&mut self, msg_serial: u64, outcome: Outcome, lane: &mut Vec<u8>) {
         let Some(acks) = &mut self.acks else { return };
         acks.resolve(msg_serial, outcome);
-        let mut told = Vec::new();
-        while let Some(ack) = acks.next() {
-            told.push(ack);
+        while let Some(ack) = self.acks.as_mut().and_then(|acks| acks.next()) {
+            self.tell_ack(&ack, lane);
         }
-        if acks.is_empty() {
-            self.acks = None;
+    }
+
+    /// Publishes whose outcome is not known.
+    pub fn pending_publishes(&self) -> usize {
+        self.acks.as_ref().map_or(0, |acks| acks.pending())
+    }
+
+    /// Forgets outcomes that were told before the last `interval`.
+    pub fn forget_outcomes(&mut self, interval: u64) {
+        if let Some(acks) = &mut self.acks {
+            acks.forget(interval);
+            if acks.is_empty() {
+                self.acks = None;
+            }
         }
-        for ack in &told {
-            match ack {
-                Ack::Ack(msg_serial, results) => {
-                    self.tell(&Outbound::Ack { msg_serial: *msg_serial, results }, lane);
-                }
-                Ack::Nack(msg_serial, error) => {
-                    self.tell(&Outbound::Nack { msg_serial: *msg_serial, error }, lane);
-                }
+    }
+
+    fn tell_ack(&self, ack: &Ack, lane: &mut Vec<u8>) {
+        match ack {
+            Ack::Ack(msg_serial, results) => {
+                self.tell(&Outbound::Ack { msg_serial: *msg_serial, results }, lane);
+            }
+            Ack::Nack(msg_serial, error) => {
+                self.tell(&Outbound::Nack { msg_serial: *msg_serial, error }, lane);
             }
         }
     }

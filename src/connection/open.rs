@@ -1,10 +1,9 @@
-//! How a connection begins: what the upgrade request says, and the answer as the first frame.
+//! How a transport gets its connection: what the upgrade request says, a new connection or one that
+//! had another transport before, and CONNECTED as the first frame.
 
 use std::sync::Arc;
 
-use data_encoding::BASE64URL_NOPAD;
-
-use super::{Connection, ConnectionConfig, ConnectionId, tell};
+use super::{Connection, ConnectionConfig, ConnectionId, ConnectionKey, Place, tell};
 use crate::ably::{ConnectionDetails, ErrorCode, ErrorInfo, Format, Identity, Outbound, Principal};
 use crate::base::Entropy;
 use crate::http::Request;
@@ -26,69 +25,134 @@ impl Refused {
     }
 }
 
-impl Connection {
-    /// Opens a connection as `request` asks for it, and appends CONNECTED to `lane`.
+/// What a client asks for when it opens a transport (2.1).
+pub struct Opening {
+    principal: Arc<Principal>,
+    format: Format,
+    wants_echo: bool,
+    wants_heartbeats: bool,
+    resumes: Option<Result<ConnectionKey, ErrorInfo>>,
+}
+
+impl Opening {
+    /// Reads the upgrade request of a client that presented the credentials of `principal`.
     ///
     /// # Errors
     /// The credentials or the protocol version are refused.
-    pub fn open(
-        config: &ConnectionConfig,
-        principal: Result<Arc<Principal>, ErrorInfo>,
-        entropy: &mut Entropy,
+    pub fn read(
         request: &Request,
-        lane: &mut Vec<u8>,
-    ) -> Result<Connection, Refused> {
+        principal: Result<Arc<Principal>, ErrorInfo>,
+    ) -> Result<Opening, Refused> {
         let format = match request.query_param("format").as_deref() {
             Some("msgpack") => Format::MsgPack,
             _ => Format::Json,
         };
-        let connection = Connection::admit(principal, entropy, request, format)
-            .map_err(|error| Refused { format, error })?;
-        connection.connected(config, request, lane);
-        Ok(connection)
-    }
-
-    fn admit(
-        principal: Result<Arc<Principal>, ErrorInfo>,
-        entropy: &mut Entropy,
-        request: &Request,
-        format: Format,
-    ) -> Result<Connection, ErrorInfo> {
+        let refuse = |error| Refused { format, error };
         let version = request.query_param("v");
         let version = version.as_deref().or_else(|| request.header("x-ably-version"));
         if version.and_then(|text| text.parse::<f32>().ok()).is_some_and(|v| v < VERSION_MIN) {
             let text = "this protocol version is not served; the oldest is 2";
-            return Err(ErrorInfo::new(ErrorCode::UNSUPPORTED_VERSION, text));
+            return Err(refuse(ErrorInfo::new(ErrorCode::UNSUPPORTED_VERSION, text)));
         }
-        let principal = principal?;
+        let principal = principal.map_err(refuse)?;
         let flag = |name: &str| request.query_param(name).as_deref() != Some("false");
-        Ok(Connection {
-            id: ConnectionId::new(entropy.bytes()),
-            secret: entropy.bytes(),
-            principal,
-            format,
-            wants_echo: flag("echo"),
-            wants_heartbeats: flag("heartbeats"),
+        let resumes = ["resume", "recover"].iter().find_map(|name| request.query_param(name));
+        let resumes = resumes.map(|key| {
+            key.parse().map_err(|_| {
+                ErrorInfo::new(ErrorCode::CONNECTION_EXPIRED, "unknown connection key")
+            })
+        });
+        let (wants_echo, wants_heartbeats) = (flag("echo"), flag("heartbeats"));
+        Ok(Opening { principal, format, wants_echo, wants_heartbeats, resumes })
+    }
+
+    /// Who opens the transport.
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.principal
+    }
+
+    /// The connection that is to go on, or why it cannot (RTN15b, RTN16k).
+    pub fn resumes(&self) -> Option<&Result<ConnectionKey, ErrorInfo>> {
+        self.resumes.as_ref()
+    }
+
+    /// A new connection at `place`, and its CONNECTED; `error` says why it is not the one that was to
+    /// be resumed.
+    pub fn begin(
+        self,
+        config: &ConnectionConfig,
+        entropy: &mut Entropy,
+        place: Place,
+        error: Option<&ErrorInfo>,
+        lane: &mut Vec<u8>,
+    ) -> Connection {
+        let id = ConnectionId::random(entropy);
+        let connection = Connection {
+            key: ConnectionKey::random(id, place, entropy),
+            principal: self.principal,
+            format: self.format,
+            wants_echo: self.wants_echo,
+            wants_heartbeats: self.wants_heartbeats,
             next_msg_serial: 0,
             acks: None,
             attachments: super::Attachments::default(),
-        })
+        };
+        connection.connected(config, error, lane);
+        connection
     }
 
-    fn connected(&self, config: &ConnectionConfig, request: &Request, lane: &mut Vec<u8>) {
-        let connection_key = format!("{}!{}", self.id, BASE64URL_NOPAD.encode(&self.secret));
+    /// Has `connection` go on at `place`, under a new key, and appends its CONNECTED.
+    pub fn resume(
+        self,
+        connection: &mut Connection,
+        config: &ConnectionConfig,
+        entropy: &mut Entropy,
+        place: Place,
+        lane: &mut Vec<u8>,
+    ) {
+        connection.key = ConnectionKey::random(connection.id(), place, entropy);
+        connection.principal = self.principal;
+        connection.format = self.format;
+        connection.wants_echo = self.wants_echo;
+        connection.wants_heartbeats = self.wants_heartbeats;
+        if connection.next_msg_serial > 0 {
+            connection.acks.get_or_insert_default().expect_resends(connection.next_msg_serial);
+        }
+        connection.connected(config, None, lane);
+    }
+}
+
+impl Connection {
+    /// Whether the holder of `key` and of the credentials of `principal` may have it.
+    ///
+    /// # Errors
+    /// 80018: the key is another; 80011: the credentials are of another app or client.
+    pub fn admits(&self, key: &ConnectionKey, principal: &Principal) -> Result<(), ErrorInfo> {
+        if !self.key.is(key) {
+            let text = "the connection key is not the latest one";
+            return Err(ErrorInfo::new(ErrorCode::CONNECTION_EXPIRED, text));
+        }
+        let same_app = self.app_id() == principal.app_id();
+        if !same_app || self.principal.identity() != principal.identity() {
+            let text = "the connection belongs to another app or client";
+            return Err(ErrorInfo::new(ErrorCode::RESUME_DENIED, text));
+        }
+        Ok(())
+    }
+
+    /// Appends CONNECTED.
+    pub fn connected(
+        &self,
+        config: &ConnectionConfig,
+        error: Option<&ErrorInfo>,
+        lane: &mut Vec<u8>,
+    ) {
+        let connection_key = self.key.to_string();
         let client_id = match self.principal.identity() {
             Identity::Anonymous => None,
             Identity::Client(id) => Some(&**id),
             Identity::Wildcard => Some("*"),
         };
-        // Connections do not outlive their transports yet: whoever resumes gets a new one, and is
-        // told that it is new (RTN15c7).
-        let resumes = ["resume", "recover"].iter().any(|name| request.query_param(name).is_some());
-        let error = resumes.then(|| {
-            let text = "the connection is not known here; this is a new one";
-            ErrorInfo::new(ErrorCode::CONNECTION_EXPIRED, text)
-        });
         let details = ConnectionDetails {
             client_id,
             connection_key: &connection_key,
@@ -98,9 +162,7 @@ impl Connection {
             connection_state_ttl: config.state_ttl,
             max_idle_interval: config.idle_interval,
         };
-        let id = self.id;
-        let connected =
-            Outbound::Connected { connection_id: id.as_str(), details, error: error.as_ref() };
-        self.tell(&connected, lane);
+        let id = self.id();
+        self.tell(&Outbound::Connected { connection_id: id.as_str(), details, error }, lane);
     }
 }

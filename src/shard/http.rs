@@ -10,7 +10,7 @@ use super::{Mail, Shard};
 use crate::ably::{Answer, ErrorInfo, Survey};
 use crate::channel::ChannelKey;
 use crate::channel::log::TransportRef;
-use crate::connection::Connection;
+use crate::connection::Opening;
 use crate::http::{self, Progress, Request};
 use crate::rest::{self, Account, Ask, Inquiry, Outcome, Then};
 use crate::ws::{self, CloseCode};
@@ -234,16 +234,10 @@ impl Shard {
             transport.stage = Stage::Echo(ws::Decoder::new());
         } else {
             let principal = rest::authenticate(request, &self.directory, self.now);
-            let config = &self.config.connection;
-            let lane = transport.lane();
-            match Connection::open(config, principal, &mut self.entropy, request, lane) {
-                Ok(connection) => {
-                    self.stats.connection_opened(connection.app_id(), self.now.unix_ms);
-                    let connection = Box::new(connection);
-                    transport.stage = Stage::Realtime(ws::Decoder::new(), connection);
-                }
+            match Opening::read(request, principal) {
+                Ok(opening) => self.open_connection(index, opening),
                 Err(refused) => {
-                    refused.tell(lane);
+                    refused.tell(transport.lane());
                     return self.close_websocket(index, CloseCode::Normal, Ending::Linger);
                 }
             }

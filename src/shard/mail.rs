@@ -6,13 +6,13 @@ use bytes::Bytes;
 
 use crate::ably::{
     Accepted, Answer, Change, ChannelSerial, Directory, ErrorInfo, FixtureMember, Format,
-    PublishResult, Question, Since, Survey,
+    Principal, PublishResult, Question, Since, Survey,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
 use crate::channel::log::TransportRef;
 use crate::channel::view::View;
-use crate::connection::ConnectionId;
+use crate::connection::{Connection, ConnectionId, ConnectionKey};
 
 /// Who waits for an answer: a transport of some shard, and which of its requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +118,28 @@ pub enum Mail {
         request: u64,
         /// The answer.
         joined: Box<Joined>,
+    },
+    /// To the shard that has the connection, as its key says: hand it over; answered with
+    /// [`Mail::Resumed`].
+    Resume {
+        /// The transport that wants it.
+        reply_to: ReturnAddress,
+        /// What the client presented.
+        key: ConnectionKey,
+        /// Who the client is.
+        principal: Arc<Principal>,
+    },
+    /// The connection that was asked for, or why it cannot be had.
+    Resumed {
+        /// The transport that asked.
+        transport: TransportRef,
+        /// No publish of it is under way.
+        result: Result<Box<Connection>, ErrorInfo>,
+    },
+    /// The transport that had asked is gone: the connection is to be kept for its next try.
+    GiveBack {
+        /// As it was handed over.
+        connection: Box<Connection>,
     },
     /// From the home: one event of the channel.
     Frame {

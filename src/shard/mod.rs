@@ -10,12 +10,14 @@
 //! | `http.rs` | HTTP requests and the WebSocket handshake |
 //! | `realtime.rs` | what a client's protocol messages ask for |
 //! | `attach.rs` | from ATTACH to a cursor in a stream, and back |
+//! | `dormant.rs` | connections between two transports |
 //! | `fanout.rs` | frames into the logs of streams |
 //! | `stats.rs` | what is counted for each app |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 //! | `registrar.rs` | changes of the directory |
 
 mod attach;
+mod dormant;
 mod fanout;
 mod homes;
 mod http;
@@ -30,6 +32,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::dormant::DormantConnections;
 use self::homes::{Homes, Joining};
 use self::registrar::{Enforcement, Registrar};
 use self::stats::Stats;
@@ -60,6 +63,9 @@ pub struct ShardConfig {
     /// Bytes that a subscriber may lag behind its channel, not counting what the kernel holds, which
     /// `SO_SNDBUF` bounds.
     pub lag_bytes_max: u32,
+    /// Connections without a transport that are kept for their clients to come back; beyond it the
+    /// oldest is forgotten.
+    pub dormant_max: usize,
     /// Bytes of missed messages that are replayed to one attachment; one that missed more is told so.
     pub replay_bytes_max: u32,
     /// How long one send may take before its client counts as stalled.
@@ -84,6 +90,7 @@ impl Default for ShardConfig {
             head_timeout: Duration::from_secs(10),
             frame_bytes_max: 512 << 10,
             lag_bytes_max: 1 << 20,
+            dormant_max: 65_536,
             replay_bytes_max: 4 << 20,
             lag_max: Duration::from_secs(10),
             mail_max: 4096,
@@ -141,6 +148,7 @@ pub struct Shard {
     rounds: VecDeque<u32>,
     homes: Homes,
     stats: Stats,
+    dormant: DormantConnections,
     registrar: Registrar,
     enforcement: Enforcement,
     /// Mail to each shard, oldest first; that to itself is delivered by [`Shard::settle`].
@@ -178,6 +186,7 @@ impl Shard {
             rounds: VecDeque::new(),
             homes: Homes::new(series, config.history.clone()),
             stats: Stats::default(),
+            dormant: DormantConnections::default(),
             outboxes: (0..shards).map(|_| VecDeque::new()).collect(),
             log: VecDeque::new(),
             counters: Counters::default(),
@@ -217,6 +226,7 @@ impl Shard {
             Stage::Http(_) => self.handle_http_bytes(index, bytes),
             Stage::Realtime(..) => self.handle_realtime_bytes(index, bytes),
             Stage::Echo(_) => self.handle_echo_bytes(index, bytes),
+            Stage::Opening(_) => self.handle_early_bytes(index, bytes),
             // Closing: completions of this turn that lay behind the one that made us close.
             Stage::Leaving | Stage::Closing => {}
             Stage::Free => unreachable!("the ring reports open slots only"),
@@ -279,6 +289,7 @@ impl Shard {
                 self.close(gone.index);
             }
         }
+        self.expire_dormant();
         self.sweep_homes();
     }
 
@@ -288,7 +299,8 @@ impl Shard {
         if self.is_enforcing() {
             return Some(self.now.mono_ms);
         }
-        [self.wheel.next_ms(), leaving, self.homes.next_sweep_ms()].into_iter().flatten().min()
+        let others = [self.homes.next_sweep_ms(), self.dormant.next_ms()];
+        others.into_iter().chain([self.wheel.next_ms(), leaving]).flatten().min()
     }
 
     /// Delivers mail to itself and lays out the frames of this turn, so that a round of sends finds
@@ -337,6 +349,13 @@ impl Shard {
             Mail::Joined { transport, request, joined } => {
                 self.handle_joined(transport, request, *joined);
             }
+            Mail::Resume { reply_to, key, principal } => {
+                self.handle_resume(reply_to, &key, &principal);
+            }
+            Mail::Resumed { transport, result } => {
+                self.handle_resumed(usize::from(from), transport, result);
+            }
+            Mail::GiveBack { connection } => self.handle_give_back(connection),
             Mail::Frame { stream, serial, publisher, has_members, frame } => {
                 self.handle_frame(stream, serial, publisher, has_members, frame);
             }
@@ -495,7 +514,7 @@ impl Shard {
                     self.close(index);
                 }
             }
-            Stage::Echo(_) => {}
+            Stage::Echo(_) | Stage::Opening(_) => {}
             Stage::Realtime(..) if stalled => self.cut_slow_consumer(index),
             Stage::Realtime(..) => self.check_silence(index),
         }
@@ -518,8 +537,7 @@ impl Shard {
 
     /// Gives up the transport: nothing more is read or sent, and the ring closes it.
     fn close(&mut self, index: u32) {
-        self.leave_streams(index);
-        self.count_departure(index);
+        self.suspend(index);
         let transport = &mut self.transports[index as usize];
         if matches!(transport.stage, Stage::Free | Stage::Closing) {
             return;
@@ -534,21 +552,13 @@ impl Shard {
 
     /// Stops listening to `index`; once its lane is sent it is closed as `ending` says.
     fn leave(&mut self, index: u32, ending: Ending) {
-        self.leave_streams(index);
-        self.count_departure(index);
+        self.suspend(index);
         let transport = &mut self.transports[index as usize];
         transport.stage = Stage::Leaving;
         transport.ending = ending;
         let close_by_ms = self.now.mono_ms + LINGER.as_millis() as u64;
         self.leaving.push_back((close_by_ms, transport.address(index)));
         self.set_ready(index);
-    }
-
-    /// Counts the end of the connection of `index`, if it has one.
-    fn count_departure(&mut self, index: u32) {
-        if let Some(connection) = self.transports[index as usize].connection() {
-            self.stats.connection_closed(connection.app_id(), self.now.unix_ms);
-        }
     }
 
     /// Sends mail; that to itself is delivered in this turn.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::streams::StreamName;
-use super::transport::{Ending, Stage};
+use super::transport::{Ending, Stage, Transport};
 use super::{CHECK_MAX, Mail, Shard};
 use crate::ably::{Accepted, Answer, ChannelName, ErrorCode, ErrorInfo, Modes, PublishResult};
 use crate::channel::ChannelKey;
@@ -13,6 +13,10 @@ use crate::ws::{self, CloseCode, Data, Event, FrameBuilder, OpCode};
 
 /// Idle intervals without a sign of life, not even a pong, after which a client counts as gone.
 const SILENT_INTERVALS_MAX: u32 = 3;
+
+/// Outcomes of publishes are remembered for at least this long after they were told, for a client that
+/// resumes and sends again; it takes an idle interval and ten seconds to find a transport dead.
+const FORGET_INTERVAL_MS: u64 = 30_000;
 
 impl Shard {
     /// Bytes of a realtime connection.
@@ -65,7 +69,13 @@ impl Shard {
             Ok(Command::Publish { msg_serial, name, accepted }) => {
                 self.publish(index, msg_serial, &name, accepted);
             }
-            Ok(Command::Close) => self.close_websocket(index, CloseCode::Normal, Ending::Linger),
+            Ok(Command::Close) => {
+                self.end_connection(index);
+                self.close_websocket(index, CloseCode::Normal, Ending::Linger);
+            }
+            Ok(Command::Disconnect) => {
+                self.close_websocket(index, CloseCode::Normal, Ending::Linger);
+            }
             Err(error) => self.fail(index, &error),
         }
         self.bound_lane(index);
@@ -117,15 +127,16 @@ impl Shard {
         request: u64,
         result: Result<PublishResult, ErrorInfo>,
     ) {
-        let Some(transport) = self.transports.get(to.index as usize) else { return };
-        if transport.generation != to.generation {
-            return;
-        }
-        match transport.stage {
-            Stage::Realtime(..) => self.resolve(to.index, request, result),
-            Stage::Http(_) => self.handle_answer(to, request, result.map(Answer::Published)),
-            // Whoever asked has gone, or is going and was told so.
-            Stage::Free | Stage::Echo(_) | Stage::Leaving | Stage::Closing => {}
+        let transport = self.transports.get(to.index as usize);
+        match transport.filter(|transport| transport.generation == to.generation) {
+            Some(Transport { stage: Stage::Realtime(..), .. }) => {
+                self.resolve(to.index, request, result);
+            }
+            Some(Transport { stage: Stage::Http(_), .. }) => {
+                self.handle_answer(to, request, result.map(Answer::Published));
+            }
+            // Whoever asked has gone, but may come back.
+            Some(_) | None => self.resolve_dormant(to, request, result),
         }
     }
 
@@ -148,6 +159,7 @@ impl Shard {
     pub(super) fn fail(&mut self, index: u32, error: &ErrorInfo) {
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.failed(error, lane);
+            self.end_connection(index);
             self.close_websocket(index, CloseCode::Normal, Ending::Linger);
         }
     }
@@ -164,6 +176,9 @@ impl Shard {
         let idle_interval = self.config.connection.idle_interval;
         let now_ms = self.now.mono_ms;
         let transport = &mut self.transports[index as usize];
+        if let Some(connection) = transport.connection() {
+            connection.forget_outcomes(now_ms / FORGET_INTERVAL_MS);
+        }
         let since = |then_ms: u64| std::time::Duration::from_millis(now_ms.saturating_sub(then_ms));
         if since(transport.received_ms) > idle_interval * SILENT_INTERVALS_MAX {
             return self.close(index);

@@ -46,7 +46,14 @@ impl Stats {
         app.minute.peak(Counter::ConnectionsPeak, app.connections);
     }
 
-    /// A connection of the app, which was opened here, has ended.
+    /// A connection of the app has got another transport, here.
+    pub fn connection_resumed(&mut self, app_id: &str, now_ms: u64) {
+        let app = self.app(app_id, now_ms);
+        app.connections += 1;
+        app.minute.peak(Counter::ConnectionsPeak, app.connections);
+    }
+
+    /// A connection of the app has lost its transport, or has ended.
     pub fn connection_closed(&mut self, app_id: &str, now_ms: u64) {
         let app = self.app(app_id, now_ms);
         // None was opened since the app was forgotten.

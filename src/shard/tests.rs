@@ -541,3 +541,108 @@ fn a_rewind_replays_the_last_messages_and_then_goes_on() {
         assert_eq!((&error["action"], &error["error"]["code"]), (&json!(9), &json!(40000)));
     }
 }
+
+impl Host {
+    /// The client's socket is gone, without a word.
+    fn drop_transport(&mut self, client: usize) {
+        let (shard, index) = (self.clients[client].shard, self.clients[client].index);
+        self.shards[shard].handle_receive_end(index);
+    }
+
+    /// Connects with `resume`, and returns the client with what it was told first.
+    fn resume(&mut self, shard: usize, key: &Value) -> (usize, Value) {
+        let client = self.connect(shard, &format!("&resume={}", key.as_str().expect("a key")));
+        let connected = self.messages(client).remove(0);
+        assert_eq!(connected["action"], 4);
+        (client, connected)
+    }
+}
+
+#[test]
+fn a_connection_is_resumed_on_any_shard_and_under_a_new_key_each_time() {
+    let mut host = Host::new(3, 4);
+    let client = host.connect(0, "");
+    let first = host.messages(client).remove(0);
+    host.drop_transport(client);
+    host.settle();
+    let mut key = first["connectionDetails"]["connectionKey"].clone();
+    for shard in [0, 2, 1, 1] {
+        let (client, connected) = host.resume(shard, &key);
+        assert_eq!(connected["connectionId"], first["connectionId"]);
+        assert!(connected.get("error").is_none());
+        assert_ne!(connected["connectionDetails"]["connectionKey"], key);
+        // Once used, a key is worth nothing.
+        let (_, refused) = host.resume(shard, &key);
+        assert_eq!(refused["error"]["code"], 80018);
+        assert_ne!(refused["connectionId"], first["connectionId"]);
+        key = connected["connectionDetails"]["connectionKey"].clone();
+        host.drop_transport(client);
+    }
+    host.pass(Duration::from_secs(121));
+    host.settle();
+    let (_, expired) = host.resume(0, &key);
+    assert_eq!(expired["error"]["code"], 80018);
+}
+
+#[test]
+fn the_newer_transport_wins_and_a_closed_connection_cannot_be_resumed() {
+    let mut host = Host::new(2, 8);
+    let old = host.connect(0, "");
+    let first = host.messages(old).remove(0);
+    let (new, connected) = host.resume(1, &first["connectionDetails"]["connectionKey"]);
+    assert_eq!(connected["connectionId"], first["connectionId"]);
+    host.pass(LINGER);
+    host.settle();
+    assert!(host.clients[old].is_closed && !host.clients[new].is_closed);
+    host.send(new, &json!({"action": 7}));
+    host.settle();
+    assert_eq!(host.messages(new).pop().expect("answered")["action"], 8);
+    let (_, refused) = host.resume(0, &connected["connectionDetails"]["connectionKey"]);
+    assert_eq!(refused["error"]["code"], 80018);
+    let (_, refused) = host.resume(0, &json!("_____!ablyjs_test_fake-key____"));
+    assert_eq!(refused["error"]["code"], 80018);
+}
+
+#[test]
+fn what_was_published_before_a_loss_and_sent_again_after_it_is_published_once() {
+    for seed in 1..=40 {
+        let mut host = Host::new(3, seed);
+        let subscriber = host.connect(2, "");
+        host.attach(subscriber, "room");
+        let mut client = host.connect(0, "");
+        let connected = host.messages(client).remove(0);
+        let mut key = connected["connectionDetails"]["connectionKey"].clone();
+        let mut acked = 0;
+        for msg_serial in 0..30 {
+            host.publish(client, msg_serial, "room", &msg_serial.to_string());
+            for _ in 0..host.below(12) {
+                host.step();
+            }
+            if msg_serial % 7 != 3 {
+                continue;
+            }
+            host.drop_transport(client);
+            let shard = host.below(3);
+            let (again, connected) = host.resume(shard, &key);
+            assert!(connected.get("error").is_none(), "seed={seed} {connected}");
+            key = connected["connectionDetails"]["connectionKey"].clone();
+            client = again;
+            // It has read no ACK of the lost transport, so it sends all of that again.
+            for msg_serial in acked..=msg_serial {
+                host.publish(client, msg_serial, "room", &msg_serial.to_string());
+            }
+            host.settle();
+            let mut told = Vec::new();
+            for ack in host.messages(client) {
+                assert_eq!(ack["action"], 1, "seed={seed} {ack}");
+                let first = ack["msgSerial"].as_u64().expect("always there");
+                told.extend(first..first + ack["count"].as_u64().expect("always there"));
+            }
+            assert!(told.iter().copied().eq(acked..=msg_serial), "seed={seed} {told:?}");
+            acked = msg_serial + 1;
+        }
+        host.settle();
+        let expected: Vec<String> = (0..30).map(|data| data.to_string()).collect();
+        assert_eq!(host.data(subscriber, "room"), expected, "seed={seed}");
+    }
+}

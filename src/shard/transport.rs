@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::http::Waiting;
 use crate::channel::log::TransportRef;
-use crate::connection::Connection;
+use crate::connection::{Connection, Opening};
 use crate::http::RequestParser;
 use crate::sys::SendBuf;
 use crate::ws;
@@ -29,6 +29,8 @@ pub(super) enum Stage {
     Free,
     /// HTTP requests, one after another. Boxed, since most transports are WebSockets soon.
     Http(Box<HttpStage>),
+    /// A WebSocket whose connection is looked for.
+    Opening(Box<Opened>),
     /// Ably's realtime protocol.
     Realtime(ws::Decoder, Box<Connection>),
     /// Sends back what comes; conformance tests only.
@@ -37,6 +39,13 @@ pub(super) enum Stage {
     Leaving,
     /// The ring is closing it.
     Closing,
+}
+
+/// A transport whose connection is looked for.
+pub(super) struct Opened {
+    pub opening: Opening,
+    /// What the client has sent meanwhile.
+    pub early: Vec<u8>,
 }
 
 /// A transport that speaks HTTP.
