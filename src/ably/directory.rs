@@ -278,15 +278,16 @@ impl Directory {
     /// # Errors
     /// 40400: the app, or its key, is not known.
     pub fn key(&self, name: &str) -> Result<&Arc<Key>, ErrorInfo> {
-        self.holder(name).map(|principal| principal.key())
+        self.holder(name, ErrorCode::NOT_FOUND).map(|principal| principal.key())
     }
 
     /// Whoever holds the key that `presented` is, found in constant time as far as the secret goes.
     ///
     /// # Errors
-    /// The app or the key is not known (40400), or the secret is wrong (40101).
+    /// The app is not known or the secret is wrong (40101), or the app has no such key (40400).
     pub fn authenticate(&self, presented: &ApiKey) -> Result<&Arc<Principal>, ErrorInfo> {
-        let principal = self.holder(&presented.name())?;
+        // Only a token's key name is answered with 404 where there is no such app.
+        let principal = self.holder(&presented.name(), ErrorCode::INVALID_CREDENTIALS)?;
         if principal.key().api_key.has_secret_of(presented) {
             Ok(principal)
         } else {
@@ -294,13 +295,13 @@ impl Directory {
         }
     }
 
-    fn holder(&self, key_name: &str) -> Result<&Arc<Principal>, ErrorInfo> {
+    fn holder(&self, key_name: &str, no_app: ErrorCode) -> Result<&Arc<Principal>, ErrorInfo> {
         self.keys.get(key_name).ok_or_else(|| {
             let app_id = key_name.split_once('.').map_or(key_name, |(app_id, _)| app_id);
             // Over REST an unknown key of a known app is 401 with the code of 404 (2.4).
             match self.apps.contains_key(app_id) {
                 true => ErrorInfo::new(ErrorCode::NOT_FOUND, "no such key").with_status(401),
-                false => ErrorInfo::new(ErrorCode::NOT_FOUND, "no such app"),
+                false => ErrorInfo::new(no_app, "no such app"),
             }
         })
     }
@@ -338,7 +339,9 @@ mod tests {
         assert_eq!(code(&directory, "one.key:secret"), None);
         assert_eq!(code(&directory, "one.key:wrong"), Some((40101, 401)));
         assert_eq!(code(&directory, "one.other:secret"), Some((40400, 401)));
-        assert_eq!(code(&directory, "three.key:secret"), Some((40400, 404)));
+        assert_eq!(code(&directory, "three.key:secret"), Some((40101, 401)));
+        let token_key = directory.key("three.key").map_err(|error| (error.code.0, error.status));
+        assert_eq!(token_key.err(), Some((40400, 404)));
     }
 
     #[test]
@@ -347,7 +350,7 @@ mod tests {
         let after = before.with_app(app("two")).without_app("one");
         assert_eq!((before.app_count(), after.app_count()), (1, 1));
         assert_eq!(code(&before, "one.key:secret"), None);
-        assert_eq!(code(&after, "one.key:secret"), Some((40400, 404)));
+        assert_eq!(code(&after, "one.key:secret"), Some((40101, 401)));
         assert_eq!(code(&after, "two.key:secret"), None);
     }
 

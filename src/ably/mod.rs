@@ -47,7 +47,7 @@ pub use credentials::{ApiKey, decode_basic};
 pub use directory::{App, AppLimits, AppSpec, Directory, Key, KeySpec, Namespace};
 pub use error::{DecodeError, ErrorCode, ErrorInfo};
 pub use history::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position};
-pub use inbound::{Action, Draft, PARAMS_MAX, Params, ProtocolMessage, decode};
+pub use inbound::{Action, Draft, Field, PARAMS_MAX, Params, ProtocolMessage, decode};
 pub use message::{Data, Message, Publication, encode_message, encode_publication};
 pub use modes::{Modes, Wants, flags};
 pub use occupancy::{Category, Metric, Metrics};

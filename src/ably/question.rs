@@ -1,6 +1,6 @@
 //! What a request asks of a channel's home or of the shards, and what they answer (13).
 
-use super::{HistoryPage, HistoryQuery, IntervalTally, PublishResult, StatsQuery};
+use super::{HistoryPage, HistoryQuery, Identity, IntervalTally, PublishResult, StatsQuery};
 
 /// What is asked of one channel's home.
 #[derive(Clone, Debug)]
@@ -25,6 +25,13 @@ pub enum Answer {
     Published(PublishResult),
     /// Every shard has the changed directory.
     Changed,
+    /// The connection that a connectionKey is of.
+    Connection {
+        /// Its public id.
+        id: Box<str>,
+        /// Who it is.
+        identity: Identity,
+    },
     /// To [`Question::History`].
     History(HistoryPage),
     /// To [`Survey::Channels`]: names in order, one more than a page has if there are as many.

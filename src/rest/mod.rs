@@ -87,6 +87,8 @@ pub enum Ask {
         /// What to ask there.
         question: Question,
     },
+    /// The connection that this connectionKey is of; answered with [`Answer::Connection`].
+    Connection(Box<str>),
     /// Something of which every shard knows a part; there are as many answers.
     Shards(Survey),
     /// A change of the directory; answered with [`Answer::Changed`] once every shard has it.
@@ -98,7 +100,7 @@ impl Ask {
     pub fn channel(&self) -> Option<&str> {
         match self {
             Ask::Publish { channel, .. } | Ask::Home { channel, .. } => Some(channel),
-            Ask::Shards(_) | Ask::Change(_) => None,
+            Ask::Connection(_) | Ask::Shards(_) | Ask::Change(_) => None,
         }
     }
 }
@@ -148,7 +150,7 @@ pub fn handle(
 mod tests {
     use super::*;
     use crate::ably::{
-        ApiKey, Capability, Direction, ErrorCode, HistoryPage, HistoryQuery, Position,
+        ApiKey, Capability, Direction, ErrorCode, HistoryPage, HistoryQuery, Identity, Position,
         PublishResult,
     };
     use crate::http::{Progress, RequestParser};
@@ -245,6 +247,13 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_json_whatever_is_accepted() {
+        let response = reply("GET /nothing", "Accept: application/x-msgpack\r\n");
+        assert!(response.contains("\r\nContent-Type: application/json\r\n"), "{response}");
+        assert!(response.contains(r#"{"error":{"message":"#), "{response}");
+    }
+
+    #[test]
     fn health_is_plain() {
         assert!(reply("GET /livez", "").starts_with("HTTP/1.1 200 "));
         assert!(reply("GET /readyz", "").starts_with("HTTP/1.1 200 "));
@@ -284,7 +293,7 @@ mod tests {
         assert!(is_ask(history("?key=no.such:key", BASIC)));
         assert_eq!(error(history("?key=app.all:wrong", "")), (401, 40101));
         assert_eq!(error(history("?key=app.other:secret", "")), (401, 40400));
-        assert_eq!(error(history("?key=other.all:secret", "")), (404, 40400));
+        assert_eq!(error(history("?key=other.all:secret", "")), (401, 40101));
         assert_eq!(error(history("?access_token=abc", "")), (401, 40101));
         assert_eq!(error(history("", "Authorization: Bearer abc\r\n")), (401, 40101));
         assert_eq!(error(history("", "Authorization: Digest\r\n")), (401, 40101));
@@ -490,5 +499,40 @@ mod tests {
         for line in ["GET /channels/a/objects", "POST /channels/a/objects/root/x"] {
             assert_eq!(error(outcome(line, BASIC, "")), (400, 40021), "{line}");
         }
+    }
+
+    #[test]
+    fn a_publish_for_a_connection_finds_it_first_and_becomes_both() {
+        let publish = |headers: &str, body: &str, identity: Identity| {
+            let headers = format!("{BASIC}{headers}");
+            let outcome = outcome("POST /channels/a/messages", &headers, body);
+            let Outcome::Ask(mut inquiry) = outcome else { return outcome };
+            match inquiry.asks.pop() {
+                Some(Ask::Connection(key)) => assert_eq!(&*key, "conn!key"),
+                other => panic!("{other:?}"),
+            }
+            (inquiry.then)(vec![Ok(Answer::Connection { id: "conn".into(), identity })])
+        };
+        let for_key = r#"{"connectionKey":"conn!key","data":"x","clientId":"bob"}"#;
+        let accepted = |outcome: Outcome| match outcome {
+            Outcome::Ask(mut inquiry) => match inquiry.asks.pop() {
+                Some(Ask::Publish { accepted, .. }) => accepted,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        let bob = || Identity::Client("bob".into());
+        assert!(accepted(publish("", for_key, bob())).is_from_connection());
+        assert!(accepted(publish("", for_key, Identity::Wildcard)).is_from_connection());
+        let by_header = publish("X-Ably-ConnectionKey: conn!key\r\n", "{}", bob());
+        assert!(accepted(by_header).is_from_connection());
+        let alice = Identity::Client("alice".into());
+        assert_eq!(error(publish("", for_key, alice)), (400, 40012));
+        assert_eq!(error(publish("", for_key, Identity::Anonymous)), (400, 40012));
+        let eve = "X-Ably-ClientId: ZXZl\r\n";
+        let plain = r#"{"connectionKey":"conn!key"}"#;
+        assert_eq!(error(publish(eve, plain, bob())), (400, 40012));
+        let two = r#"[{"connectionKey":"conn!key"},{"connectionKey":"other!key"}]"#;
+        assert_eq!(error(publish("", two, bob())), (400, 40006));
     }
 }

@@ -43,8 +43,11 @@ impl Reply {
         self.begin(status).finish(&self.to, body)
     }
 
+    /// JSON whatever the request accepts: in a browser ably-js reads no error in another format, and
+    /// every SDK reads this one.
     pub(super) fn error(&self, error: &ErrorInfo) -> Bytes {
-        self.begin_error(error).finish(&self.to, &ably::encode_error(self.format, error))
+        let json = Self { format: Format::Json, ..self.clone() };
+        json.begin_error(error).finish(&json.to, &ably::encode_error(json.format, error))
     }
 
     /// The response that `begin` began.

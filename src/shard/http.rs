@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::dormant::unknown_key;
 use super::registrar::REGISTRAR;
 use super::transport::{Ending, HttpStage, Stage};
 use super::{Mail, Shard};
 use crate::ably::{Answer, ErrorInfo, Survey};
 use crate::channel::ChannelKey;
 use crate::channel::log::TransportRef;
-use crate::connection::Opening;
+use crate::connection::{ConnectionKey, Opening};
 use crate::http::{self, Progress, Request};
 use crate::rest::{self, Account, Ask, Inquiry, Outcome, Then};
 use crate::ws::{self, CloseCode};
@@ -101,7 +102,7 @@ impl Shard {
         let Inquiry { app_id, asks, then } = inquiry;
         let answers_to = |ask: &Ask| match ask {
             Ask::Shards(_) => self.shards,
-            Ask::Publish { .. } | Ask::Home { .. } | Ask::Change(_) => 1,
+            Ask::Publish { .. } | Ask::Home { .. } | Ask::Connection(_) | Ask::Change(_) => 1,
         };
         let missing = asks.iter().map(answers_to).sum();
         if missing == 0 {
@@ -130,6 +131,16 @@ impl Shard {
                     let channel = key(&channel);
                     (channel.home(self.shards), Mail::Ask { reply_to, channel, question })
                 }
+                Ask::Connection(key) => match key.parse::<ConnectionKey>() {
+                    Ok(key) if usize::from(key.place.shard) < self.shards => {
+                        let (to, app_id) = (key.place.shard.into(), app_id.as_str().into());
+                        (to, Mail::FindConnection { reply_to, app_id, key })
+                    }
+                    _ => {
+                        self.take_answer(index, reply_to.request, Err(unknown_key()));
+                        continue;
+                    }
+                },
                 Ask::Shards(survey) => {
                     let app_id: Arc<str> = app_id.as_str().into();
                     number = reply_to.request + self.shards as u64;

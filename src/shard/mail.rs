@@ -192,6 +192,15 @@ pub enum Mail {
         /// What is asked.
         question: Question,
     },
+    /// To the shard that a connection key names: whose connection is it? Answered with [`Mail::Answer`].
+    FindConnection {
+        /// Where the answer goes.
+        reply_to: ReturnAddress,
+        /// The app that the connection has to be of.
+        app_id: Arc<str>,
+        /// The key.
+        key: ConnectionKey,
+    },
     /// To a shard: its part of what is known of an app; answered with [`Mail::Answer`].
     Survey {
         /// Where the answer goes.

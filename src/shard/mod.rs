@@ -224,11 +224,13 @@ impl Shard {
         transport.received_ms = self.now.mono_ms;
         match transport.stage {
             Stage::Http(_) => self.handle_http_bytes(index, bytes),
-            Stage::Realtime(..) => self.handle_realtime_bytes(index, bytes),
+            Stage::Realtime(..) | Stage::Leaving(Some(_)) => {
+                self.handle_realtime_bytes(index, bytes)
+            }
             Stage::Echo(_) => self.handle_echo_bytes(index, bytes),
             Stage::Opening(_) => self.handle_early_bytes(index, bytes),
             // Closing: completions of this turn that lay behind the one that made us close.
-            Stage::Leaving | Stage::Closing => {}
+            Stage::Leaving(None) | Stage::Closing => {}
             Stage::Free => unreachable!("the ring reports open slots only"),
         }
     }
@@ -284,7 +286,8 @@ impl Shard {
             self.leaving.pop_front_if(|(close_by_ms, _)| *close_by_ms <= now_ms)
         {
             let transport = &self.transports[gone.index as usize];
-            if transport.generation == gone.generation && matches!(transport.stage, Stage::Leaving)
+            if transport.generation == gone.generation
+                && matches!(transport.stage, Stage::Leaving(_))
             {
                 self.close(gone.index);
             }
@@ -368,6 +371,9 @@ impl Shard {
             Mail::Fixture { .. } => {}
             Mail::Ask { reply_to, channel, question } => {
                 self.handle_ask(reply_to, &channel, &question);
+            }
+            Mail::FindConnection { reply_to, app_id, key } => {
+                self.handle_find_connection(reply_to, &app_id, &key);
             }
             Mail::Survey { reply_to, app_id, survey } => {
                 self.handle_survey(reply_to, &app_id, &survey);
@@ -506,7 +512,7 @@ impl Shard {
         let since = |then_ms: u64| Duration::from_millis(now_ms.saturating_sub(then_ms));
         let stalled = !transport.is_idle() && since(transport.sent_ms) > self.config.lag_max;
         match &transport.stage {
-            Stage::Free | Stage::Leaving | Stage::Closing => return,
+            Stage::Free | Stage::Leaving(_) | Stage::Closing => return,
             Stage::Http(_) if stalled => self.close(index),
             Stage::Http(http) => {
                 let silent = since(transport.received_ms.max(transport.sent_ms));
@@ -554,7 +560,12 @@ impl Shard {
     fn leave(&mut self, index: u32, ending: Ending) {
         self.suspend(index);
         let transport = &mut self.transports[index as usize];
-        transport.stage = Stage::Leaving;
+        let decoder = match std::mem::replace(&mut transport.stage, Stage::Closing) {
+            Stage::Leaving(decoder) => decoder,
+            Stage::Echo(decoder) => Some(decoder),
+            _ => None,
+        };
+        transport.stage = Stage::Leaving(decoder);
         transport.ending = ending;
         let close_by_ms = self.now.mono_ms + LINGER.as_millis() as u64;
         self.leaving.push_back((close_by_ms, transport.address(index)));

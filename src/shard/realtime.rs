@@ -19,26 +19,35 @@ const SILENT_INTERVALS_MAX: u32 = 3;
 const FORGET_INTERVAL_MS: u64 = 30_000;
 
 impl Shard {
-    /// Bytes of a realtime connection.
+    /// Bytes of a realtime connection, or of a WebSocket that is leaving.
     pub(super) fn handle_realtime_bytes(&mut self, index: u32, bytes: &mut [u8]) {
-        let Stage::Realtime(decoder, _) = &mut self.transports[index as usize].stage else {
+        let stage = &mut self.transports[index as usize].stage;
+        let (Stage::Realtime(decoder, _) | Stage::Leaving(Some(decoder))) = stage else {
             return;
         };
         let mut decoder = std::mem::take(decoder);
         let payload_bytes_max = self.config.frame_bytes_max as usize;
         let result = decoder.handle_bytes(bytes, payload_bytes_max, &mut |event| {
-            self.handle_event(index, event);
-            match self.transports[index as usize].stage {
-                Stage::Realtime(..) => ControlFlow::Continue(()),
-                _ => ControlFlow::Break(()),
+            let transport = &mut self.transports[index as usize];
+            match (&transport.stage, &event) {
+                (Stage::Realtime(..), _) => self.handle_event(index, event),
+                // Both have said close: the server ends the socket (RFC 6455 §7.1.1), and browsers
+                // wait for that.
+                (Stage::Leaving(_), Event::Close { .. }) => transport.ending = Ending::Close,
+                (Stage::Leaving(_), _) => {}
+                _ => return ControlFlow::Break(()),
             }
+            ControlFlow::Continue(())
         });
-        let transport = &mut self.transports[index as usize];
-        if let Stage::Realtime(place, _) = &mut transport.stage {
-            *place = decoder;
-            if let Err(error) = result {
-                self.close_websocket(index, error.close_code(), Ending::Linger);
+        match &mut self.transports[index as usize].stage {
+            Stage::Realtime(place, _) => {
+                *place = decoder;
+                if let Err(error) = result {
+                    self.close_websocket(index, error.close_code(), Ending::Linger);
+                }
             }
+            Stage::Leaving(place) => *place = Some(decoder),
+            _ => {}
         }
         self.set_ready(index);
     }

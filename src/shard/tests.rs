@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::ably::{ApiKey, Capability};
 use crate::connection::Connection;
+use crate::ws::{self, CloseCode};
 
 mod apps;
 
@@ -385,6 +386,32 @@ fn silence_is_broken_by_heartbeats_and_a_silent_client_is_given_up() {
         host.settle();
     }
     assert!(host.clients[client].is_closed);
+}
+
+#[test]
+fn a_client_that_closes_is_let_go_once_both_have_sent_their_close_frame() {
+    let mut host = Host::new(1, 17);
+    let (early, late, never) = (host.connect(0, ""), host.connect(0, ""), host.connect(0, ""));
+    let close_frame = [0x88, 0x82, 1, 2, 3, 4, 0x03 ^ 1, 0xe8 ^ 2];
+    for client in [early, late, never] {
+        host.messages(client);
+        host.send(client, &json!({"action": 7}));
+    }
+    // It may follow at once, or once the server's own close frame has arrived.
+    host.write(early, &close_frame);
+    host.settle();
+    for client in [early, late, never] {
+        assert!(host.clients[client].received.ends_with(&ws::close_frame(CloseCode::Normal, "")));
+        assert_eq!(host.messages(client).pop().expect("told")["action"], 8);
+        assert_eq!(host.clients[client].is_closed, client == early);
+    }
+    host.write(late, &close_frame);
+    host.settle();
+    assert!(host.clients[late].is_closed);
+    assert!(!host.clients[never].is_closed);
+    host.pass(LINGER);
+    host.settle();
+    assert!(host.clients[never].is_closed);
 }
 
 #[test]

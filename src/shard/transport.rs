@@ -35,8 +35,9 @@ pub(super) enum Stage {
     Realtime(ws::Decoder, Box<Connection>),
     /// Sends back what comes; conformance tests only.
     Echo(ws::Decoder),
-    /// What is owed is still sent, what comes is dropped.
-    Leaving,
+    /// What is owed is still sent, what comes is dropped. A WebSocket keeps its decoder: the peer's
+    /// close frame ends the wait for it.
+    Leaving(Option<ws::Decoder>),
     /// The ring is closing it.
     Closing,
 }

@@ -146,7 +146,7 @@ fn the_connections_of_a_deleted_app_end_on_every_shard_and_no_others() {
     }
     assert!(host.messages(stays).is_empty());
     let late = connect_with(&mut host, 2, &format!("key={}", keys[0]));
-    assert_eq!(only_message(&mut host, late), (9, Some(40400)));
+    assert_eq!(only_message(&mut host, late), (9, Some(40101)));
 }
 
 #[test]
