@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::ably::{
     Accepted, Answer, Change, ChannelSerial, Directory, ErrorInfo, FixtureMember, Format,
-    Principal, PublishResult, Question, Since,
+    Principal, PublishResult, Question, Since, Survey,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
@@ -198,6 +198,24 @@ pub enum Mail {
         channel: ChannelKey,
         /// What is asked.
         question: Question,
+    },
+    /// To the shard that a connection key names: whose connection is it? Answered with [`Mail::Answer`].
+    FindConnection {
+        /// Where the answer goes.
+        reply_to: ReturnAddress,
+        /// The app that the connection has to be of.
+        app_id: Arc<str>,
+        /// The key.
+        key: ConnectionKey,
+    },
+    /// To a shard: its part of what is known of an app; answered with [`Mail::Answer`].
+    Survey {
+        /// Where the answer goes.
+        reply_to: ReturnAddress,
+        /// The app.
+        app_id: Arc<str>,
+        /// What is asked.
+        survey: Survey,
     },
     /// The answer to [`Mail::Ask`].
     Answer {

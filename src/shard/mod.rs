@@ -13,6 +13,7 @@
 //! | `attach.rs` | from ATTACH to a cursor in a stream, and back |
 //! | `dormant.rs` | connections between two transports |
 //! | `fanout.rs` | frames into the logs of streams |
+//! | `stats.rs` | what is counted for each app |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 //! | `registrar.rs` | changes of the directory |
 
@@ -26,6 +27,7 @@ mod mail;
 mod nonces;
 mod realtime;
 mod registrar;
+mod stats;
 mod streams;
 mod transport;
 
@@ -37,6 +39,7 @@ use self::dormant::DormantConnections;
 use self::homes::{Homes, Joining};
 use self::nonces::Nonces;
 use self::registrar::{Enforcement, Registrar};
+use self::stats::Stats;
 use self::streams::Streams;
 use self::transport::{Ending, InFlight, Stage, Transport};
 use crate::ably::{Directory, ErrorCode, ErrorInfo, SeriesId};
@@ -154,6 +157,7 @@ pub struct Shard {
     /// Streams with a round of sends under way.
     rounds: VecDeque<u32>,
     homes: Homes,
+    stats: Stats,
     dormant: DormantConnections,
     nonces: Nonces,
     registrar: Registrar,
@@ -193,6 +197,7 @@ impl Shard {
             staged: Vec::new(),
             rounds: VecDeque::new(),
             homes: Homes::new(series, config.history.clone()),
+            stats: Stats::default(),
             dormant: DormantConnections::default(),
             outboxes: (0..shards).map(|_| VecDeque::new()).collect(),
             log: VecDeque::new(),
@@ -327,6 +332,7 @@ impl Shard {
             self.deliver_own_mail();
         }
         self.commit_staged();
+        self.count_channels();
     }
 
     fn deliver_own_mail(&mut self) {
@@ -383,6 +389,12 @@ impl Shard {
             Mail::Fixture { .. } => {}
             Mail::Ask { reply_to, channel, question } => {
                 self.handle_ask(reply_to, &channel, &question);
+            }
+            Mail::FindConnection { reply_to, app_id, key } => {
+                self.handle_find_connection(reply_to, &app_id, &key);
+            }
+            Mail::Survey { reply_to, app_id, survey } => {
+                self.handle_survey(reply_to, &app_id, &survey);
             }
             Mail::Answer { transport, request, answer } => {
                 self.handle_answer(transport, request, answer);

@@ -119,15 +119,15 @@ impl Shard {
 
     /// Why nothing more can be asked of a channel's home just now.
     pub(super) fn congestion(&self, channel: &ChannelKey) -> Option<ErrorInfo> {
-        let home = channel.home(self.shards);
+        self.congestion_of(channel.home(self.shards))
+    }
+
+    /// Why nothing more can be asked of a shard just now.
+    pub(super) fn congestion_of(&self, shard: usize) -> Option<ErrorInfo> {
         let is_full =
-            home != usize::from(self.id) && self.outboxes[home].len() >= self.config.mail_max;
-        is_full.then(|| {
-            ErrorInfo::new(
-                ErrorCode::BUSY,
-                "the core that orders this channel is behind; try again",
-            )
-        })
+            shard != usize::from(self.id) && self.outboxes[shard].len() >= self.config.mail_max;
+        is_full
+            .then(|| ErrorInfo::new(ErrorCode::BUSY, "a core that this takes is behind; try again"))
     }
 
     /// The home has answered a publish of a connection or of an HTTP request.
