@@ -17,18 +17,12 @@ use crate::ably::{
 use crate::base::Now;
 
 /// Bounds of the presence of one channel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct PresenceConfig {
     /// Members.
     pub members_max: usize,
     /// Bytes of all members together, their data and what goes with it.
     pub bytes_max: u64,
-}
-
-impl Default for PresenceConfig {
-    fn default() -> PresenceConfig {
-        PresenceConfig { members_max: 1000, bytes_max: 1 << 20 }
-    }
 }
 
 /// Members in one SYNC, and leaves in one PRESENCE.
@@ -212,6 +206,11 @@ impl Members {
     /// Every member of the connection leaves at once; returns what others are to hear of it, so many
     /// events at a time as one frame may carry.
     pub fn withdraw(&mut self, now: Now, connection_id: &str) -> Vec<Vec<Arc<PresenceMessage>>> {
+        parts(&self.remove_all(now, connection_id)).map(<[_]>::to_vec).collect()
+    }
+
+    /// Removes every member of the connection; returns their leaves.
+    fn remove_all(&mut self, now: Now, connection_id: &str) -> Vec<Arc<PresenceMessage>> {
         let from = (Box::from(connection_id), Box::from(""));
         let of_connection = self.places.range(from..).map(|(key, _)| key);
         let of_connection = of_connection.take_while(|(owner, _)| **owner == *connection_id);
@@ -229,8 +228,7 @@ impl Members {
                 ..last
             })
         });
-        let leaves: Vec<_> = leaves.collect();
-        parts(&leaves).map(<[_]>::to_vec).collect()
+        leaves.collect()
     }
 
     /// The connection has lost a transport, the `transport_count`th it had: its members leave at
@@ -263,14 +261,18 @@ impl Members {
         self.leaving.first().map(|(leave_at_ms, _)| *leave_at_ms)
     }
 
-    /// The members leave whose time has come; as [`withdraw`](Self::withdraw).
-    pub fn withdraw_due(&mut self, now: Now) -> Vec<Vec<Arc<PresenceMessage>>> {
-        let mut events = Vec::new();
-        while self.next_leave_ms().is_some_and(|leave_at_ms| leave_at_ms <= now.mono_ms) {
-            let (_, connection_id) = self.leaving.first().expect("just seen").clone();
-            events.extend(self.withdraw(now, &connection_id));
+    /// Members leave whose time has come, of as many connections as it takes for `leaves` of them;
+    /// as [`withdraw`](Self::withdraw).
+    pub fn withdraw_due(&mut self, now: Now, leaves: usize) -> Vec<Vec<Arc<PresenceMessage>>> {
+        let mut left = Vec::new();
+        while left.len() < leaves
+            && let Some((leave_at_ms, connection_id)) = self.leaving.first()
+            && *leave_at_ms <= now.mono_ms
+        {
+            let connection_id = connection_id.clone();
+            left.extend(self.remove_all(now, &connection_id));
         }
-        events
+        parts(&left).map(<[_]>::to_vec).collect()
     }
 
     /// The frames of a SYNC with all members, at least one frame. `frame` makes one: it is told how
@@ -434,6 +436,22 @@ fn parts(messages: &[Arc<PresenceMessage>]) -> impl Iterator<Item = &[Arc<Presen
     })
 }
 
+/// What a channel's home knows of presence.
+#[derive(Default)]
+pub struct Presence {
+    /// Who is there.
+    pub members: Members,
+    /// What has happened.
+    pub history: PresenceHistory,
+}
+
+impl Presence {
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.history.is_empty()
+    }
+}
+
 /// The recent presence events of one channel, oldest first. `bytes` is the sum of their sizes.
 #[derive(Default)]
 pub struct PresenceHistory {
@@ -482,6 +500,7 @@ mod tests {
     use crate::ably::{Data, Direction, SerialClock, SeriesId};
 
     const NOW: Now = Now { mono_ms: 5_000, unix_ms: 1_700_000_000_000 };
+    const ROOMY: PresenceConfig = PresenceConfig { members_max: 1_000, bytes_max: 1 << 20 };
 
     fn later(ms: u64) -> Now {
         Now { mono_ms: NOW.mono_ms + ms, unix_ms: NOW.unix_ms + ms }
@@ -546,7 +565,7 @@ mod tests {
         changes: Vec<PresenceChange>,
     ) -> Vec<Event> {
         let request = request(connection_id, serial, changes);
-        let events = members.apply(NOW, &PresenceConfig::default(), request, 1);
+        let events = members.apply(NOW, &ROOMY, request, 1);
         check(members);
         shown(&events.expect("within bounds"))
     }
@@ -623,7 +642,7 @@ mod tests {
         };
         apply(&mut members, "c", 0, vec![last]);
         let leave = request("c", 1, vec![change(Leave, "ann", "")]);
-        let heard = members.apply(NOW, &PresenceConfig::default(), leave, 1).expect("accepted");
+        let heard = members.apply(NOW, &ROOMY, leave, 1).expect("accepted");
         assert_eq!(shown(&heard), [event(Leave, Some("c:1:0"), "ann", "{}")]);
         assert_eq!(heard[0].encoding.as_deref(), Some("json"));
         assert_eq!(heard[0].extras.as_deref(), Some("{}"));
@@ -685,8 +704,8 @@ mod tests {
         members.lose("unknown", 1, NOW.mono_ms + 1);
         check(&members);
         assert_eq!(members.next_leave_ms(), Some(NOW.mono_ms + 15_000));
-        assert_eq!(members.withdraw_due(later(14_999)), Vec::<Vec<_>>::new());
-        let heard = members.withdraw_due(later(15_000));
+        assert_eq!(members.withdraw_due(later(14_999), 100), Vec::<Vec<_>>::new());
+        let heard = members.withdraw_due(later(15_000), 100);
         assert_eq!(heard.len(), 1);
         assert_eq!(
             shown(&heard[0]),
@@ -699,10 +718,25 @@ mod tests {
     }
 
     #[test]
+    fn connections_that_were_lost_together_leave_together_some_at_a_time() {
+        let mut members = Members::default();
+        for at in 0..150 {
+            let id = format!("c{at}");
+            apply(&mut members, &id, 0, vec![enter("ann", "")]);
+            members.lose(&id, 1, NOW.mono_ms + 15_000);
+        }
+        let heard = members.withdraw_due(later(15_000), 120);
+        assert_eq!(heard.iter().map(Vec::len).collect::<Vec<_>>(), [100, 20]);
+        check(&members);
+        assert_eq!(members.withdraw_due(later(15_000), 120)[0].len(), 30);
+        assert_eq!(members.next_leave_ms(), None);
+    }
+
+    #[test]
     fn a_leave_is_never_older_than_what_went_before() {
         let mut members = Members::default();
         let request = request("c", 0, vec![enter("ann", "")]);
-        members.apply(later(500), &PresenceConfig::default(), request, 1).expect("accepted");
+        members.apply(later(500), &ROOMY, request, 1).expect("accepted");
         assert_eq!(members.withdraw(NOW, "c")[0][0].timestamp_ms, NOW.unix_ms + 500);
     }
 
@@ -715,7 +749,7 @@ mod tests {
             |members: &mut Members| members.heard_of("c", 2),
             |members: &mut Members| {
                 let again = request("c", 1, vec![with_id("c:0:0", enter("ann", "a"))]);
-                let heard = members.apply(NOW, &PresenceConfig::default(), again, 2);
+                let heard = members.apply(NOW, &ROOMY, again, 2);
                 assert_eq!(heard, Ok(Vec::new()));
             },
         ] {
@@ -726,7 +760,7 @@ mod tests {
             hear(&mut members);
             check(&members);
             assert_eq!(members.next_leave_ms(), None);
-            assert!(members.withdraw_due(later(60_000)).is_empty());
+            assert!(members.withdraw_due(later(60_000), 100).is_empty());
         }
         assert_eq!(members.len(), 1);
     }
@@ -836,11 +870,10 @@ mod tests {
             members.sync(Format::Json, &ROOM.into(), frame).len()
         };
         let mut members = Members::default();
-        let config = PresenceConfig::default();
         for at in 0..1_000_usize {
             assert_eq!(join(&mut members), at.max(1).div_ceil(PAGE_MEMBERS));
             let asked = request(&format!("c{at}"), 0, vec![enter("ann", "")]);
-            members.apply(NOW, &config, asked, 1).expect("within bounds");
+            members.apply(NOW, &ROOMY, asked, 1).expect("within bounds");
         }
         // The last page, and at times the one that was the last before.
         assert!(encoded.get() <= 1_010, "{} pages", encoded.get());
@@ -928,7 +961,7 @@ mod tests {
         for serial in 0..10 {
             let now = later(serial * 10);
             let asked = request("c", serial, vec![enter("ann", ""), enter("bob", "")]);
-            let messages = members.apply(now, &PresenceConfig::default(), asked, 1);
+            let messages = members.apply(now, &ROOMY, asked, 1);
             history.push(Arc::new(PresenceEvents {
                 channel_serial: clock.next(now.unix_ms),
                 id: None,
