@@ -8,8 +8,8 @@ use super::message::write_data;
 use super::publish::check_extras;
 use super::writer::{MapWriter, write_array, write_map};
 use super::{
-    Action, ChannelSerial, Data, Direction, Draft, ErrorCode, ErrorInfo, Format, HistoryQuery,
-    Identity, MESSAGES_MAX, Operation, Position, Publisher,
+    Action, ChannelSerial, Data, Direction, Draft, ErrorCode, ErrorInfo, FixtureMember, Format,
+    HistoryQuery, Identity, MESSAGES_MAX, Operation, Position, Publisher,
 };
 
 /// What a member does, or that it is there (TP2). What is ABSENT is never sent.
@@ -62,7 +62,26 @@ fn refuse<T>(code: ErrorCode, message: &'static str) -> Result<T, ErrorInfo> {
     Err(ErrorInfo::new(code, message))
 }
 
+/// Stands for the connection of members that have none.
+const FIXTURES: &str = "fixtures";
+
 impl PresenceRequest {
+    /// Has members enter that stand without a connection.
+    pub fn of_fixtures(members: Vec<FixtureMember>) -> PresenceRequest {
+        let id = format!("{FIXTURES}:0");
+        let changes = members.into_iter().enumerate().map(|(index, member)| PresenceChange {
+            action: PresenceAction::Enter,
+            id: format!("{id}:{index}").into(),
+            has_chosen_id: false,
+            client_id: member.client_id,
+            data: member.data,
+            encoding: member.encoding,
+            extras: None,
+        });
+        let changes = changes.collect();
+        PresenceRequest { id: id.into(), connection_id: FIXTURES.into(), changes }
+    }
+
     /// Checks what `publisher`, a connection, wants on the channel `name`; `drafts` is `None` where an
     /// element was no object. `None`: there is nothing to do.
     ///

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::reply::Reply;
-use super::{Call, Context, Outcome, apps, batch, history, publish, service, unserved};
+use super::{Call, Context, Outcome, apps, batch, history, presence, publish, service, unserved};
 use crate::ably::{ErrorCode, ErrorInfo};
 use crate::base::Entropy;
 use crate::http::Request;
@@ -17,6 +17,8 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("GET", "/channels/{channel}/messages", history::get),
     // ably-go asks for /history.
     ("GET", "/channels/{channel}/history", history::get),
+    ("GET", "/channels/{channel}/presence", presence::get),
+    ("GET", "/channels/{channel}/presence/history", presence::history),
     ("POST", "/messages", batch::publish),
     ("POST", "/apps", apps::post),
     ("DELETE", "/apps/{app}", apps::delete),

@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use super::mail::{ConnectionNews, Joined, MembersChange};
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
-    Accepted, Answer, ErrorCode, ErrorInfo, Format, PresenceMessage, Publication, PublishResult,
-    Question, SeriesId, Since, Wants,
+    Accepted, Answer, ErrorCode, ErrorInfo, FixtureMember, Format, PresenceMessage,
+    PresenceRequest, Publication, PublishResult, Question, SeriesId, Since, Wants,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
@@ -339,6 +339,23 @@ impl Shard {
         // Nobody is spared its own presence: echo=false is about messages.
         self.broadcast(channel, &event, None);
         Ok(own.map(|(format, display_name)| encode(&event, format, &display_name)))
+    }
+
+    /// Members without a connection are there from the beginning of a channel, and never leave.
+    pub(super) fn handle_fixture(&mut self, channel: &ChannelKey, members: Vec<FixtureMember>) {
+        let request = PresenceRequest::of_fixtures(members);
+        let config = PresenceConfig {
+            members_max: usize::MAX, // of an app that is made with them
+            bytes_max: self.config.presence_bytes_max.into(),
+        };
+        let now = self.now;
+        let entered =
+            self.homes.change(now, channel, |home| home.change_members(now, &config, request, 0));
+        match entered {
+            Ok(Some(events)) => self.broadcast(channel, &Broadcast::Presence(events), None),
+            Ok(None) => {}
+            Err(error) => self.log_line(format!("members of a sandbox app were left out: {error}")),
+        }
     }
 
     /// Something has become of a connection that may have members on a channel that is at home here.

@@ -380,8 +380,7 @@ impl Shard {
                 self.handle_directory(version, directory, enforce);
             }
             Mail::DirectoryTaken { version } => self.handle_directory_taken(version),
-            // Presence is not served yet: a member that nobody could see is no member.
-            Mail::Fixture { .. } => {}
+            Mail::Fixture { channel, members } => self.handle_fixture(&channel, members),
             Mail::Ask { reply_to, channel, question } => {
                 self.handle_ask(reply_to, &channel, &question);
             }
