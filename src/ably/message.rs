@@ -152,7 +152,7 @@ fn write_message(map: &mut MapWriter<'_>, format: Format, publication: &Publicat
     map.opt_str("id", message.id.as_deref());
     map.opt_str("name", message.name.as_deref());
     map.opt_str("clientId", message.client_id.as_deref());
-    write_data(map, format, message);
+    write_data(map, format, &message.data, message.encoding.as_deref());
     if let Some(extras) = &message.extras {
         map.json("extras", extras);
     }
@@ -165,9 +165,14 @@ fn write_message(map: &mut MapWriter<'_>, format: Format, publication: &Publicat
     });
 }
 
-fn write_data(map: &mut MapWriter<'_>, format: Format, message: &Message) {
-    let encoding = message.encoding.as_deref();
-    match (&message.data, format) {
+/// Writes `data` and `encoding`, as they are in `format`.
+pub(super) fn write_data(
+    map: &mut MapWriter<'_>,
+    format: Format,
+    data: &Data,
+    encoding: Option<&str>,
+) {
+    match (data, format) {
         (Data::None, _) => map.opt_str("encoding", encoding),
         (Data::Text(text), _) => {
             map.str("data", text);

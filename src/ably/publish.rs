@@ -178,7 +178,7 @@ fn check(name: &str, draft: Draft, publisher: &Publisher<'_>) -> Result<Message,
         return refuse(code, "the connectionId is not that of the publisher");
     }
     if draft.connection_key.is_some() {
-        return refuse(code, "publishing for another connection is not served");
+        return refuse(code, "a connectionKey is for a single publish over REST");
     }
     if let Some(extras) = &draft.extras {
         check_extras(name, extras, publisher)?;
@@ -211,7 +211,11 @@ fn client_id(claimed: Option<Field>, identity: &Identity) -> Result<Option<Box<s
     }
 }
 
-fn check_extras(name: &str, extras: &str, publisher: &Publisher<'_>) -> Result<(), ErrorInfo> {
+pub(super) fn check_extras(
+    name: &str,
+    extras: &str,
+    publisher: &Publisher<'_>,
+) -> Result<(), ErrorInfo> {
     let code = ErrorCode::INVALID_EXTRAS;
     let value = JsonValue::of_validated(extras);
     if value.node() != Node::Map {

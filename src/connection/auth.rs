@@ -18,8 +18,8 @@ const USE_MIN_MS: u64 = 5_000;
 const RENEWAL_MIN_MS: u64 = 5_500;
 
 impl Connection {
-    /// Decides whether the client will be asked for a new token, once it has begun to use this one.
-    pub fn plan_renewal(&mut self, now: Now) {
+    /// Decides whether the client will be asked for a new token.
+    pub(super) fn plan_renewal(&mut self, now: Now) {
         let left_ms = |ends_ms: u64| ends_ms.saturating_sub(now.unix_ms);
         let token = self.principal.token();
         self.asks_for_token = token.is_some_and(|token| left_ms(token.ends_ms()) >= RENEWAL_MIN_MS);

@@ -10,9 +10,7 @@ impl Shard {
     /// A connection begins at `index` or goes on there: its token counts from now on. What has changed
     /// since that was read counts too.
     pub(super) fn begin_token(&mut self, index: u32) {
-        let now = self.now;
         let Some(connection) = self.transports[index as usize].connection() else { return };
-        connection.plan_renewal(now);
         if connection.principal().token().is_some() {
             self.watch(index);
         }
@@ -69,7 +67,7 @@ impl Shard {
     /// permit any more (RTC8a1).
     fn regrant_attachments(&mut self, index: u32) {
         let Some(connection) = self.transports[index as usize].connection() else { return };
-        for stream in connection.streams() {
+        for stream in connection.streams().collect::<Vec<u32>>() {
             let Stage::Realtime(_, connection) = &self.transports[index as usize].stage else {
                 return;
             };
@@ -97,5 +95,6 @@ impl Shard {
                 self.attach(index, &name, granted, Params::default(), Since::Head);
             }
         }
+        self.withdraw_forbidden_members(index);
     }
 }
