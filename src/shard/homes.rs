@@ -48,6 +48,8 @@ pub(super) struct Homes {
     changes: Vec<(ChannelKey, bool)>,
     /// Channels with members that are to leave, by the time of the first.
     leaving: BTreeSet<(u64, ChannelKey)>,
+    /// Apps that were deleted and of which channels may be left.
+    gone: Vec<Box<str>>,
     /// Sum of the channels' histories.
     history_bytes: u64,
     config: HistoryConfig,
@@ -63,6 +65,7 @@ impl Homes {
             swept_ms: 0,
             changes: Vec::new(),
             leaving: BTreeSet::new(),
+            gone: Vec::new(),
             history_bytes: 0,
             config,
             series,
@@ -118,6 +121,7 @@ impl Homes {
             return;
         }
         self.swept_ms = now.mono_ms;
+        self.sweep_gone();
         let from = self.swept_to.take().map_or(Bound::Unbounded, Bound::Excluded);
         let swept: Vec<ChannelKey> =
             self.keys.range((from, Bound::Unbounded)).take(SWEEP_CHANNELS).cloned().collect();
@@ -134,6 +138,39 @@ impl Homes {
                 self.changes.push((key, false));
             }
         }
+    }
+
+    /// Has the channels of a deleted app forgotten, with whatever they hold.
+    pub fn forget_app(&mut self, app_id: &str) {
+        self.gone.push(app_id.into());
+    }
+
+    /// Forgets channels of one deleted app, some at a time; those with subscribers wait until these,
+    /// whose connections are being ended, have gone.
+    fn sweep_gone(&mut self) {
+        let Some(app_id) = self.gone.pop() else { return };
+        let from = Bound::Included(ChannelKey::new(&app_id, ""));
+        let keys = self.keys.range((from, Bound::Unbounded)).take_while(|key| key.is_of(&app_id));
+        let keys: Vec<ChannelKey> = keys.take(SWEEP_CHANNELS).cloned().collect();
+        if !keys.is_empty() {
+            self.gone.push(app_id);
+        }
+        for key in keys {
+            let channel = &self.channels[&key];
+            if !channel.subscribers().is_empty() {
+                continue;
+            }
+            self.history_bytes -= channel.history_bytes();
+            channel.next_leave_ms().map(|at_ms| self.leaving.remove(&(at_ms, key.clone())));
+            self.channels.remove(&key);
+            self.keys.remove(&key);
+            self.changes.push((key, false));
+        }
+    }
+
+    #[cfg(test)]
+    pub fn has_channels_of(&self, app_id: &str) -> bool {
+        self.keys.iter().any(|key| key.is_of(app_id)) || !self.gone.is_empty()
     }
 
     /// Names of active channels of an app, one more than a page has if there are as many.

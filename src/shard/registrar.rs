@@ -92,9 +92,11 @@ impl Shard {
         directory: Arc<Directory>,
         enforce: bool,
     ) {
-        self.directory = directory;
+        let before = std::mem::replace(&mut self.directory, directory);
         self.stats.retain(|app_id| self.directory.app(app_id).is_some());
         if enforce {
+            let gone = before.app_ids().filter(|id| self.directory.app(id).is_none());
+            gone.for_each(|id| self.homes.forget_app(id));
             // Those that were looked at already may have no place in this one.
             self.enforcement.next = 0;
             self.enforcement.versions.push(version);
