@@ -18,6 +18,7 @@ mod filter;
 mod history;
 mod inbound;
 mod json;
+mod jwt;
 mod message;
 mod modes;
 mod msgpack;
@@ -27,11 +28,14 @@ mod principal;
 mod publish;
 mod question;
 mod rest;
+mod revocation;
 mod sandbox;
 mod serial;
 mod since;
+mod stats;
 #[cfg(test)]
 mod tests;
+mod token;
 mod value;
 pub mod vcdiff;
 mod writer;
@@ -50,21 +54,29 @@ pub use directory::{App, AppLimits, AppSpec, Directory, Key, KeySpec, Namespace}
 pub use error::{DecodeError, ErrorCode, ErrorInfo};
 pub use filter::{FILTER_BYTES_MAX, Filter, Subject};
 pub use history::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position};
-pub use inbound::{Action, Draft, PARAMS_MAX, Params, ProtocolMessage, decode};
+pub use inbound::{Action, Draft, Field, PARAMS_MAX, Params, ProtocolMessage, decode};
 pub use message::{Data, Message, Publication, encode_message, encode_part, encode_publication};
 pub use modes::{Modes, Wants, flags};
 pub use occupancy::{Category, Metric, Metrics};
 pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};
 pub use principal::{Principal, Token};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
-pub use question::{Answer, Question};
-pub use rest::{decode_publish, encode_error, encode_history, encode_publish_result, encode_time};
+pub use question::{Answer, ChannelsQuery, Question, Survey, merge_channels};
+pub use rest::{
+    decode_publish, encode_error, encode_history, encode_names, encode_publish_result, encode_time,
+};
+pub use revocation::{Revocation, Target};
 pub use sandbox::{
     FixtureChannel, FixtureMember, NewApp, STATS_MAX, StatsFixture, decode_new_app, decode_stats,
     encode_new_app,
 };
 pub use serial::{ChannelSerial, SerialClock, SerialError, SeriesId};
 pub use since::Since;
+pub use stats::{
+    Counter, IntervalTally, StatsQuery, StatsShape, StatsUnit, Tally, encode_stats, merge_stats,
+    parse_interval, read_stats_fixture, select_stats,
+};
+pub use token::{CLOCK_WINDOW_MS, TokenDetails, TokenGrant, TokenRequest};
 pub use value::DEPTH_MAX;
 
 /// How the frames of one transport, or one HTTP body, are encoded.

@@ -1,6 +1,6 @@
 //! What a request asks of a channel's home or of the shards, and what they answer (13).
 
-use super::{HistoryPage, HistoryQuery, PublishResult};
+use super::{HistoryPage, HistoryQuery, Identity, IntervalTally, PublishResult, StatsQuery};
 
 /// What is asked of one channel's home.
 #[derive(Clone, Debug)]
@@ -9,13 +9,59 @@ pub enum Question {
     History(HistoryQuery),
 }
 
-/// The answer to a [`Question`] or to a publish.
+/// What is asked of every shard about an app.
+#[derive(Clone, Debug)]
+pub enum Survey {
+    /// Which channels are active.
+    Channels(ChannelsQuery),
+    /// What was counted.
+    Stats(StatsQuery),
+}
+
+/// The answer to a [`Question`], a [`Survey`] or a publish.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// A publish succeeded.
     Published(PublishResult),
     /// Every shard has the changed directory.
     Changed,
+    /// A nonce was not used before, and is from now on.
+    FreshNonce,
+    /// The connection that a connectionKey is of.
+    Connection {
+        /// Its public id.
+        id: Box<str>,
+        /// Who it is.
+        identity: Identity,
+    },
     /// To [`Question::History`].
     History(HistoryPage),
+    /// To [`Survey::Channels`]: names in order, one more than a page has if there are as many.
+    Channels(Vec<Box<str>>),
+    /// To [`Survey::Stats`]: intervals in the order that was asked for, as many likewise.
+    Stats(Vec<IntervalTally>),
+}
+
+/// Which of an app's active channels to name (13.7), in the order of their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelsQuery {
+    /// How the names begin.
+    pub prefix: Box<str>,
+    /// The last name of the page before.
+    pub after: Option<Box<str>>,
+    /// Names per page, 1 to 1,000.
+    pub limit: usize,
+}
+
+/// Puts together the names that the shards have: one page, and the last name of it if more follow.
+pub fn merge_channels(
+    query: &ChannelsQuery,
+    parts: impl IntoIterator<Item = Vec<Box<str>>>,
+) -> (Vec<Box<str>>, Option<Box<str>>) {
+    let mut page: Vec<Box<str>> = parts.into_iter().flatten().collect();
+    page.sort_unstable();
+    let has_more = page.len() > query.limit;
+    page.truncate(query.limit);
+    let next = page.last().filter(|_| has_more).cloned();
+    (page, next)
 }

@@ -8,19 +8,23 @@ mod apps;
 mod auth;
 mod batch;
 mod call;
+mod channels;
 mod history;
 mod pages;
 mod publish;
 mod reply;
 mod routes;
 mod service;
+mod stats;
+mod tokens;
 mod unserved;
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ably::{Accepted, Answer, Change, Directory, ErrorInfo, Question};
+use crate::ably::{Accepted, Answer, Change, Counter, Directory, ErrorInfo, Question, Survey};
 use crate::base::{Entropy, Now};
 use crate::http::Request;
 
@@ -84,6 +88,12 @@ pub enum Ask {
         /// What to ask there.
         question: Question,
     },
+    /// Whether this was never used before; answered with [`Answer::FreshNonce`] or 40105.
+    Nonce([u8; 16]),
+    /// The connection that this connectionKey is of; answered with [`Answer::Connection`].
+    Connection(Box<str>),
+    /// Something of which every shard knows a part; there are as many answers.
+    Shards(Survey),
     /// A change of the directory; answered with [`Answer::Changed`] once every shard has it.
     Change(Change),
 }
@@ -93,7 +103,7 @@ impl Ask {
     pub fn channel(&self) -> Option<&str> {
         match self {
             Ask::Publish { channel, .. } | Ask::Home { channel, .. } => Some(channel),
-            Ask::Change(_) => None,
+            Ask::Connection(_) | Ask::Shards(_) | Ask::Nonce(_) | Ask::Change(_) => None,
         }
     }
 }
@@ -107,9 +117,35 @@ impl fmt::Debug for Outcome {
     }
 }
 
-/// Answers `request`, or says what has to be done for it. `entropy` makes the ids of messages that
-/// come without one.
-pub fn handle(context: &Context<'_>, entropy: &mut Entropy, request: &Request) -> Outcome {
+/// For whom a request is counted, and as what (16.1).
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// The app of whoever sent it.
+    pub app_id: Arc<str>,
+    is_token_request: bool,
+}
+
+impl Account {
+    /// What a response of `status` counts as.
+    pub fn counter(&self, status: u16) -> Counter {
+        match (self.is_token_request, status) {
+            (false, 0..400) => Counter::RequestsSucceeded,
+            (false, 429) => Counter::RequestsRefused,
+            (false, _) => Counter::RequestsFailed,
+            (true, 0..400) => Counter::TokenRequestsSucceeded,
+            (true, 429) => Counter::TokenRequestsRefused,
+            (true, _) => Counter::TokenRequestsFailed,
+        }
+    }
+}
+
+/// Answers `request`, or says what has to be done for it; and for whom it is counted, if that came out.
+/// `entropy` makes the ids of messages that come without one.
+pub fn handle(
+    context: &Context<'_>,
+    entropy: &mut Entropy,
+    request: &Request,
+) -> (Option<Account>, Outcome) {
     routes::handle(context, entropy, request)
 }
 
@@ -117,7 +153,7 @@ pub fn handle(context: &Context<'_>, entropy: &mut Entropy, request: &Request) -
 mod tests {
     use super::*;
     use crate::ably::{
-        ApiKey, Capability, Direction, ErrorCode, HistoryPage, HistoryQuery, Position,
+        ApiKey, Capability, Direction, ErrorCode, HistoryPage, HistoryQuery, Identity, Position,
         PublishResult,
     };
     use crate::http::{Progress, RequestParser};
@@ -155,7 +191,7 @@ mod tests {
             is_ready,
         };
         let mut entropy = Entropy::new(|page| page.fill(7));
-        handle(&context, &mut entropy, &parse(bytes))
+        handle(&context, &mut entropy, &parse(bytes)).1
     }
 
     /// The outcome of a request with these headers, lines that each end in CRLF.
@@ -261,8 +297,8 @@ mod tests {
         assert_eq!(error(history("?key=app.all:wrong", "")), (401, 40101));
         assert_eq!(error(history("?key=app.other:secret", "")), (401, 40400));
         assert_eq!(error(history("?key=other.all:secret", "")), (401, 40101));
-        assert_eq!(error(history("?access_token=abc", "")), (401, 40101));
-        assert_eq!(error(history("", "Authorization: Bearer abc\r\n")), (401, 40101));
+        assert_eq!(error(history("?access_token=abc", "")), (401, 40145));
+        assert_eq!(error(history("", "Authorization: Bearer abc\r\n")), (401, 40145));
         assert_eq!(error(history("", "Authorization: Digest\r\n")), (401, 40101));
     }
 
@@ -466,5 +502,40 @@ mod tests {
         for line in ["GET /channels/a/objects", "POST /channels/a/objects/root/x"] {
             assert_eq!(error(outcome(line, BASIC, "")), (400, 40021), "{line}");
         }
+    }
+
+    #[test]
+    fn a_publish_for_a_connection_finds_it_first_and_becomes_both() {
+        let publish = |headers: &str, body: &str, identity: Identity| {
+            let headers = format!("{BASIC}{headers}");
+            let outcome = outcome("POST /channels/a/messages", &headers, body);
+            let Outcome::Ask(mut inquiry) = outcome else { return outcome };
+            match inquiry.asks.pop() {
+                Some(Ask::Connection(key)) => assert_eq!(&*key, "conn!key"),
+                other => panic!("{other:?}"),
+            }
+            (inquiry.then)(vec![Ok(Answer::Connection { id: "conn".into(), identity })])
+        };
+        let for_key = r#"{"connectionKey":"conn!key","data":"x","clientId":"bob"}"#;
+        let accepted = |outcome: Outcome| match outcome {
+            Outcome::Ask(mut inquiry) => match inquiry.asks.pop() {
+                Some(Ask::Publish { accepted, .. }) => accepted,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        let bob = || Identity::Client("bob".into());
+        assert!(accepted(publish("", for_key, bob())).is_from_connection());
+        assert!(accepted(publish("", for_key, Identity::Wildcard)).is_from_connection());
+        let by_header = publish("X-Ably-ConnectionKey: conn!key\r\n", "{}", bob());
+        assert!(accepted(by_header).is_from_connection());
+        let alice = Identity::Client("alice".into());
+        assert_eq!(error(publish("", for_key, alice)), (400, 40012));
+        assert_eq!(error(publish("", for_key, Identity::Anonymous)), (400, 40012));
+        let eve = "X-Ably-ClientId: ZXZl\r\n";
+        let plain = r#"{"connectionKey":"conn!key"}"#;
+        assert_eq!(error(publish(eve, plain, bob())), (400, 40012));
+        let two = r#"[{"connectionKey":"conn!key"},{"connectionKey":"other!key"}]"#;
+        assert_eq!(error(publish("", two, bob())), (400, 40006));
     }
 }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::mail::Joined;
-use super::streams::{StreamName, WaitingAttach};
+use super::streams::{Stream, StreamName, WaitingAttach};
 use super::transport::{InFlight, Stage};
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
@@ -439,6 +439,17 @@ impl Shard {
             Stage::Realtime(_, connection) => connection.modes(stream),
             _ => None,
         }
+    }
+
+    /// What an attachment was granted beside its modes.
+    pub(super) fn params_of(&mut self, index: u32, stream_index: u32) -> ChannelParams {
+        let connection = self.transports[index as usize].connection();
+        let connection = connection.expect("only connections attach");
+        let (wants_echo, cursor) = (connection.wants_echo(), connection.cursor(stream_index));
+        let Stream { view, log, .. } = self.streams.at(stream_index);
+        let View { delta, occupancy, .. } = *view;
+        let echo = cursor.map_or(wants_echo, |cursor| !log.skips_own(cursor));
+        ChannelParams { delta, occupancy, echo, ..ChannelParams::default() }
     }
 
     fn set_modes(&mut self, index: u32, stream: u32, modes: Modes) {

@@ -1,13 +1,15 @@
 //! The channels that are at home on this shard, and what other shards ask of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 
 use super::encode::{EncodedOnce, Joining, Replay};
 use super::mail::Joined;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::vcdiff::Encoder;
 use crate::ably::{
-    Accepted, Answer, ErrorCode, ErrorInfo, PublishResult, Question, SeriesId, Wants,
+    Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, HistoryItem, Message,
+    Publication, PublishResult, Question, SeriesId, Survey, Wants,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
@@ -26,9 +28,13 @@ const SWEEP_CHANNELS: usize = 4096;
 /// Channels by key; each lives until nobody subscribes and its history has run out.
 pub(super) struct Homes {
     channels: HashMap<ChannelKey, HomeChannel>,
-    /// Every channel once, in the order in which they are looked at.
-    sweep_order: VecDeque<ChannelKey>,
+    /// The same channels in the order of their keys: in which they are swept, and listed.
+    keys: BTreeSet<ChannelKey>,
+    /// Up to where the last sweep has come.
+    swept_to: Option<ChannelKey>,
     swept_ms: u64,
+    /// Channels that have become active, or were forgotten, and are not counted yet.
+    changes: Vec<(ChannelKey, bool)>,
     /// Sum of the channels' histories.
     history_bytes: u64,
     config: HistoryConfig,
@@ -41,8 +47,10 @@ impl Homes {
     pub fn new(series: SeriesId, config: HistoryConfig) -> Homes {
         Homes {
             channels: HashMap::new(),
-            sweep_order: VecDeque::new(),
+            keys: BTreeSet::new(),
+            swept_to: None,
             swept_ms: 0,
+            changes: Vec::new(),
             history_bytes: 0,
             config,
             series,
@@ -56,9 +64,10 @@ impl Homes {
     }
 
     fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
-        let (series, sweep_order) = (self.series, &mut self.sweep_order);
+        let (series, keys, changes) = (self.series, &mut self.keys, &mut self.changes);
         self.channels.entry(key.clone()).or_insert_with(|| {
-            sweep_order.push_back(key.clone());
+            keys.insert(key.clone());
+            changes.push((key.clone(), true));
             HomeChannel::new(now, key, series)
         })
     }
@@ -85,18 +94,34 @@ impl Homes {
             return;
         }
         self.swept_ms = now.mono_ms;
-        for _ in 0..SWEEP_CHANNELS.min(self.sweep_order.len()) {
-            let key = self.sweep_order.pop_front().expect("counted above");
-            let channel = self.channels.get_mut(&key).expect("swept channels exist");
+        let from = self.swept_to.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let swept: Vec<ChannelKey> =
+            self.keys.range((from, Bound::Unbounded)).take(SWEEP_CHANNELS).cloned().collect();
+        // Short of the end it goes on there the next time, otherwise at the beginning.
+        self.swept_to = swept.last().filter(|_| swept.len() == SWEEP_CHANNELS).cloned();
+        for key in swept {
+            let channel = self.channels.get_mut(&key).expect("listed channels exist");
             let before_bytes = channel.history_bytes();
             channel.trim(now, &self.config, self.config.channel_bytes_max);
             self.history_bytes -= before_bytes - channel.history_bytes();
             if channel.is_idle(now) {
                 self.channels.remove(&key);
-            } else {
-                self.sweep_order.push_back(key);
+                self.keys.remove(&key);
+                self.changes.push((key, false));
             }
         }
+    }
+
+    /// Names of active channels of an app, one more than a page has if there are as many.
+    fn list(&self, app_id: &str, query: &ChannelsQuery) -> Vec<Box<str>> {
+        let from = match query.after.as_deref().filter(|after| **after >= *query.prefix) {
+            Some(after) => Bound::Excluded(ChannelKey::new(app_id, after)),
+            None => Bound::Included(ChannelKey::new(app_id, &query.prefix)),
+        };
+        let keys = self.keys.range((from, Bound::Unbounded));
+        let wanted =
+            keys.take_while(|key| key.is_of(app_id) && key.name().starts_with(&*query.prefix));
+        wanted.take(query.limit + 1).map(|key| key.name().into()).collect()
     }
 }
 
@@ -134,7 +159,7 @@ impl Shard {
             Published::New(publication) => publication,
             Published::Repeated(publication) => return Ok(PublishResult::of(&publication)),
         };
-        self.counters.published += publication.messages.len() as u64;
+        self.count_publication(&key, &publication);
         let publisher = from_connection.then_some((reply_to.shard, reply_to.transport));
         let result = PublishResult::of(&publication);
         self.broadcast(&key, &Broadcast::Messages(publication), publisher);
@@ -240,8 +265,49 @@ impl Shard {
         let home = self.homes.channels.get(channel);
         let answer = Ok(match question {
             Question::History(query) => {
-                Answer::History(home.map(|home| home.read_history(query)).unwrap_or_default())
+                let page = home.map(|home| home.read_history(query)).unwrap_or_default();
+                let size = |item: &HistoryItem| item.publication.messages[item.index].size_bytes();
+                let tally = self.stats.of(channel.app_id(), self.now.unix_ms);
+                tally.add(Counter::OutboundRestMessages, page.items.len() as u64);
+                let bytes = page.items.iter().map(size).sum();
+                tally.add(Counter::OutboundRestMessageBytes, bytes);
+                Answer::History(page)
             }
+        });
+        let ReturnAddress { shard, transport, request } = reply_to;
+        self.post(usize::from(shard), Mail::Answer { transport, request, answer });
+    }
+
+    /// Counts what was published at home here.
+    fn count_publication(&mut self, key: &ChannelKey, publication: &Publication) {
+        let messages = publication.messages.len() as u64;
+        let bytes = publication.messages.iter().map(Message::size_bytes).sum();
+        let (count, data) = match publication.connection_id {
+            Some(_) => (Counter::InboundRealtimeMessages, Counter::InboundRealtimeMessageBytes),
+            None => (Counter::InboundRestMessages, Counter::InboundRestMessageBytes),
+        };
+        let tally = self.stats.of(key.app_id(), self.now.unix_ms);
+        tally.add(count, messages);
+        tally.add(data, bytes);
+        self.counters.published += messages;
+    }
+
+    /// Counts the channels that have come and gone.
+    pub(super) fn count_channels(&mut self) {
+        let now_ms = self.now.unix_ms;
+        for (key, is_active) in self.homes.changes.drain(..) {
+            match is_active {
+                true => self.stats.channel_opened(key.app_id(), now_ms),
+                false => self.stats.channel_closed(key.app_id(), now_ms),
+            }
+        }
+    }
+
+    /// Somebody asks what this shard knows of an app.
+    pub(super) fn handle_survey(&mut self, reply_to: ReturnAddress, app_id: &str, survey: &Survey) {
+        let answer = Ok(match survey {
+            Survey::Channels(query) => Answer::Channels(self.homes.list(app_id, query)),
+            Survey::Stats(query) => Answer::Stats(self.stats.read(app_id, self.now.unix_ms, query)),
         });
         let ReturnAddress { shard, transport, request } = reply_to;
         self.post(usize::from(shard), Mail::Answer { transport, request, answer });

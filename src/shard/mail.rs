@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::ably::{
     Accepted, Answer, Change, ChannelSerial, Directory, ErrorInfo, FixtureMember, Format,
-    Principal, PublishResult, Question, Since,
+    Principal, PublishResult, Question, Since, Survey,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
@@ -166,6 +166,13 @@ pub enum Mail {
         /// Its place among deltas.
         link: Link,
     },
+    /// To the shard that remembers a nonce: note it; answered with [`Mail::Answer`].
+    Nonce {
+        /// Where the answer goes.
+        reply_to: ReturnAddress,
+        /// Digest of key name and nonce.
+        nonce: [u8; 16],
+    },
     /// To the registrar: change the directory; answered with [`Mail::Answer`] once every shard has it.
     Change {
         /// Where the answer goes.
@@ -202,6 +209,24 @@ pub enum Mail {
         channel: ChannelKey,
         /// What is asked.
         question: Question,
+    },
+    /// To the shard that a connection key names: whose connection is it? Answered with [`Mail::Answer`].
+    FindConnection {
+        /// Where the answer goes.
+        reply_to: ReturnAddress,
+        /// The app that the connection has to be of.
+        app_id: Arc<str>,
+        /// The key.
+        key: ConnectionKey,
+    },
+    /// To a shard: its part of what is known of an app; answered with [`Mail::Answer`].
+    Survey {
+        /// Where the answer goes.
+        reply_to: ReturnAddress,
+        /// The app.
+        app_id: Arc<str>,
+        /// What is asked.
+        survey: Survey,
     },
     /// The answer to [`Mail::Ask`].
     Answer {

@@ -74,6 +74,7 @@ impl Shard {
             Ok(Command::Attach { name, modes, read, params, since }) => {
                 self.attach(index, &name, modes, &read, params, since);
             }
+            Ok(Command::Authenticate { token }) => self.reauthenticate(index, &token),
             Ok(Command::Detach { name }) => self.detach(index, &name),
             Ok(Command::Publish { msg_serial, name, accepted }) => {
                 self.publish(index, msg_serial, &name, accepted);
@@ -118,15 +119,15 @@ impl Shard {
 
     /// Why nothing more can be asked of a channel's home just now.
     pub(super) fn congestion(&self, channel: &ChannelKey) -> Option<ErrorInfo> {
-        let home = channel.home(self.shards);
+        self.congestion_of(channel.home(self.shards))
+    }
+
+    /// Why nothing more can be asked of a shard just now.
+    pub(super) fn congestion_of(&self, shard: usize) -> Option<ErrorInfo> {
         let is_full =
-            home != usize::from(self.id) && self.outboxes[home].len() >= self.config.mail_max;
-        is_full.then(|| {
-            ErrorInfo::new(
-                ErrorCode::BUSY,
-                "the core that orders this channel is behind; try again",
-            )
-        })
+            shard != usize::from(self.id) && self.outboxes[shard].len() >= self.config.mail_max;
+        is_full
+            .then(|| ErrorInfo::new(ErrorCode::BUSY, "a core that this takes is behind; try again"))
     }
 
     /// The home has answered a publish of a connection or of an HTTP request.
@@ -194,9 +195,14 @@ impl Shard {
         }
         // Early rather than late: the next look may be that far away.
         let is_silent = since(transport.sent_ms) + CHECK_MAX >= idle_interval;
+        // Whatever was sent meanwhile: a client that only listens says nothing unless it is asked.
         let is_unheard = since(transport.received_ms) > idle_interval;
-        if is_silent && let Some((connection, lane)) = transport.speak() {
-            connection.heartbeat(lane);
+        if (is_silent || is_unheard)
+            && let Some((connection, lane)) = transport.speak()
+        {
+            if is_silent {
+                connection.heartbeat(lane);
+            }
             if is_unheard {
                 lane.extend_from_slice(&ws::ping_frame(b""));
             }
