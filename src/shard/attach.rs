@@ -40,6 +40,7 @@ impl Shard {
         params: Params,
         since: Since,
     ) {
+        self.keep_members(index, name.base());
         let view = View::of(name, modes, read);
         let (name, attached) = self.attachment_to(index, name);
         let connection = self.transports[index as usize].connection();
@@ -290,6 +291,7 @@ impl Shard {
         let Some(at) = stream.joining.iter().position(number_is) else { return };
         let (_, request) = stream.joining.remove(at);
         stream.has_members = joined.has_members;
+        let wants_members = stream.view.wants.contains(Wants::PRESENCE);
         let index = request.index;
         let mut status = 0;
         if self.is_joining(index, stream_index) {
@@ -304,7 +306,7 @@ impl Shard {
             self.set_echo(index, stream_index, request.echo);
             status |= flags::RESUMED;
         }
-        if joined.has_members {
+        if joined.has_members && wants_members {
             status |= flags::HAS_PRESENCE;
         }
         let transport = &mut self.transports[index as usize];
@@ -361,6 +363,7 @@ impl Shard {
         let (_, attached) = self.attachment_to(index, name);
         if let Some(stream) = attached {
             self.leave_stream(index, stream);
+            self.leave_with_attachment(index, name.base());
         }
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.detached(name.as_str(), None, lane);
@@ -457,7 +460,7 @@ impl Shard {
         connection.expect("only connections attach").set_modes(stream, modes);
     }
 
-    fn is_joining(&self, index: u32, stream: u32) -> bool {
+    pub(super) fn is_joining(&self, index: u32, stream: u32) -> bool {
         match &self.transports[index as usize].stage {
             Stage::Realtime(_, connection) => connection.is_joining(stream),
             _ => false,

@@ -43,6 +43,7 @@ impl<'a> EncodedOnce<'a> {
                 let deltas = chain.map(|chain| chain.next(encoder, publication));
                 (deltas.unwrap_or_default(), home.select(publication))
             }
+            Broadcast::Presence(_) => Default::default(),
         };
         EncodedOnce { event, deltas, passing, frames: Vec::new() }
     }
@@ -55,6 +56,11 @@ impl<'a> EncodedOnce<'a> {
         }
         match self.event {
             Broadcast::Messages(publication) => self.messages(subscriber, publication),
+            Broadcast::Presence(_) => {
+                let (event, Subscriber { format, display_name, .. }) = (self.event, subscriber);
+                let encode = || encode_event(event, *format, display_name);
+                Some((self.once(subscriber, false, encode), Link::None))
+            }
         }
     }
 
@@ -99,6 +105,23 @@ impl<'a> EncodedOnce<'a> {
         has_deltas: bool,
     ) -> Bytes {
         let Subscriber { format, display_name, .. } = subscriber;
+        let deltas = if has_deltas { std::mem::take(&mut self.deltas) } else { Vec::new() };
+        let encode = || encode(publication, *format, display_name, part, &deltas);
+        let frame = self.once(subscriber, has_deltas, encode);
+        if has_deltas {
+            self.deltas = deltas;
+        }
+        frame
+    }
+
+    /// The frame for all with the format and name of `subscriber`; `encode` makes it for the first.
+    fn once(
+        &mut self,
+        subscriber: &Subscriber,
+        has_deltas: bool,
+        encode: impl FnOnce() -> Bytes,
+    ) -> Bytes {
+        let Subscriber { format, display_name, .. } = subscriber;
         let known = self.frames.iter().find(|known| {
             known.format == *format
                 && known.has_deltas == has_deltas
@@ -107,9 +130,7 @@ impl<'a> EncodedOnce<'a> {
         if let Some(known) = known {
             return known.frame.clone();
         }
-        let deltas = if has_deltas { &self.deltas[..] } else { &[] };
-        let frame = encode(publication, *format, display_name, part, deltas);
-        let display_name = Arc::clone(display_name);
+        let (frame, display_name) = (encode(), Arc::clone(display_name));
         let encoded = Encoded { format: *format, display_name, has_deltas, frame: frame.clone() };
         self.frames.push(encoded);
         frame
@@ -124,15 +145,8 @@ fn encode(
     part: Option<&[usize]>,
     deltas: &[Option<Delta>],
 ) -> Bytes {
-    let opcode = match format {
-        Format::Json => OpCode::Data(Data::Text),
-        Format::MsgPack => OpCode::Data(Data::Binary),
-    };
-    let capacity = publication.size_bytes() as usize + ENVELOPE_BYTES;
-    let mut frame = FrameBuilder::with_capacity(opcode, capacity);
-    let out = frame.payload();
     let with_delta = |index| (index, deltas.get(index).and_then(Option::as_ref));
-    match part {
+    frame(format, publication.size_bytes(), |out| match part {
         None => {
             let all = (0..publication.messages.len()).map(with_delta);
             ably::encode_part(format, display_name, publication, all, out);
@@ -141,8 +155,28 @@ fn encode(
             let part = part.iter().copied().map(with_delta);
             ably::encode_part(format, display_name, publication, part, out);
         }
-    }
+    })
+}
+
+/// The complete WebSocket frame of an event.
+pub(super) fn encode_event(event: &Broadcast, format: Format, display_name: &str) -> Bytes {
+    frame(format, event.size_bytes(), |out| event.encode(format, display_name, out))
+}
+
+/// The complete WebSocket frame of what `write` appends, which holds about `bytes`.
+fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let opcode = match format {
+        Format::Json => OpCode::Data(Data::Text),
+        Format::MsgPack => OpCode::Data(Data::Binary),
+    };
+    let mut frame = FrameBuilder::with_capacity(opcode, bytes as usize + ENVELOPE_BYTES);
+    write(frame.payload());
     frame.finish()
+}
+
+/// The frames of a SYNC with all members of a channel, at least one frame.
+pub(super) fn sync(home: &mut HomeChannel, format: Format, display_name: &Arc<str>) -> Vec<Bytes> {
+    home.sync(format, display_name, |bytes, write| frame(format, bytes, write))
 }
 
 /// Who joins a subscribed stream, and from where on.
