@@ -105,6 +105,13 @@ impl Modes {
         Modes(self.0 << GRANTED.trailing_zeros()).granted_by(capability, name)
     }
 
+    /// Those that are among `modes` as well.
+    pub fn only(self, modes: Modes) -> Modes {
+        let bits = modes.0 & GRANTED;
+        // What was asked for beyond them is not to be had later either.
+        Modes(self.0 & (bits | bits >> GRANTED.trailing_zeros()))
+    }
+
     /// The bits, for `flags`.
     pub fn bits(self) -> u64 {
         (self.0 & GRANTED).into()
@@ -197,5 +204,7 @@ mod tests {
         let regranted = granted.regranted_by(&wide, "room");
         assert_eq!(regranted.names(), "publish,subscribe");
         assert_eq!(regranted.regranted_by(&narrow, "room"), Modes::SUBSCRIBE);
+        let only = granted.only(Modes::SUBSCRIBE);
+        assert_eq!(only.regranted_by(&wide, "room"), Modes::SUBSCRIBE);
     }
 }

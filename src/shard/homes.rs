@@ -4,25 +4,26 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
+use super::encode::{EncodedOnce, Joining, Replay, encode_event, sync};
 use super::mail::{ConnectionNews, Joined, MembersChange};
 use super::{Mail, ReturnAddress, Shard};
+use crate::ably::vcdiff::Encoder;
 use crate::ably::{
     Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, FixtureMember, Format,
     HistoryItem, Message, PresenceMessage, PresenceRequest, Publication, PublishResult, Question,
-    SeriesId, Since, Survey, Wants,
+    SeriesId, Survey, Wants,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
 use crate::channel::broadcast::Broadcast;
 use crate::channel::history::HistoryConfig;
 use crate::channel::home::{HomeChannel, Published, StreamRef, Subscriber};
-use crate::channel::log::{SEND_BYTES_MAX, TransportRef};
+use crate::channel::log::TransportRef;
 use crate::channel::presence::{Members, PresenceConfig};
-use crate::channel::view::{Past, View};
+use crate::channel::view::Past;
 use crate::connection::ConnectionId;
-use crate::ws::{Data, FrameBuilder, OpCode};
 
 /// Pause between two sweeps over the channels, in milliseconds.
 const SWEEP_MS: u64 = 1000;
@@ -32,9 +33,6 @@ const SWEEP_CHANNELS: usize = 4096;
 
 /// Members whose connections were lost and that leave in one turn, about.
 const LEAVES_PER_TURN: usize = 1000;
-
-/// Bytes of an encoded message beyond its data, about; saves growing the frame.
-const ENVELOPE_BYTES: usize = 320;
 
 /// Channels by key; each lives until nobody subscribes and its history has run out.
 pub(super) struct Homes {
@@ -54,6 +52,8 @@ pub(super) struct Homes {
     history_bytes: u64,
     config: HistoryConfig,
     series: SeriesId,
+    /// Makes the deltas of all channels.
+    encoder: Encoder,
 }
 
 impl Homes {
@@ -69,6 +69,7 @@ impl Homes {
             history_bytes: 0,
             config,
             series,
+            encoder: Encoder::default(),
         }
     }
 
@@ -186,80 +187,6 @@ impl Homes {
     }
 }
 
-/// Who joins a subscribed stream, and from where on.
-pub(super) struct Joining {
-    pub display_name: Arc<str>,
-    pub format: Format,
-    pub view: View,
-    pub since: Since,
-    /// The connection whose own messages are left out.
-    pub skip: Option<ConnectionId>,
-}
-
-/// One encoding for each format and name in use, made when the first subscriber wants it.
-struct EncodedOnce<'a> {
-    event: &'a Broadcast,
-    frames: Vec<(Format, Arc<str>, Bytes)>,
-}
-
-impl EncodedOnce<'_> {
-    fn frame(&mut self, subscriber: &Subscriber) -> Bytes {
-        let known = self.frames.iter().find(|(format, name, _)| {
-            *format == subscriber.format && *name == subscriber.display_name
-        });
-        if let Some((_, _, frame)) = known {
-            return frame.clone();
-        }
-        let frame = encode(self.event, subscriber.format, &subscriber.display_name);
-        let name = Arc::clone(&subscriber.display_name);
-        self.frames.push((subscriber.format, name, frame.clone()));
-        frame
-    }
-}
-
-/// The complete WebSocket frame of an event.
-fn encode(event: &Broadcast, format: Format, display_name: &str) -> Bytes {
-    frame(format, event.size_bytes(), |out| event.encode(format, display_name, out))
-}
-
-/// The complete WebSocket frame of what `write` appends, which holds about `bytes`.
-fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-    let opcode = match format {
-        Format::Json => OpCode::Data(Data::Text),
-        Format::MsgPack => OpCode::Data(Data::Binary),
-    };
-    let mut frame = FrameBuilder::with_capacity(opcode, bytes as usize + ENVELOPE_BYTES);
-    write(frame.payload());
-    frame.finish()
-}
-
-/// The frames of what a joining attachment has missed, laid together into pieces of one send each.
-fn encode_replay(missed: &[Arc<Publication>], joining: &Joining) -> Vec<Bytes> {
-    let skip = joining.skip.as_ref().map(ConnectionId::as_str);
-    let mut pieces = Vec::new();
-    let mut piece = BytesMut::new();
-    for publication in missed {
-        if skip.is_some() && publication.connection_id.as_deref() == skip {
-            continue;
-        }
-        let event = Broadcast::Messages(Arc::clone(publication));
-        let frame = encode(&event, joining.format, &joining.display_name);
-        if !piece.is_empty() && piece.len() + frame.len() > SEND_BYTES_MAX {
-            pieces.push(piece.split().freeze());
-        }
-        piece.extend_from_slice(&frame);
-    }
-    if !piece.is_empty() {
-        pieces.push(piece.freeze());
-    }
-    pieces
-}
-
-/// The frames of a SYNC with all members of a channel, at least one frame.
-fn sync(home: &mut HomeChannel, format: Format, display_name: &Arc<str>) -> Vec<Bytes> {
-    home.sync(format, display_name, |bytes, write| frame(format, bytes, write))
-}
-
 impl Shard {
     /// A publish for a channel that is at home here.
     pub(super) fn handle_publish(
@@ -317,19 +244,20 @@ impl Shard {
         event: &Broadcast,
         publisher: Option<(u16, TransportRef)>,
     ) {
-        let Some(home) = self.homes.channels.get(key) else { return };
-        let (kind, serial, has_members) = (event.kind(), event.serial(), home.has_members());
-        let mut encoded = EncodedOnce { event, frames: Vec::new() };
+        let Homes { channels, encoder, .. } = &mut self.homes;
+        let Some(home) = channels.get_mut(key) else { return };
+        let (serial, has_members) = (event.serial(), home.has_members());
+        let mut encoded = EncodedOnce::new(event, home, encoder);
         for subscriber in home.subscribers() {
-            let is_wanted = subscriber.view.wants.contains(kind);
-            let frame = is_wanted.then(|| encoded.frame(subscriber));
-            let stream = subscriber.stream;
+            let (frame, link) = encoded.frame(subscriber).unzip();
+            let (stream, link) = (subscriber.stream, link.unwrap_or_default());
             self.outboxes[usize::from(subscriber.shard)].push_back(Mail::Frame {
                 stream,
                 serial,
                 publisher,
                 has_members,
                 frame,
+                link,
             });
         }
     }
@@ -338,6 +266,11 @@ impl Shard {
     pub(super) fn handle_subscribe(&mut self, channel: ChannelKey, subscriber: Subscriber) {
         let (shard, stream) = (subscriber.shard, subscriber.stream);
         let home = self.homes.open(self.now, channel);
+        if subscriber.view.filter.as_ref().is_some_and(|filter| !home.takes_filter(filter)) {
+            let text = "the channel has as many different filters as it may have";
+            let error = ErrorInfo::new(ErrorCode::TOO_MANY_CHANNELS, text);
+            return self.post(usize::from(shard), Mail::Refused { stream, error });
+        }
         home.subscribe(subscriber);
         let (serial, has_members) = (home.last_serial(), home.has_members());
         self.post(usize::from(shard), Mail::Subscribed { stream, serial, has_members });
@@ -350,20 +283,26 @@ impl Shard {
         channel: ChannelKey,
         joining: &Joining,
     ) {
-        let home = self.homes.open(self.now, channel);
+        self.homes.open(self.now, channel.clone());
+        let Homes { channels, encoder, .. } = &mut self.homes;
+        let home = channels.get_mut(&channel).expect("opened above");
         let Past { serial, resumed, error, publications } =
             home.past(self.now, &joining.since, self.config.replay_bytes_max.into());
         let missed = match joining.view.wants.contains(Wants::MESSAGES) {
             true => &publications[..],
             false => &[],
         };
-        let mut frames = encode_replay(missed, joining);
+        let Replay { pieces: mut frames, last } = Replay::new(missed, joining, home, encoder);
         let has_backlog = !frames.is_empty();
+        let is_head = last.is_some_and(|last| last.channel_serial == home.last_serial());
+        let chain = home.chain();
+        let has_base =
+            last.is_some_and(|last| chain.is_some_and(|chain| chain.joins(last, is_head)));
         let has_members = home.has_members();
         if has_members && joining.view.wants.contains(Wants::PRESENCE) {
             frames.extend(sync(home, joining.format, &joining.display_name));
         }
-        let joined = Joined { serial, resumed, error, has_backlog, has_members, frames };
+        let joined = Joined { serial, resumed, error, has_backlog, has_members, has_base, frames };
         let ReturnAddress { shard, transport, request } = reply_to;
         let joined = Box::new(joined);
         self.post(usize::from(shard), Mail::Joined { transport, request, joined });
@@ -400,7 +339,7 @@ impl Shard {
         let event = Broadcast::Presence(events);
         // Nobody is spared its own presence: echo=false is about messages.
         self.broadcast(channel, &event, None);
-        Ok(own.map(|(format, display_name)| encode(&event, format, &display_name)))
+        Ok(own.map(|(format, display_name)| encode_event(&event, format, &display_name)))
     }
 
     /// Members without a connection are there from the beginning of a channel, and never leave.
