@@ -8,7 +8,7 @@ use super::ChannelKey;
 use super::history::{History, HistoryConfig};
 use super::view::{Past, View};
 use crate::ably::{
-    Accepted, ChannelSerial, ErrorCode, ErrorInfo, Format, HistoryPage, HistoryQuery, Publication,
+    ChannelSerial, ErrorCode, ErrorInfo, Format, HistoryPage, HistoryQuery, Messages, Publication,
     Rewind, SerialClock, SeriesId, Since,
 };
 use crate::base::Now;
@@ -113,18 +113,18 @@ impl HomeChannel {
         self.history.bytes()
     }
 
-    /// Gives `accepted` its place in the order. `trim` has been called this turn.
-    pub fn publish(&mut self, now: Now, accepted: Accepted) -> Published {
-        let chosen_id = accepted.chosen_id().map(Box::<str>::from);
+    /// Gives messages their place in the order. `trim` has been called this turn.
+    pub fn publish(&mut self, now: Now, messages: Messages) -> Published {
+        let chosen_id = messages.chosen_id().map(Box::<str>::from);
         if let Some(id) = &chosen_id
             && let Some(before) = self.ids.get(id)
         {
             return Published::Repeated(Arc::clone(before));
         }
-        let ephemeral = accepted.is_ephemeral();
+        let ephemeral = messages.is_ephemeral();
         let serial = self.clock.next(now.unix_ms);
         self.last_serial = serial;
-        let publication = Arc::new(accepted.into_publication(serial, now.unix_ms));
+        let publication = Arc::new(messages.into_publication(serial, now.unix_ms));
         if !ephemeral {
             self.history.push(Arc::clone(&publication));
         }

@@ -292,6 +292,7 @@ impl Connection {
             connection_id: Some(self.key.id.as_str()),
             identity: self.principal.identity(),
             capability: self.principal.capability(),
+            has_mutable_messages: false,
         };
         let bytes_max = config.message_bytes_max.into();
         let ProtocolMessage { messages, params, .. } = message;

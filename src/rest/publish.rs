@@ -23,6 +23,7 @@ pub(super) fn post(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
         connection_id: None,
         identity: principal.identity(),
         capability: principal.capability(),
+        has_mutable_messages: false,
     };
     let bytes_max = call.context.message_bytes_max.into();
     let accepted = ably::validate(channel.base(), Some(drafts), &params, &publisher, bytes_max)?;
@@ -36,7 +37,7 @@ pub(super) fn post(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
 }
 
 /// The messages of the body.
-fn read_drafts(request: &Request) -> Result<Vec<Draft>, ErrorInfo> {
+pub(super) fn read_drafts(request: &Request) -> Result<Vec<Draft>, ErrorInfo> {
     let content_type = request.header("Content-Type");
     if content_type.is_some_and(|value| essence(value).eq_ignore_ascii_case(FORM)) {
         return ably::decode_publish(Format::Json, &form_as_json(request.body())?);

@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use super::mail::Joined;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
-    Accepted, Answer, ErrorCode, ErrorInfo, Format, Publication, PublishResult, Question, SeriesId,
-    Since, Wants,
+    Accepted, Answer, ErrorCode, ErrorInfo, Format, Messages, Publication, PublishResult, Question,
+    SeriesId, Since, Wants,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
@@ -68,12 +68,12 @@ impl Homes {
     }
 
     /// Publishes, and keeps the history within its bounds.
-    fn publish(&mut self, now: Now, key: ChannelKey, accepted: Accepted) -> Published {
+    fn publish(&mut self, now: Now, key: ChannelKey, messages: Messages) -> Published {
         let total_bytes = self.history_bytes;
         let config = self.config.clone();
         let channel = self.open(now, key);
         let before_bytes = channel.history_bytes();
-        let published = channel.publish(now, accepted);
+        let published = channel.publish(now, messages);
         // What all channels hold together beyond the bound is taken from the one that grows.
         let added_bytes = channel.history_bytes() - before_bytes;
         let over_bytes = (total_bytes + added_bytes).saturating_sub(config.shard_bytes_max);
@@ -199,7 +199,11 @@ impl Shard {
             return Err(ErrorInfo::new(ErrorCode::BUSY, text));
         }
         let from_connection = accepted.is_from_connection();
-        let publication = match self.homes.publish(self.now, key.clone(), accepted) {
+        let Accepted::Messages(messages) = accepted else {
+            let text = "messages of this channel cannot be changed or annotated";
+            return Err(ErrorInfo::new(ErrorCode::MUTATION_NOT_ENABLED, text));
+        };
+        let publication = match self.homes.publish(self.now, key.clone(), messages) {
             Published::New(publication) => publication,
             Published::Repeated(publication) => return Ok(PublishResult::of(&publication)),
         };
