@@ -34,6 +34,12 @@ fn ably_js_rest() {
 
 #[test]
 #[ignore = "needs npm packages: tests/run"]
+fn ably_js_mutable_messages() {
+    run(&mut node_tests(&Daemon::start(), "mutable.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
 fn ably_js_many_publishers_and_channels() {
     run(&mut node_tests(&Daemon::start(), "many.test.mjs"));
 }

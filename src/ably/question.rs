@@ -1,12 +1,22 @@
 //! What a request asks of a channel's home or of the shards, and what they answer (13).
 
-use super::{HistoryPage, HistoryQuery, PublishResult};
+use std::sync::Arc;
+
+use super::{AnnotationPage, HistoryItem, HistoryPage, HistoryQuery, Position, PublishResult};
 
 /// What is asked of one channel's home.
 #[derive(Clone, Debug)]
 pub enum Question {
     /// One page of its history.
     History(HistoryQuery),
+    /// A message in its latest version.
+    Message(Position),
+    /// One page of the versions of a message; only `direction`, `limit` and `after` count.
+    Versions(Position, HistoryQuery),
+    /// One page of the annotations of a message; only `direction`, `limit` and `after` count.
+    Annotations(Position, HistoryQuery),
+    /// What a client has contributed to the summary of a message.
+    ClientSummary(Position, Box<str>),
 }
 
 /// The answer to a [`Question`] or to a publish.
@@ -18,6 +28,12 @@ pub enum Answer {
     Changed,
     /// A nonce was not used before, and is from now on.
     FreshNonce,
-    /// To [`Question::History`].
+    /// To [`Question::History`] and [`Question::Versions`].
     History(HistoryPage),
+    /// To [`Question::Message`].
+    Message(HistoryItem),
+    /// To [`Question::Annotations`].
+    Annotations(AnnotationPage),
+    /// JSON text, to [`Question::ClientSummary`].
+    Json(Arc<str>),
 }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::ably::{self, ChannelSerial, Format, Publication, Wants};
+use crate::ably::{self, AnnotationsPublication, ChannelSerial, Format, Publication, Wants};
 
 /// One event of a channel; each becomes one protocol message.
 #[derive(Clone, Debug)]
 pub enum Broadcast {
     /// MESSAGE.
     Messages(Arc<Publication>),
+    /// ANNOTATION.
+    Annotations(Arc<AnnotationsPublication>),
 }
 
 impl Broadcast {
@@ -16,6 +18,7 @@ impl Broadcast {
     pub fn kind(&self) -> Wants {
         match self {
             Broadcast::Messages(_) => Wants::MESSAGES,
+            Broadcast::Annotations(_) => Wants::ANNOTATIONS,
         }
     }
 
@@ -23,6 +26,15 @@ impl Broadcast {
     pub fn serial(&self) -> ChannelSerial {
         match self {
             Broadcast::Messages(publication) => publication.channel_serial,
+            Broadcast::Annotations(publication) => publication.channel_serial,
+        }
+    }
+
+    /// The connection that published it; none over REST.
+    pub fn connection_id(&self) -> Option<&str> {
+        match self {
+            Broadcast::Messages(publication) => publication.connection_id.as_deref(),
+            Broadcast::Annotations(publication) => publication.connection_id.as_deref(),
         }
     }
 
@@ -30,6 +42,7 @@ impl Broadcast {
     pub fn size_bytes(&self) -> u64 {
         match self {
             Broadcast::Messages(publication) => publication.size_bytes(),
+            Broadcast::Annotations(publication) => publication.size_bytes(),
         }
     }
 
@@ -38,6 +51,9 @@ impl Broadcast {
         match self {
             Broadcast::Messages(publication) => {
                 ably::encode_publication(format, display_name, publication, out);
+            }
+            Broadcast::Annotations(publication) => {
+                ably::encode_annotations(format, display_name, publication, out);
             }
         }
     }

@@ -5,6 +5,7 @@ pub mod broadcast;
 pub mod history;
 pub mod home;
 pub mod log;
+pub mod revisions;
 pub mod summary;
 pub mod view;
 

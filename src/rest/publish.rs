@@ -23,7 +23,7 @@ pub(super) fn post(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
         connection_id: None,
         identity: principal.identity(),
         capability: principal.capability(),
-        has_mutable_messages: false,
+        has_mutable_messages: principal.app().namespace(channel.base()).mutable_messages,
     };
     let bytes_max = call.context.message_bytes_max.into();
     let accepted = ably::validate(channel.base(), Some(drafts), &params, &publisher, bytes_max)?;

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use super::reply::Reply;
-use super::{Call, Context, Outcome, apps, batch, history, publish, service, tokens, unserved};
+use super::{
+    Call, Context, Outcome, apps, batch, history, messages, publish, service, tokens, unserved,
+};
 use crate::ably::{ErrorCode, ErrorInfo};
 use crate::base::Entropy;
 use crate::http::Request;
@@ -17,6 +19,12 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("GET", "/channels/{channel}/messages", history::get),
     // ably-go asks for /history.
     ("GET", "/channels/{channel}/history", history::get),
+    ("GET", "/channels/{channel}/messages/{serial}", messages::get),
+    ("PATCH", "/channels/{channel}/messages/{serial}", messages::patch),
+    ("GET", "/channels/{channel}/messages/{serial}/versions", messages::versions),
+    ("GET", "/channels/{channel}/messages/{serial}/annotations", messages::annotations),
+    ("POST", "/channels/{channel}/messages/{serial}/annotations", messages::annotate),
+    ("GET", "/channels/{channel}/messages/{serial}/client-summary", messages::client_summary),
     ("POST", "/messages", batch::publish),
     ("POST", "/keys/{key}/requestToken", tokens::request),
     ("POST", "/keys/{key}/revokeTokens", tokens::revoke),

@@ -37,7 +37,7 @@ impl Shard {
         since: Since,
     ) {
         let (name, attached) = self.attachment_to(index, name);
-        let view = View::of(modes);
+        let view = View::of(modes, &params);
         let request = WaitingAttach { index, params, since };
         match attached {
             None if self.has_all_channels(index) => {
@@ -277,6 +277,7 @@ impl Shard {
         let stream = self.streams.at(stream_index);
         let skip_own = !connection.wants_echo();
         let wants_any = !stream.view.wants.is_empty();
+        stream.joined = stream.serial;
         let cursor = wants_any.then(|| stream.log.attach(address, skip_own));
         connection.set_cursor(stream_index, cursor);
     }

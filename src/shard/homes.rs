@@ -5,18 +5,20 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::mail::Joined;
+use super::mail::{Append, Joined};
+use super::streams::Stream;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
-    Accepted, Answer, ErrorCode, ErrorInfo, Format, Messages, Publication, PublishResult, Question,
-    SeriesId, Since, Wants,
+    Accepted, Answer, ErrorCode, ErrorInfo, Format, Position, PublishResult, Question, SeriesId,
+    Since, no_such_message,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
 use crate::channel::broadcast::Broadcast;
 use crate::channel::history::HistoryConfig;
-use crate::channel::home::{HomeChannel, Published, StreamRef, Subscriber};
+use crate::channel::home::{Annotated, HomeChannel, Published, StreamRef, Subscriber};
 use crate::channel::log::{SEND_BYTES_MAX, TransportRef};
+use crate::channel::revisions::{Revised, SUMMARY_PAUSE_MS};
 use crate::channel::view::{Past, View};
 use crate::connection::ConnectionId;
 use crate::ws::{Data, FrameBuilder, OpCode};
@@ -40,6 +42,9 @@ pub(super) struct Homes {
     history_bytes: u64,
     config: HistoryConfig,
     series: SeriesId,
+    /// Messages whose summary was told within the last pause, with the end of that, oldest first. Each
+    /// is in it once and is kept in a history, so there are no more than that has room for.
+    summary_pauses: VecDeque<(u64, ChannelKey, Position)>,
 }
 
 impl Homes {
@@ -51,12 +56,15 @@ impl Homes {
             history_bytes: 0,
             config,
             series,
+            summary_pauses: VecDeque::new(),
         }
     }
 
-    /// When the next sweep is due, if there is something to sweep.
-    pub fn next_sweep_ms(&self) -> Option<u64> {
-        (!self.channels.is_empty()).then(|| self.swept_ms + SWEEP_MS)
+    /// When the next sweep or the next summary is due, if there is something to sweep.
+    pub fn next_timeout_ms(&self) -> Option<u64> {
+        let sweep_ms = (!self.channels.is_empty()).then(|| self.swept_ms + SWEEP_MS);
+        let summary_ms = self.summary_pauses.front().map(|(until_ms, ..)| *until_ms);
+        sweep_ms.into_iter().chain(summary_ms).min()
     }
 
     fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
@@ -67,20 +75,21 @@ impl Homes {
         })
     }
 
-    /// Publishes, and keeps the history within its bounds.
-    fn publish(&mut self, now: Now, key: ChannelKey, messages: Messages) -> Published {
-        let total_bytes = self.history_bytes;
-        let config = self.config.clone();
-        let channel = self.open(now, key);
-        let before_bytes = channel.history_bytes();
-        let published = channel.publish(now, messages);
+    /// Changes a channel, and keeps the history within its bounds; `None`: it does not exist.
+    fn change<R>(
+        &mut self,
+        now: Now,
+        key: &ChannelKey,
+        change: impl FnOnce(&mut HomeChannel) -> R,
+    ) -> Option<R> {
+        let channel = self.channels.get_mut(key)?;
+        let others_bytes = self.history_bytes - channel.history_bytes();
+        let result = change(channel);
         // What all channels hold together beyond the bound is taken from the one that grows.
-        let added_bytes = channel.history_bytes() - before_bytes;
-        let over_bytes = (total_bytes + added_bytes).saturating_sub(config.shard_bytes_max);
-        let own_max = channel.history_bytes().saturating_sub(over_bytes);
-        channel.trim(now, &config, own_max.min(config.channel_bytes_max));
-        self.history_bytes = total_bytes - before_bytes + channel.history_bytes();
-        published
+        let own_max = self.config.shard_bytes_max.saturating_sub(others_bytes);
+        channel.trim(now, &self.config, own_max.min(self.config.channel_bytes_max));
+        self.history_bytes = others_bytes + channel.history_bytes();
+        Some(result)
     }
 
     /// Forgets what has run out, some channels at a time.
@@ -148,16 +157,16 @@ fn encode(event: &Broadcast, format: Format, display_name: &str) -> Bytes {
 }
 
 /// The frames of what a joining attachment has missed, laid together into pieces of one send each.
-fn encode_replay(missed: &[Arc<Publication>], joining: &Joining) -> Vec<Bytes> {
+fn encode_replay(missed: &[Broadcast], joining: &Joining) -> Vec<Bytes> {
     let skip = joining.skip.as_ref().map(ConnectionId::as_str);
     let mut pieces = Vec::new();
     let mut piece = BytesMut::new();
-    for publication in missed {
-        if skip.is_some() && publication.connection_id.as_deref() == skip {
+    for event in missed {
+        let is_own = skip.is_some() && event.connection_id() == skip;
+        if is_own || !joining.view.wants.contains(event.kind()) {
             continue;
         }
-        let event = Broadcast::Messages(Arc::clone(publication));
-        let frame = encode(&event, joining.format, &joining.display_name);
+        let frame = encode(event, joining.format, &joining.display_name);
         if !piece.is_empty() && piece.len() + frame.len() > SEND_BYTES_MAX {
             pieces.push(piece.split().freeze());
         }
@@ -189,29 +198,127 @@ impl Shard {
         accepted: Accepted,
     ) -> Result<PublishResult, ErrorInfo> {
         // Refused before it has a place in the order: a frame that exists is never dropped.
-        let subscribers = self.homes.channels.get(&key).map_or(&[][..], HomeChannel::subscribers);
-        let congested = |subscriber: &Subscriber| {
-            subscriber.shard != self.id
-                && self.outboxes[usize::from(subscriber.shard)].len() >= self.config.mail_max
-        };
-        if subscribers.iter().any(congested) {
+        if self.is_congested(&key) {
             let text = "a core that subscribes to this channel is behind; try again";
             return Err(ErrorInfo::new(ErrorCode::BUSY, text));
         }
-        let from_connection = accepted.is_from_connection();
-        let Accepted::Messages(messages) = accepted else {
-            let text = "messages of this channel cannot be changed or annotated";
-            return Err(ErrorInfo::new(ErrorCode::MUTATION_NOT_ENABLED, text));
+        let publisher =
+            accepted.is_from_connection().then_some((reply_to.shard, reply_to.transport));
+        let now = self.now;
+        match accepted {
+            Accepted::Messages(messages) => {
+                self.homes.open(now, key.clone());
+                let published = self.homes.change(now, &key, |home| home.publish(now, messages));
+                let publication = match published.expect("opened") {
+                    Published::New(publication) => publication,
+                    Published::Repeated(result) => return Ok(result),
+                };
+                self.counters.published += publication.messages.len() as u64;
+                let result = PublishResult::of(&publication);
+                self.broadcast(&key, &Broadcast::Messages(publication), publisher);
+                Ok(result)
+            }
+            Accepted::Mutation(mutation) => {
+                let revised = self.homes.change(now, &key, |home| home.revise(now, &mutation));
+                let revised = revised.ok_or_else(no_such_message)??;
+                self.counters.published += 1;
+                let result = PublishResult::of(&revised.version);
+                self.broadcast_revision(&key, &revised, publisher);
+                Ok(result)
+            }
+            Accepted::Annotations(annotations) => {
+                let annotated =
+                    self.homes.change(now, &key, |home| home.annotate(now, *annotations));
+                let (publication, to_tell) = match annotated.ok_or_else(no_such_message)?? {
+                    Annotated::New { publication, to_tell } => (publication, to_tell),
+                    Annotated::Repeated(result) => return Ok(result),
+                };
+                let result = publication.result();
+                self.broadcast(&key, &Broadcast::Annotations(publication), publisher);
+                for message in to_tell {
+                    self.tell_summary(&key, message);
+                }
+                Ok(result)
+            }
+        }
+    }
+
+    /// Whether some core that subscribes to the channel has no room for more mail.
+    fn is_congested(&self, key: &ChannelKey) -> bool {
+        let subscribers = self.homes.channels.get(key).map_or(&[][..], HomeChannel::subscribers);
+        subscribers.iter().any(|subscriber| {
+            subscriber.shard != self.id
+                && self.outboxes[usize::from(subscriber.shard)].len() >= self.config.mail_max
+        })
+    }
+
+    /// Tells a message's summary, and lets the next one wait. This one waits, too, while a core is
+    /// behind.
+    fn tell_summary(&mut self, key: &ChannelKey, message: Position) {
+        let now = self.now;
+        let is_congested = self.is_congested(key);
+        let summary = self.homes.change(now, key, |home| match is_congested {
+            true => home.postpone_summary(message).then_some(None),
+            false => home.tell_summary(now, message).map(Some),
+        });
+        // The message may be gone, or its channel.
+        let Some(summary) = summary.flatten() else { return };
+        let until_ms = now.mono_ms + SUMMARY_PAUSE_MS;
+        self.homes.summary_pauses.push_back((until_ms, key.clone(), message));
+        if let Some(summary) = summary {
+            self.broadcast(key, &Broadcast::Messages(summary), None);
+        }
+    }
+
+    /// Tells the summaries that had to wait.
+    pub(super) fn tell_summaries(&mut self) {
+        let now_ms = self.now.mono_ms;
+        while let Some((_, key, message)) =
+            self.homes.summary_pauses.pop_front_if(|(until_ms, ..)| *until_ms <= now_ms)
+        {
+            let Some(home) = self.homes.channels.get_mut(&key) else { continue };
+            if home.summary_pause_over(message) {
+                self.tell_summary(&key, message);
+            }
+        }
+    }
+
+    /// Sends a new version of a message to all streams; of an append those get the whole message who
+    /// have asked for that, and the others learn from the stream which of both they need.
+    fn broadcast_revision(
+        &mut self,
+        key: &ChannelKey,
+        revised: &Revised,
+        publisher: Option<(u16, TransportRef)>,
+    ) {
+        let whole = Broadcast::Messages(Arc::clone(&revised.version));
+        let Some(increment) = &revised.increment else {
+            return self.broadcast(key, &whole, publisher);
         };
-        let publication = match self.homes.publish(self.now, key.clone(), messages) {
-            Published::New(publication) => publication,
-            Published::Repeated(publication) => return Ok(PublishResult::of(&publication)),
-        };
-        self.counters.published += publication.messages.len() as u64;
-        let publisher = from_connection.then_some((reply_to.shard, reply_to.transport));
-        let result = PublishResult::of(&publication);
-        self.broadcast(&key, &Broadcast::Messages(publication), publisher);
-        Ok(result)
+        let Some(home) = self.homes.channels.get(key) else { return };
+        let increment = Broadcast::Messages(Arc::clone(increment));
+        let (kind, serial, has_members) = (whole.kind(), whole.serial(), home.has_members());
+        let mut wholes = EncodedOnce { event: &whole, frames: Vec::new() };
+        let mut increments = EncodedOnce { event: &increment, frames: Vec::new() };
+        for subscriber in home.subscribers() {
+            let stream = subscriber.stream;
+            let is_wanted = subscriber.view.wants.contains(kind);
+            let mail = if is_wanted && !subscriber.view.whole_appends {
+                Mail::Append(Box::new(Append {
+                    stream,
+                    serial,
+                    publisher,
+                    has_members,
+                    frame: increments.frame(subscriber),
+                    version: Arc::clone(&revised.version),
+                    whole: revised.whole,
+                }))
+            } else {
+                let frame = is_wanted.then(|| wholes.frame(subscriber));
+                Mail::Frame { stream, serial, publisher, has_members, frame }
+            };
+            self.outboxes[usize::from(subscriber.shard)].push_back(mail);
+        }
     }
 
     /// Sends an event of a channel that is at home here to all streams; those that do not want it
@@ -256,13 +363,9 @@ impl Shard {
         joining: &Joining,
     ) {
         let home = self.homes.open(self.now, channel);
-        let Past { serial, resumed, error, publications } =
+        let Past { serial, resumed, error, events } =
             home.past(self.now, &joining.since, self.config.replay_bytes_max.into());
-        let missed = match joining.view.wants.contains(Wants::MESSAGES) {
-            true => &publications[..],
-            false => &[],
-        };
-        let frames = encode_replay(missed, joining);
+        let frames = encode_replay(&events, joining);
         let joined = Joined {
             serial,
             resumed,
@@ -298,13 +401,34 @@ impl Shard {
     ) {
         // Not opened by asking: a channel that was never used has no history and no members.
         let home = self.homes.channels.get(channel);
-        let answer = Ok(match question {
+        let answer = match question {
             Question::History(query) => {
-                Answer::History(home.map(|home| home.read_history(query)).unwrap_or_default())
+                Ok(Answer::History(home.map(|home| home.read_history(query)).unwrap_or_default()))
             }
-        });
+            Question::Message(message) => {
+                let item = home.and_then(|home| home.message(*message));
+                item.map(Answer::Message).ok_or_else(no_such_message)
+            }
+            Question::Versions(message, query) => {
+                let page = home.and_then(|home| home.versions(*message, query));
+                page.map(Answer::History).ok_or_else(no_such_message)
+            }
+            Question::Annotations(message, query) => {
+                let page = home.and_then(|home| home.annotations(*message, query));
+                page.map(Answer::Annotations).ok_or_else(no_such_message)
+            }
+            Question::ClientSummary(message, client_id) => {
+                let summary = home.and_then(|home| home.client_summary(*message, client_id));
+                summary.map(Answer::Json).ok_or_else(no_such_message)
+            }
+        };
         let ReturnAddress { shard, transport, request } = reply_to;
         self.post(usize::from(shard), Mail::Answer { transport, request, answer });
+    }
+
+    /// The complete WebSocket frame of a message for a stream of this shard.
+    pub(super) fn encode_for(stream: &Stream, event: &Broadcast) -> Bytes {
+        encode(event, stream.name.format, &stream.name.display_name)
     }
 
     pub(super) fn sweep_homes(&mut self) {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::ably::{
     Accepted, Answer, Change, ChannelSerial, Directory, ErrorInfo, FixtureMember, Format,
-    Principal, PublishResult, Question, Since,
+    Principal, Publication, PublishResult, Question, Since,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
@@ -40,6 +40,24 @@ pub struct Joined {
     pub has_members: bool,
     /// Complete WebSocket frames, oldest first, several to a piece.
     pub frames: Vec<Bytes>,
+}
+
+/// An append to a message, for a stream that takes increments where they make sense.
+pub struct Append {
+    /// The stream it belongs to.
+    pub stream: StreamRef,
+    /// Its place in the order.
+    pub serial: ChannelSerial,
+    /// Who published it, when that was a connection.
+    pub publisher: Option<(u16, TransportRef)>,
+    /// Whether the channel has presence members now.
+    pub has_members: bool,
+    /// The increment as one complete WebSocket frame, shared by all who get it.
+    pub frame: Bytes,
+    /// The message as a whole, for those who joined too late for the increment.
+    pub version: Arc<Publication>,
+    /// Of the newest version that everybody was sent as a whole.
+    pub whole: ChannelSerial,
 }
 
 /// One letter. Mail between two shards arrives in the order in which it was sent; everything else
@@ -155,6 +173,8 @@ pub enum Mail {
         /// this kind of event.
         frame: Option<Bytes>,
     },
+    /// From the home: one append to a message; boxed, since it is rare and would make all mail larger.
+    Append(Box<Append>),
     /// To the shard that remembers a nonce: note it; answered with [`Mail::Answer`].
     Nonce {
         /// Where the answer goes.

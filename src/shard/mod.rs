@@ -305,6 +305,7 @@ impl Shard {
             }
         }
         self.expire_dormant();
+        self.tell_summaries();
         self.sweep_homes();
     }
 
@@ -314,7 +315,7 @@ impl Shard {
         if self.is_enforcing() {
             return Some(self.now.mono_ms);
         }
-        let others = [self.homes.next_sweep_ms(), self.dormant.next_ms()];
+        let others = [self.homes.next_timeout_ms(), self.dormant.next_ms()];
         others.into_iter().chain([self.wheel.next_ms(), leaving]).flatten().min()
     }
 
@@ -373,6 +374,7 @@ impl Shard {
             Mail::Frame { stream, serial, publisher, has_members, frame } => {
                 self.handle_frame(stream, serial, publisher, has_members, frame);
             }
+            Mail::Append(append) => self.handle_append(*append),
             Mail::Nonce { reply_to, nonce } => self.handle_nonce(reply_to, nonce),
             Mail::Change { reply_to, change } => self.handle_change(reply_to, &change),
             Mail::Directory { version, directory, enforce } => {
