@@ -259,3 +259,116 @@ fn an_upgrade_that_is_no_websocket_is_refused() {
     );
     assert!([400, 426].contains(&split(&response).0), "{response}");
 }
+
+/// The `next` link of a page as a target, with what is in front of its last segment.
+fn next_target(head: &str, parent: &str) -> Option<String> {
+    let next = head.lines().find(|line| line.ends_with(r#"rel="next""#))?;
+    let link = next.split_once("<./").and_then(|(_, rest)| rest.split_once('>'));
+    Some(format!("{parent}/{}", link.expect("a relative link").0))
+}
+
+#[test]
+fn a_batch_publishes_where_it_may_and_says_where_not() {
+    let daemon = Daemon::start();
+    let headers = [AUTHORIZATION, "Content-Type: application/json"];
+    let batch = r#"[{"channels":["batch-a",":b","batch-c"],"messages":[{"data":"1"},{"data":"2"}]},
+        {"channels":"batch-a","messages":{"data":"3"}}]"#;
+    let (status, _, body) = request(&daemon, "POST /messages", &headers, batch);
+    assert_eq!(status, 201, "{body}");
+    let body = json(&body);
+    assert_eq!((&body[0]["successCount"], &body[0]["failureCount"]), (&2.into(), &1.into()));
+    assert_eq!(body[0]["results"][1]["error"]["code"], 40010);
+    assert_eq!(body[0]["results"][2]["serials"].as_array().map(Vec::len), Some(2));
+    assert_eq!(body[1]["results"][0]["channel"], "batch-a");
+    for (channel, expected) in [("batch-a", vec!["1", "2", "3"]), ("batch-c", vec!["1", "2"])] {
+        let line = format!("GET /channels/{channel}/messages?direction=forwards");
+        let (_, _, body) = request(&daemon, &line, &[AUTHORIZATION], "");
+        let body = json(&body);
+        let data: Vec<_> = body.as_array().expect("a list").iter().map(|m| &m["data"]).collect();
+        assert_eq!(data, expected, "{channel}");
+    }
+    let (status, head, body) = request(&daemon, "POST /messages?v=2", &headers, batch);
+    assert_eq!(status, 400, "{body}");
+    assert!(has_header(&head, "x-ably-errorcode", "40020"), "{head}");
+    assert_eq!(json(&body)["batchResponse"].as_array().map(Vec::len), Some(4));
+    let reader = ["Authorization: Basic YXBwLm5ld3M6cmVhZGVy"]; // app.news:reader
+    let (status, _, body) = request(&daemon, "POST /messages", &reader, batch);
+    assert_eq!((status, &json(&body)[0]["failureCount"]), (201, &3.into()));
+}
+
+#[test]
+fn active_channels_are_listed_in_pages_from_all_cores() {
+    let daemon = Daemon::start();
+    let headers = [AUTHORIZATION, "Content-Type: application/json"];
+    let names: Vec<String> = (0..25).map(|index| format!("list:{index:02}")).collect();
+    for name in names.iter().map(String::as_str).chain(["other", "list"]) {
+        let line = format!("POST /channels/{name}/messages");
+        assert_eq!(request(&daemon, &line, &headers, r#"{"data":"x"}"#).0, 201);
+    }
+    let mut target = "/channels?limit=7&prefix=list:".to_owned();
+    let mut pages = Vec::new();
+    loop {
+        let (status, head, body) = request(&daemon, &format!("GET {target}"), &[AUTHORIZATION], "");
+        assert_eq!(status, 200, "{body}");
+        pages.push(serde_json::from_str::<Vec<String>>(&body).expect("names"));
+        let Some(next) = next_target(&head, "") else { break };
+        target = next;
+    }
+    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [7, 7, 7, 4]);
+    assert_eq!(pages.concat(), names);
+    let (_, _, body) = request(&daemon, "GET /channels?limit=2", &[AUTHORIZATION], "");
+    assert_eq!(body, r#"["list","list:00"]"#);
+    // Of another app's channels nothing is seen.
+    let (_, _, body) = request(&daemon, "GET /channels?key=other.all:elsewhere", &[], "");
+    assert_eq!(body, "[]");
+    let (status, _, body) = request(&daemon, "GET /channels?key=app.news:reader", &[], "");
+    assert_eq!((status, &json(&body)["error"]["code"]), (401, &40160.into()));
+    let (status, _, body) = request(&daemon, "GET /channels?by=x", &[AUTHORIZATION], "");
+    assert_eq!((status, &json(&body)["error"]["code"]), (400, &40003.into()));
+}
+
+#[test]
+fn stats_are_what_was_done() {
+    let daemon = Daemon::start();
+    let headers = [AUTHORIZATION, "Content-Type: application/json"];
+    for channel in 0..10 {
+        let line = format!("POST /channels/stats:{channel}/messages");
+        let body = r#"[{"data":"12345"},{"data":"12345"}]"#;
+        assert_eq!(request(&daemon, &line, &headers, body).0, 201);
+        let line = format!("GET /channels/stats:{channel}/messages?limit=1");
+        assert_eq!(request(&daemon, &line, &headers, "").0, 200);
+    }
+    for line in ["GET /channels/:x/messages", "GET /channels?limit=0"] {
+        assert_eq!(request(&daemon, line, &headers, "").0, 400);
+    }
+    // The month, so that no minute can end in between.
+    let (status, head, body) = request(&daemon, "GET /stats?unit=month", &[AUTHORIZATION], "");
+    assert_eq!(status, 200, "{body}");
+    assert!(
+        head.contains("<./stats?unit=month&direction=backwards&limit=100>; rel=\"first\""),
+        "{head}"
+    );
+    let stats = json(&body);
+    let month = &stats[0];
+    assert_eq!((&month["unit"], &month["appId"]), (&"month".into(), &"app".into()));
+    assert!(month["inProgress"].as_str().is_some_and(|id| id.len() == "2026-02-03:15:03".len()));
+    for (name, expected) in [
+        ("messages.inbound.rest.messages.count", 20),
+        ("messages.inbound.all.messages.data", 100),
+        ("messages.outbound.rest.messages.count", 10),
+        ("messages.all.all.count", 30),
+        ("channels.opened", 10),
+        ("apiRequests.all.succeeded", 20),
+        ("apiRequests.all.failed", 2),
+    ] {
+        assert_eq!(month["entries"][name], expected, "{name}: {month}");
+    }
+    let (_, _, body) = request(&daemon, "GET /stats?unit=hour&v=2", &[AUTHORIZATION], "");
+    assert_eq!(json(&body)[0]["inbound"]["rest"]["messages"]["count"], 20, "{body}");
+    let (_, _, body) = request(&daemon, "GET /stats?key=other.all:elsewhere", &[], "");
+    assert_eq!(body, "[]");
+    for line in ["GET /stats?unit=year", "GET /stats?start=2&end=1", "GET /stats?end=x"] {
+        let (status, _, body) = request(&daemon, line, &[AUTHORIZATION], "");
+        assert_eq!((status, &json(&body)["error"]["code"]), (400, &40003.into()), "{line}");
+    }
+}

@@ -114,7 +114,7 @@ impl FromIterator<(Box<str>, Box<str>)> for Params {
     }
 }
 
-/// A message as a client sent it: decoded, not checked.
+/// A message or presence message as a client sent it: decoded, not checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Draft {
     /// Client-chosen id.
@@ -135,7 +135,8 @@ pub struct Draft {
     pub connection_key: Option<Field>,
     /// JSON text of whatever value it was.
     pub extras: Option<Box<str>>,
-    /// 0 or absent: create; others change or delete what `serial` names.
+    /// Of a message, 0 or absent: create; others change or delete what `serial` names. Of a presence
+    /// message: see [`PresenceAction`](super::PresenceAction).
     pub action: u64,
     /// The message to be changed.
     pub serial: Option<Field>,
@@ -267,6 +268,8 @@ pub struct ProtocolMessage {
     pub messages: Option<Vec<Draft>>,
     /// ANNOTATION: what to publish; `None` where an element was no object.
     pub annotations: Option<Vec<AnnotationDraft>>,
+    /// PRESENCE: who enters, changes or leaves; `None` where an element was no object.
+    pub presence: Option<Vec<Draft>>,
 }
 
 /// Decodes one payload.
@@ -296,6 +299,7 @@ fn read<'a>(value: impl Value<'a>) -> Result<ProtocolMessage, DecodeError> {
         access_token: None,
         messages: Some(Vec::new()),
         annotations: Some(Vec::new()),
+        presence: Some(Vec::new()),
     };
     let text = |value: Option<Cow<'_, str>>| value.map(Box::<str>::from);
     for (key, value) in value.entries() {
@@ -319,6 +323,7 @@ fn read<'a>(value: impl Value<'a>) -> Result<ProtocolMessage, DecodeError> {
             }
             "messages" => message.messages = read_drafts(value),
             "annotations" => message.annotations = read_annotation_drafts(value),
+            "presence" => message.presence = read_drafts(value),
             _ => {}
         }
     }

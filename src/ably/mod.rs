@@ -23,6 +23,7 @@ mod modes;
 mod msgpack;
 mod occupancy;
 mod outbound;
+mod presence;
 mod principal;
 mod publish;
 mod question;
@@ -32,6 +33,7 @@ mod revocation;
 mod sandbox;
 mod serial;
 mod since;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -62,12 +64,17 @@ pub use message::{Data, Message, Publication, encode_message, encode_publication
 pub use modes::{Modes, Wants, flags};
 pub use occupancy::{Category, Metric, Metrics};
 pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};
+pub use presence::{
+    MembersPage, MembersQuery, PresenceAction, PresenceChange, PresenceEvents, PresenceHistoryPage,
+    PresenceMessage, PresenceRequest, encode_members, encode_presence, encode_presence_history,
+    encode_sync,
+};
 pub use principal::{Principal, Token};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Messages, Publisher, validate};
-pub use question::{Answer, Question};
+pub use question::{Answer, ChannelsQuery, Question, Survey, merge_channels};
 pub use rest::{
     decode_annotations, decode_publish, encode_annotation_page, encode_error, encode_history,
-    encode_json, encode_publish_result, encode_time, encode_version_result,
+    encode_json, encode_names, encode_publish_result, encode_time, encode_version_result,
 };
 pub use revision::{MessageAction, Mutation, Revision, Version, no_such_message};
 pub use revocation::{Revocation, Target};
@@ -77,6 +84,10 @@ pub use sandbox::{
 };
 pub use serial::{ChannelSerial, SerialClock, SerialError, SeriesId};
 pub use since::Since;
+pub use stats::{
+    Counter, IntervalTally, StatsQuery, StatsShape, StatsUnit, Tally, encode_stats, merge_stats,
+    parse_interval, read_stats_fixture, select_stats,
+};
 pub use token::{CLOCK_WINDOW_MS, TokenDetails, TokenGrant, TokenRequest};
 pub use value::DEPTH_MAX;
 

@@ -234,7 +234,7 @@ fn check(name: &str, draft: Draft, publisher: &Publisher<'_>) -> Result<Message,
         return refuse(code, "the connectionId is not that of the publisher");
     }
     if draft.connection_key.is_some() {
-        return refuse(code, "publishing for another connection is not served");
+        return refuse(code, "a connectionKey is for a single publish over REST");
     }
     if let Some(extras) = &draft.extras {
         check_extras(name, extras, publisher)?;

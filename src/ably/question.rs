@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{AnnotationPage, HistoryItem, HistoryPage, HistoryQuery, Position, PublishResult};
+use super::{
+    AnnotationPage, HistoryItem, HistoryPage, HistoryQuery, Identity, IntervalTally, MembersPage,
+    MembersQuery, Position, PresenceHistoryPage, PublishResult, StatsQuery,
+};
 
 /// What is asked of one channel's home.
 #[derive(Clone, Debug)]
@@ -17,9 +20,22 @@ pub enum Question {
     Annotations(Position, HistoryQuery),
     /// What a client has contributed to the summary of a message.
     ClientSummary(Position, Box<str>),
+    /// One page of its presence members.
+    Members(MembersQuery),
+    /// One page of its presence history.
+    PresenceHistory(HistoryQuery),
 }
 
-/// The answer to a [`Question`] or to a publish.
+/// What is asked of every shard about an app.
+#[derive(Clone, Debug)]
+pub enum Survey {
+    /// Which channels are active.
+    Channels(ChannelsQuery),
+    /// What was counted.
+    Stats(StatsQuery),
+}
+
+/// The answer to a [`Question`], a [`Survey`] or a publish.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// A publish succeeded.
@@ -36,4 +52,43 @@ pub enum Answer {
     Annotations(AnnotationPage),
     /// JSON text, to [`Question::ClientSummary`].
     Json(Arc<str>),
+    /// The connection that a connectionKey is of.
+    Connection {
+        /// Its public id.
+        id: Box<str>,
+        /// Who it is.
+        identity: Identity,
+    },
+    /// To [`Question::Members`].
+    Members(MembersPage),
+    /// To [`Question::PresenceHistory`].
+    PresenceHistory(PresenceHistoryPage),
+    /// To [`Survey::Channels`]: names in order, one more than a page has if there are as many.
+    Channels(Vec<Box<str>>),
+    /// To [`Survey::Stats`]: intervals in the order that was asked for, as many likewise.
+    Stats(Vec<IntervalTally>),
+}
+
+/// Which of an app's active channels to name (13.7), in the order of their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelsQuery {
+    /// How the names begin.
+    pub prefix: Box<str>,
+    /// The last name of the page before.
+    pub after: Option<Box<str>>,
+    /// Names per page, 1 to 1,000.
+    pub limit: usize,
+}
+
+/// Puts together the names that the shards have: one page, and the last name of it if more follow.
+pub fn merge_channels(
+    query: &ChannelsQuery,
+    parts: impl IntoIterator<Item = Vec<Box<str>>>,
+) -> (Vec<Box<str>>, Option<Box<str>>) {
+    let mut page: Vec<Box<str>> = parts.into_iter().flatten().collect();
+    page.sort_unstable();
+    let has_more = page.len() > query.limit;
+    page.truncate(query.limit);
+    let next = page.last().filter(|_| has_more).cloned();
+    (page, next)
 }

@@ -6,7 +6,7 @@ use super::json::JsonValue;
 use super::message::write_messages;
 use super::msgpack::MsgPackValue;
 use super::outbound::write_serials;
-use super::writer::{write_array, write_map};
+use super::writer::{write_array, write_map, write_str};
 use super::{
     AnnotationDraft, AnnotationsPublication, Draft, ErrorCode, ErrorInfo, Format, Publication,
     PublishResult,
@@ -40,6 +40,13 @@ pub fn encode_time(format: Format, unix_ms: u64) -> Vec<u8> {
 pub fn encode_error(format: Format, error: &ErrorInfo) -> Vec<u8> {
     let mut out = Vec::new();
     write_map(format, &mut out, |map| map.map("error", |map| error.write(map)));
+    out
+}
+
+/// A list of names.
+pub fn encode_names(format: Format, names: &[Box<str>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_array(format, &mut out, names.iter(), |name, out| write_str(format, out, name));
     out
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::ably::{self, AnnotationsPublication, ChannelSerial, Format, Publication, Wants};
+use crate::ably::{
+    self, AnnotationsPublication, ChannelSerial, Format, PresenceEvents, Publication, Wants,
+};
 
 /// One event of a channel; each becomes one protocol message.
 #[derive(Clone, Debug)]
@@ -11,6 +13,8 @@ pub enum Broadcast {
     Messages(Arc<Publication>),
     /// ANNOTATION.
     Annotations(Arc<AnnotationsPublication>),
+    /// PRESENCE.
+    Presence(Arc<PresenceEvents>),
 }
 
 impl Broadcast {
@@ -19,6 +23,7 @@ impl Broadcast {
         match self {
             Broadcast::Messages(_) => Wants::MESSAGES,
             Broadcast::Annotations(_) => Wants::ANNOTATIONS,
+            Broadcast::Presence(_) => Wants::PRESENCE,
         }
     }
 
@@ -27,14 +32,15 @@ impl Broadcast {
         match self {
             Broadcast::Messages(publication) => publication.channel_serial,
             Broadcast::Annotations(publication) => publication.channel_serial,
+            Broadcast::Presence(events) => events.channel_serial,
         }
     }
 
-    /// The connection that published it; none over REST.
+    /// The connection that is not sent it when it does not want its own; presence is sent to all.
     pub fn connection_id(&self) -> Option<&str> {
         match self {
             Broadcast::Messages(publication) => publication.connection_id.as_deref(),
-            Broadcast::Annotations(publication) => publication.connection_id.as_deref(),
+            Broadcast::Annotations(_) | Broadcast::Presence(_) => None,
         }
     }
 
@@ -43,6 +49,7 @@ impl Broadcast {
         match self {
             Broadcast::Messages(publication) => publication.size_bytes(),
             Broadcast::Annotations(publication) => publication.size_bytes(),
+            Broadcast::Presence(events) => events.size_bytes(),
         }
     }
 
@@ -54,6 +61,9 @@ impl Broadcast {
             }
             Broadcast::Annotations(publication) => {
                 ably::encode_annotations(format, display_name, publication, out);
+            }
+            Broadcast::Presence(events) => {
+                ably::encode_presence(format, display_name, events, out);
             }
         }
     }

@@ -4,15 +4,19 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::ChannelKey;
 use super::broadcast::Broadcast;
 use super::history::{History, HistoryConfig};
+use super::presence::{Members, Presence, PresenceConfig};
 use super::revisions::{Revised, Revisions};
 use super::view::{Past, View};
 use crate::ably::{
     AnnotationPage, Annotations, AnnotationsPublication, ChannelSerial, ErrorCode, ErrorInfo,
-    Format, HistoryItem, HistoryPage, HistoryQuery, Messages, Mutation, Position, Publication,
-    PublishResult, Rewind, SerialClock, SeriesId, Since, no_such_message,
+    Format, HistoryItem, HistoryPage, HistoryQuery, Messages, Mutation, Position, PresenceEvents,
+    PresenceMessage, PresenceRequest, Publication, PublishResult, Rewind, SerialClock, SeriesId,
+    Since, no_such_message,
 };
 use crate::base::Now;
 
@@ -105,6 +109,8 @@ pub struct HomeChannel {
     first_serial: ChannelSerial,
     /// Until when somebody may come back and ask for what was missed, on the monotonic clock.
     kept_until_ms: u64,
+    /// Most channels have no members, and never had.
+    presence: Option<Box<Presence>>,
 }
 
 impl HomeChannel {
@@ -124,6 +130,7 @@ impl HomeChannel {
             subscribers: Vec::new(),
             ids: HashMap::new(),
             ids_until: VecDeque::new(),
+            presence: None,
         }
     }
 
@@ -144,13 +151,14 @@ impl HomeChannel {
 
     /// Whether anybody is present.
     pub fn has_members(&self) -> bool {
-        // Presence is not served yet.
-        false
+        self.presence.as_ref().is_some_and(|presence| !presence.members.is_empty())
     }
 
-    /// Bytes of history, with what has become of its messages.
+    /// Bytes of history, with that of presence and with what has become of the messages.
     pub fn history_bytes(&self) -> u64 {
-        self.history.bytes() + self.revisions.as_ref().map_or(0, |revisions| revisions.bytes())
+        let presence_bytes = self.presence.as_ref().map_or(0, |known| known.history.bytes());
+        let revisions_bytes = self.revisions.as_ref().map_or(0, |known| known.bytes());
+        self.history.bytes() + presence_bytes + revisions_bytes
     }
 
     /// Gives messages their place in the order. `trim` has been called this turn.
@@ -260,6 +268,73 @@ impl HomeChannel {
         let (count, publication_id) = (count as u32, publication_id.into());
         self.ids.insert(id.clone(), Remembered { channel_serial, count, publication_id });
         self.ids_until.push_back((now.mono_ms + ID_WINDOW_MS, id));
+    }
+
+    /// Does what a client wants of its members, heard over its `transport_count`th transport; returns
+    /// what others are to hear of it.
+    ///
+    /// # Errors
+    /// As [`Members::apply`].
+    pub fn change_members(
+        &mut self,
+        now: Now,
+        config: &PresenceConfig,
+        request: PresenceRequest,
+        transport_count: u32,
+    ) -> Result<Option<Arc<PresenceEvents>>, ErrorInfo> {
+        let id = request.id.clone();
+        let members = &mut self.presence.get_or_insert_default().members;
+        let messages = members.apply(now, config, request, transport_count)?;
+        Ok((!messages.is_empty()).then(|| self.order_presence(now, Some(id), messages)))
+    }
+
+    /// The members do what [`Members::withdraw`] and its like say; returns what others are to hear.
+    pub fn withdraw_members(
+        &mut self,
+        now: Now,
+        withdraw: impl FnOnce(&mut Members) -> Vec<Vec<Arc<PresenceMessage>>>,
+    ) -> Vec<Arc<PresenceEvents>> {
+        let Some(presence) = &mut self.presence else { return Vec::new() };
+        let parts = withdraw(&mut presence.members).into_iter();
+        parts.map(|messages| self.order_presence(now, None, messages)).collect()
+    }
+
+    /// Gives presence events their place in the order.
+    fn order_presence(
+        &mut self,
+        now: Now,
+        id: Option<Box<str>>,
+        messages: Vec<Arc<PresenceMessage>>,
+    ) -> Arc<PresenceEvents> {
+        let channel_serial = self.next_serial(now);
+        let timestamp_ms = now.unix_ms;
+        let events = Arc::new(PresenceEvents { channel_serial, id, timestamp_ms, messages });
+        let presence = self.presence.as_mut().expect("events come from members");
+        presence.history.push(Arc::clone(&events));
+        events
+    }
+
+    /// Who is present, if anybody is or was lately.
+    pub fn presence(&self) -> Option<&Presence> {
+        self.presence.as_deref()
+    }
+
+    /// When the first of those members leave that were lost, on the monotonic clock.
+    pub fn next_leave_ms(&self) -> Option<u64> {
+        self.presence.as_ref().and_then(|presence| presence.members.next_leave_ms())
+    }
+
+    /// As [`Members::sync`].
+    pub fn sync(
+        &mut self,
+        format: Format,
+        display_name: &Arc<str>,
+        frame: impl Fn(u64, &dyn Fn(&mut Vec<u8>)) -> Bytes,
+    ) -> Vec<Bytes> {
+        match &mut self.presence {
+            Some(presence) => presence.members.sync(format, display_name, frame),
+            None => Members::default().sync(format, display_name, frame),
+        }
     }
 
     /// Adds a subscribing stream; frames of what is published from now on are for it.
@@ -375,6 +450,13 @@ impl HomeChannel {
     /// Forgets what is too old, and the oldest publications beyond `bytes_max`.
     pub fn trim(&mut self, now: Now, config: &HistoryConfig, bytes_max: u64) {
         let oldest_ms = now.unix_ms.saturating_sub(config.retention.as_millis() as u64);
+        if let Some(presence) = &mut self.presence {
+            // Presence takes no more than its half, so that messages keep theirs for those who resume.
+            presence.history.trim(oldest_ms, bytes_max / 2);
+            if presence.is_empty() {
+                self.presence = None;
+            }
+        }
         while let Some((serial, is_annotation, at_ms)) = self.oldest_event() {
             if at_ms >= oldest_ms && self.history_bytes() <= bytes_max {
                 break;
@@ -400,6 +482,8 @@ impl HomeChannel {
         self.subscribers.is_empty()
             && self.history.is_empty()
             && self.ids.is_empty()
+            && self.presence.is_none()
+            && self.revisions.is_none()
             && self.kept_until_ms <= now.mono_ms
     }
 

@@ -5,6 +5,7 @@ pub mod broadcast;
 pub mod history;
 pub mod home;
 pub mod log;
+pub mod presence;
 pub mod revisions;
 pub mod summary;
 pub mod view;
@@ -24,6 +25,16 @@ impl ChannelKey {
     pub fn new(app_id: &str, name: &str) -> ChannelKey {
         debug_assert!(!app_id.contains(Self::SEPARATOR));
         ChannelKey(format!("{app_id}{}{name}", Self::SEPARATOR).into())
+    }
+
+    /// Whether it is a channel of the app.
+    pub fn is_of(&self, app_id: &str) -> bool {
+        self.0.strip_prefix(app_id).is_some_and(|rest| rest.starts_with(Self::SEPARATOR))
+    }
+
+    /// The app.
+    pub fn app_id(&self) -> &str {
+        self.0.split_once(Self::SEPARATOR).expect("made with a separator").0
     }
 
     /// The name without qualifier.

@@ -125,6 +125,13 @@ impl Response {
     }
 }
 
+/// The status of a whole response that this module made.
+pub fn status_of(response: &[u8]) -> u16 {
+    let digits = response.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.first_chunk::<3>());
+    let digits = digits.expect("responses begin with their status");
+    digits.iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'))
+}
+
 const METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// The reason phrase of a status we send (RFC 9110 §15); clients ignore it, people read it.
@@ -200,6 +207,7 @@ mod tests {
             assert!(preflight.contains(header), "{header}{preflight}");
         }
         assert!(!preflight.contains("Content-Length"));
+        assert_eq!(status_of(&Response::new(413).finish(&to, b"")), 413);
         let injected = text(Response::new(200).header("A", "b\r\nC: dé").finish(&to, b""));
         assert!(injected.contains("\r\nA: b??C: d?\r\n"));
     }

@@ -8,7 +8,9 @@ use data_encoding::BASE64URL_NOPAD;
 
 use super::reply::Reply;
 use super::{Ask, Context, Inquiry, Outcome, authenticate};
-use crate::ably::{Answer, ChannelName, ErrorCode, ErrorInfo, Operation, Principal, Question};
+use crate::ably::{
+    Answer, ChannelName, ErrorCode, ErrorInfo, Operation, Principal, Question, Survey,
+};
 use crate::base::Entropy;
 use crate::http::Request;
 
@@ -25,6 +27,8 @@ pub(super) struct Call<'a> {
     pub pattern: &'static str,
     /// The path of the request, split and decoded.
     pub segments: &'a [Cow<'a, str>],
+    /// The app of whoever calls, once it is known.
+    pub app_id: Option<Arc<str>>,
 }
 
 impl Call<'_> {
@@ -63,8 +67,10 @@ impl Call<'_> {
     ///
     /// # Errors
     /// As [`authenticate`].
-    pub fn authenticate(&self) -> Result<Arc<Principal>, ErrorInfo> {
-        authenticate(self.request, self.context.directory, self.context.now)
+    pub fn authenticate(&mut self) -> Result<Arc<Principal>, ErrorInfo> {
+        let principal = authenticate(self.request, self.context.directory, self.context.now)?;
+        self.app_id = Some(principal.app_id().into());
+        Ok(principal)
     }
 
     /// Who calls for `channel` of the path, if the capability permits one of `operations` there.
@@ -72,7 +78,7 @@ impl Call<'_> {
     /// # Errors
     /// As [`authenticate`] and [`Principal::enter`], 40010, or 40160 with `denied`.
     pub fn authorize(
-        &self,
+        &mut self,
         operations: &[Operation],
         denied: &'static str,
     ) -> Result<(Arc<Principal>, ChannelName), ErrorInfo> {
@@ -96,6 +102,26 @@ impl Call<'_> {
         respond: impl FnOnce(&Reply, Answer) -> Bytes + 'static,
     ) -> Outcome {
         self.ask(app_id, Ask::Home { channel: channel.base().into(), question }, respond)
+    }
+
+    /// Asks every shard, and answers with what `respond` makes of their answers, or with the first
+    /// error.
+    pub fn ask_shards(
+        &self,
+        app_id: &str,
+        survey: Survey,
+        respond: impl FnOnce(&Reply, Vec<Answer>) -> Bytes + 'static,
+    ) -> Outcome {
+        let reply = self.reply.clone();
+        let then = move |answers: Vec<Result<Answer, ErrorInfo>>| {
+            let answers: Result<Vec<Answer>, ErrorInfo> = answers.into_iter().collect();
+            Outcome::Reply(match answers {
+                Ok(answers) => respond(&reply, answers),
+                Err(error) => reply.error(&error),
+            })
+        };
+        let asks = vec![Ask::Shards(survey)];
+        Outcome::Ask(Inquiry { app_id: app_id.to_owned(), asks, then: Box::new(then) })
     }
 
     /// Asks one thing, and answers with what `respond` makes of it, or with the error.

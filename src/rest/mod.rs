@@ -8,21 +8,25 @@ mod apps;
 mod auth;
 mod batch;
 mod call;
+mod channels;
 mod history;
 mod messages;
 mod pages;
+mod presence;
 mod publish;
 mod reply;
 mod routes;
 mod service;
+mod stats;
 mod tokens;
 mod unserved;
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ably::{Accepted, Answer, Change, Directory, ErrorInfo, Question};
+use crate::ably::{Accepted, Answer, Change, Counter, Directory, ErrorInfo, Question, Survey};
 use crate::base::{Entropy, Now};
 use crate::http::Request;
 
@@ -88,6 +92,10 @@ pub enum Ask {
     },
     /// Whether this was never used before; answered with [`Answer::FreshNonce`] or 40105.
     Nonce([u8; 16]),
+    /// The connection that this connectionKey is of; answered with [`Answer::Connection`].
+    Connection(Box<str>),
+    /// Something of which every shard knows a part; there are as many answers.
+    Shards(Survey),
     /// A change of the directory; answered with [`Answer::Changed`] once every shard has it.
     Change(Change),
 }
@@ -97,7 +105,7 @@ impl Ask {
     pub fn channel(&self) -> Option<&str> {
         match self {
             Ask::Publish { channel, .. } | Ask::Home { channel, .. } => Some(channel),
-            Ask::Nonce(_) | Ask::Change(_) => None,
+            Ask::Connection(_) | Ask::Shards(_) | Ask::Nonce(_) | Ask::Change(_) => None,
         }
     }
 }
@@ -111,9 +119,35 @@ impl fmt::Debug for Outcome {
     }
 }
 
-/// Answers `request`, or says what has to be done for it. `entropy` makes the ids of messages that
-/// come without one.
-pub fn handle(context: &Context<'_>, entropy: &mut Entropy, request: &Request) -> Outcome {
+/// For whom a request is counted, and as what (16.1).
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// The app of whoever sent it.
+    pub app_id: Arc<str>,
+    is_token_request: bool,
+}
+
+impl Account {
+    /// What a response of `status` counts as.
+    pub fn counter(&self, status: u16) -> Counter {
+        match (self.is_token_request, status) {
+            (false, 0..400) => Counter::RequestsSucceeded,
+            (false, 429) => Counter::RequestsRefused,
+            (false, _) => Counter::RequestsFailed,
+            (true, 0..400) => Counter::TokenRequestsSucceeded,
+            (true, 429) => Counter::TokenRequestsRefused,
+            (true, _) => Counter::TokenRequestsFailed,
+        }
+    }
+}
+
+/// Answers `request`, or says what has to be done for it; and for whom it is counted, if that came out.
+/// `entropy` makes the ids of messages that come without one.
+pub fn handle(
+    context: &Context<'_>,
+    entropy: &mut Entropy,
+    request: &Request,
+) -> (Option<Account>, Outcome) {
     routes::handle(context, entropy, request)
 }
 
@@ -121,8 +155,8 @@ pub fn handle(context: &Context<'_>, entropy: &mut Entropy, request: &Request) -
 mod tests {
     use super::*;
     use crate::ably::{
-        ApiKey, Capability, Direction, ErrorCode, HistoryPage, HistoryQuery, Position,
-        PublishResult,
+        ApiKey, Capability, Data, Direction, ErrorCode, HistoryPage, HistoryQuery, Identity,
+        MembersPage, Position, PresenceAction, PresenceHistoryPage, PresenceMessage, PublishResult,
     };
     use crate::http::{Progress, RequestParser};
     use crate::ws::handshake::HandshakeError;
@@ -159,7 +193,7 @@ mod tests {
             is_ready,
         };
         let mut entropy = Entropy::new(|page| page.fill(7));
-        handle(&context, &mut entropy, &parse(bytes))
+        handle(&context, &mut entropy, &parse(bytes)).1
     }
 
     /// The outcome of a request with these headers, lines that each end in CRLF.
@@ -405,6 +439,60 @@ mod tests {
     }
 
     #[test]
+    fn members_are_filtered_and_linked() {
+        let get = |query: &str| outcome(&format!("GET /channels/a/presence?{query}"), BASIC, "");
+        let asked = |query: &str| {
+            let Outcome::Ask(mut inquiry) = get(query) else { panic!() };
+            match inquiry.asks.pop() {
+                Some(Ask::Home { question: Question::Members(query), .. }) => (query, inquiry.then),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(error(get("limit=0")), (400, 40003));
+        assert_eq!(error(get("cursor=x")), (400, 40003));
+        let (query, then) = asked("clientId=a%3Ab&connectionId=conn&limit=1");
+        let (client, connection) = (Some("a:b".into()), Some("conn".into()));
+        assert_eq!((query.client_id, query.connection_id, query.limit), (client, connection, 1));
+        let member = PresenceMessage {
+            action: PresenceAction::Enter,
+            id: Some("conn:0:0".into()),
+            connection_id: "conn".into(),
+            client_id: "a:b".into(),
+            data: Data::None,
+            encoding: None,
+            extras: None,
+            timestamp_ms: 5,
+        };
+        let page = MembersPage { members: vec![member.into()], has_more: true };
+        let Outcome::Reply(response) = then(vec![Ok(Answer::Members(page))]) else { panic!() };
+        let response = text(&response);
+        let body = r#"[{"action":1,"id":"conn:0:0","connectionId":"conn","clientId":"a:b","timestamp":5}]"#;
+        assert!(response.ends_with(body), "{response}");
+        let next = "clientId=a%3Ab&connectionId=conn&cursor=conn%3Aa%3Ab";
+        let link = format!("Link: <./presence?limit=1&{next}>; rel=\"next\"\r\n");
+        assert!(response.contains(&link), "{response}");
+        let (query, _) = asked(next);
+        assert_eq!(query.after, Some(("conn".into(), "a:b".into())));
+    }
+
+    #[test]
+    fn presence_history_is_history_of_another_kind() {
+        let line = "GET /channels/a/presence/history?direction=forwards&limit=3";
+        let Outcome::Ask(mut inquiry) = outcome(line, BASIC, "") else { panic!() };
+        let Some(Ask::Home { question: Question::PresenceHistory(query), .. }) = inquiry.asks.pop()
+        else {
+            panic!()
+        };
+        assert_eq!((query.direction, query.limit), (Direction::Forwards, 3));
+        let page = PresenceHistoryPage::default();
+        let Outcome::Reply(response) = (inquiry.then)(vec![Ok(Answer::PresenceHistory(page))])
+        else {
+            panic!()
+        };
+        assert!(text(&response).contains("<./history?direction=forwards&limit=3>; rel=\"first\""));
+    }
+
+    #[test]
     fn what_could_not_be_read_is_an_ably_error_too() {
         let mut parser = RequestParser::new(10);
         parser.handle_bytes(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 11\r\n\r\n").unwrap();
@@ -470,5 +558,40 @@ mod tests {
         for line in ["GET /channels/a/objects", "POST /channels/a/objects/root/x"] {
             assert_eq!(error(outcome(line, BASIC, "")), (400, 40021), "{line}");
         }
+    }
+
+    #[test]
+    fn a_publish_for_a_connection_finds_it_first_and_becomes_both() {
+        let publish = |headers: &str, body: &str, identity: Identity| {
+            let headers = format!("{BASIC}{headers}");
+            let outcome = outcome("POST /channels/a/messages", &headers, body);
+            let Outcome::Ask(mut inquiry) = outcome else { return outcome };
+            match inquiry.asks.pop() {
+                Some(Ask::Connection(key)) => assert_eq!(&*key, "conn!key"),
+                other => panic!("{other:?}"),
+            }
+            (inquiry.then)(vec![Ok(Answer::Connection { id: "conn".into(), identity })])
+        };
+        let for_key = r#"{"connectionKey":"conn!key","data":"x","clientId":"bob"}"#;
+        let accepted = |outcome: Outcome| match outcome {
+            Outcome::Ask(mut inquiry) => match inquiry.asks.pop() {
+                Some(Ask::Publish { accepted, .. }) => accepted,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        let bob = || Identity::Client("bob".into());
+        assert!(accepted(publish("", for_key, bob())).is_from_connection());
+        assert!(accepted(publish("", for_key, Identity::Wildcard)).is_from_connection());
+        let by_header = publish("X-Ably-ConnectionKey: conn!key\r\n", "{}", bob());
+        assert!(accepted(by_header).is_from_connection());
+        let alice = Identity::Client("alice".into());
+        assert_eq!(error(publish("", for_key, alice)), (400, 40012));
+        assert_eq!(error(publish("", for_key, Identity::Anonymous)), (400, 40012));
+        let eve = "X-Ably-ClientId: ZXZl\r\n";
+        let plain = r#"{"connectionKey":"conn!key"}"#;
+        assert_eq!(error(publish(eve, plain, bob())), (400, 40012));
+        let two = r#"[{"connectionKey":"conn!key"},{"connectionKey":"other!key"}]"#;
+        assert_eq!(error(publish("", two, bob())), (400, 40006));
     }
 }

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use super::reply::Reply;
 use super::{
-    Call, Context, Outcome, apps, batch, history, messages, publish, service, tokens, unserved,
+    Account, Call, Context, Outcome, apps, batch, channels, history, messages, presence, publish,
+    service, stats, tokens, unserved,
 };
 use crate::ably::{ErrorCode, ErrorInfo};
 use crate::base::Entropy;
@@ -25,9 +26,13 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("GET", "/channels/{channel}/messages/{serial}/annotations", messages::annotations),
     ("POST", "/channels/{channel}/messages/{serial}/annotations", messages::annotate),
     ("GET", "/channels/{channel}/messages/{serial}/client-summary", messages::client_summary),
+    ("GET", "/channels/{channel}/presence", presence::get),
+    ("GET", "/channels/{channel}/presence/history", presence::history),
+    ("GET", "/channels", channels::list),
     ("POST", "/messages", batch::publish),
     ("POST", "/keys/{key}/requestToken", tokens::request),
     ("POST", "/keys/{key}/revokeTokens", tokens::revoke),
+    ("GET", "/stats", stats::get),
     ("POST", "/apps", apps::post),
     ("DELETE", "/apps/{app}", apps::delete),
     ("POST", "/stats", apps::post_stats),
@@ -40,22 +45,32 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("*", "/comet/*", unserved::comet),
 ];
 
-/// Answers `request`, or says what has to be done for it.
-pub(super) fn handle(context: &Context<'_>, entropy: &mut Entropy, request: &Request) -> Outcome {
+/// Answers `request`, or says what has to be done for it; and for whom it is counted.
+pub(super) fn handle(
+    context: &Context<'_>,
+    entropy: &mut Entropy,
+    request: &Request,
+) -> (Option<Account>, Outcome) {
     let reply = Reply::new(request);
     // A preflight comes without credentials, whatever it asks for.
     if request.method() == "OPTIONS" {
-        return Outcome::Reply(reply.preflight());
+        return (None, Outcome::Reply(reply.preflight()));
     }
     let Some(segments) = request.path_segments() else {
         let error = ErrorInfo::new(ErrorCode::BAD_REQUEST, "malformed path");
-        return Outcome::Reply(reply.error(&error));
+        return (None, Outcome::Reply(reply.error(&error)));
     };
+    let mut account = None;
     let outcome = find(request.method(), &segments).and_then(|(pattern, endpoint)| {
         let reply = reply.clone();
-        endpoint(&mut Call { context, entropy, request, reply, pattern, segments: &segments })
+        let mut call =
+            Call { context, entropy, request, reply, pattern, segments: &segments, app_id: None };
+        let outcome = endpoint(&mut call);
+        let is_token_request = pattern.ends_with("/requestToken");
+        account = call.app_id.map(|app_id| Account { app_id, is_token_request });
+        outcome
     });
-    outcome.unwrap_or_else(|error| Outcome::Reply(reply.error(&error)))
+    (account, outcome.unwrap_or_else(|error| Outcome::Reply(reply.error(&error))))
 }
 
 /// The endpoint of `method` and path.

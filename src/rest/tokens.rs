@@ -79,7 +79,7 @@ pub(super) fn revoke(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
 
 /// The caller has to have `key` itself: a token is refused with `token`, another key with `other`.
 fn require_key(
-    call: &Call<'_>,
+    call: &mut Call<'_>,
     key: &Key,
     token: ErrorCode,
     other: ErrorCode,

@@ -36,6 +36,7 @@ impl Shard {
         params: Params,
         since: Since,
     ) {
+        self.keep_members(index, name.base());
         let (name, attached) = self.attachment_to(index, name);
         let view = View::of(modes, &params);
         let request = WaitingAttach { index, params, since };
@@ -242,6 +243,7 @@ impl Shard {
         let Some(at) = stream.joining.iter().position(number_is) else { return };
         let (_, request) = stream.joining.remove(at);
         stream.has_members = joined.has_members;
+        let wants_members = stream.view.wants.contains(Wants::PRESENCE);
         let index = request.index;
         let mut status = 0;
         if self.is_joining(index, stream_index) {
@@ -255,7 +257,7 @@ impl Shard {
         } else {
             status |= flags::RESUMED;
         }
-        if joined.has_members {
+        if joined.has_members && wants_members {
             status |= flags::HAS_PRESENCE;
         }
         let transport = &mut self.transports[index as usize];
@@ -303,6 +305,7 @@ impl Shard {
         let (_, attached) = self.attachment_to(index, name);
         if let Some(stream) = attached {
             self.leave_stream(index, stream);
+            self.leave_with_attachment(index, name.base());
         }
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.detached(name.as_str(), None, lane);
@@ -388,7 +391,7 @@ impl Shard {
         connection.expect("only connections attach").set_modes(stream, modes);
     }
 
-    fn is_joining(&self, index: u32, stream: u32) -> bool {
+    pub(super) fn is_joining(&self, index: u32, stream: u32) -> bool {
         match &self.transports[index as usize].stage {
             Stage::Realtime(_, connection) => connection.is_joining(stream),
             _ => false,

@@ -40,7 +40,7 @@ impl Shard {
     /// Takes from the attachments of `index` what its capability does not permit any more (RTC8a1).
     fn narrow_attachments(&mut self, index: u32) {
         let Some(connection) = self.transports[index as usize].connection() else { return };
-        for stream in connection.streams() {
+        for stream in connection.streams().collect::<Vec<u32>>() {
             let Stage::Realtime(_, connection) = &self.transports[index as usize].stage else {
                 return;
             };
@@ -68,5 +68,6 @@ impl Shard {
                 self.attach(index, &name, granted, Params::default(), Since::Head);
             }
         }
+        self.withdraw_forbidden_members(index);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::transport::{Ending, Opened, Stage};
 use super::{Mail, ReturnAddress, Shard};
-use crate::ably::{ErrorCode, ErrorInfo, Principal, PublishResult};
+use crate::ably::{Answer, ErrorCode, ErrorInfo, Principal, PublishResult};
 use crate::channel::log::TransportRef;
 use crate::connection::{Connection, ConnectionId, ConnectionKey, Opening, Place};
 use crate::ws::{self, CloseCode};
@@ -47,10 +47,17 @@ impl DormantConnections {
     }
 }
 
+/// The error for a connection that one cannot publish for.
+pub(super) fn unknown_key() -> ErrorInfo {
+    let text = "the connectionKey is of no connection that is live or can be resumed";
+    ErrorInfo::new(ErrorCode::INVALID_CONNECTION_ID, text)
+}
+
 impl Shard {
     /// Parts a transport from its connection, which may be resumed.
     pub(super) fn suspend(&mut self, index: u32) {
         let last = self.transports[index as usize].address(index);
+        self.lose_members(index);
         if let Some(connection) = self.part(index) {
             self.keep_dormant(connection, last);
         }
@@ -58,7 +65,9 @@ impl Shard {
 
     /// Ends the connection of a transport for good.
     pub(super) fn end_connection(&mut self, index: u32) {
-        drop(self.part(index));
+        if let Some(mut connection) = self.part(index) {
+            self.withdraw_members_of(&mut connection, |_| true);
+        }
     }
 
     /// Takes the connection from a transport, without its attachments.
@@ -68,6 +77,7 @@ impl Shard {
         match std::mem::replace(stage, Stage::Leaving(None)) {
             Stage::Realtime(decoder, connection) => {
                 *stage = Stage::Leaving(Some(decoder));
+                self.stats.connection_closed(connection.app_id(), self.now.unix_ms);
                 Some(connection)
             }
             other => {
@@ -105,7 +115,8 @@ impl Shard {
 
     /// True when it was there.
     fn forget_dormant(&mut self, id: ConnectionId) -> bool {
-        let Some(dormant) = self.dormant.remove(id) else { return false };
+        let Some(mut dormant) = self.dormant.remove(id) else { return false };
+        self.withdraw_members_of(&mut dormant.connection, |_| true);
         if let Some(taker) = dormant.taker {
             self.refuse_resume(taker, "the connection has expired");
         }
@@ -182,6 +193,29 @@ impl Shard {
         }
     }
 
+    /// Somebody publishes over REST for the connection that `key` names, which should be here (5.6).
+    pub(super) fn handle_find_connection(
+        &mut self,
+        reply_to: ReturnAddress,
+        app_id: &str,
+        key: &ConnectionKey,
+    ) {
+        let known = match self.dormant.by_id.get(&key.id) {
+            Some(dormant) => Some(&*dormant.connection),
+            None => self.live_connection(key),
+        };
+        let found = known.filter(|known| known.key().is(key) && known.app_id() == app_id);
+        let answer = match found {
+            Some(connection) => Ok(Answer::Connection {
+                id: connection.id().as_str().into(),
+                identity: connection.principal().identity().clone(),
+            }),
+            None => Err(unknown_key()),
+        };
+        let ReturnAddress { shard, transport, request } = reply_to;
+        self.post(usize::from(shard), Mail::Answer { transport, request, answer });
+    }
+
     /// The connection of a transport of this shard, if `key` is of it.
     pub(super) fn live_connection(&self, key: &ConnectionKey) -> Option<&Connection> {
         match &self.transports.get(key.place.transport as usize)?.stage {
@@ -232,6 +266,7 @@ impl Shard {
         let transport = &mut self.transports[index as usize];
         let (config, entropy) = (&self.config.connection, &mut self.entropy);
         let connection = opening.begin(config, self.now, entropy, place, error, transport.lane());
+        self.stats.connection_opened(connection.app_id(), self.now.unix_ms);
         transport.stage = Stage::Realtime(ws::Decoder::new(), Box::new(connection));
         self.set_ready(index);
     }
@@ -257,6 +292,7 @@ impl Shard {
                 let transport = &mut self.transports[index as usize];
                 let (config, entropy) = (&self.config.connection, &mut self.entropy);
                 opening.resume(&mut connection, config, self.now, entropy, place, transport.lane());
+                self.stats.connection_resumed(connection.app_id(), self.now.unix_ms);
                 transport.stage = Stage::Realtime(ws::Decoder::new(), connection);
                 self.set_ready(index);
             }

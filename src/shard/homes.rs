@@ -1,16 +1,18 @@
 //! The channels that are at home on this shard, and what other shards ask of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::mail::{Append, Joined};
+use super::mail::{Append, ConnectionNews, Joined, MembersChange};
 use super::streams::Stream;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
-    Accepted, Answer, ErrorCode, ErrorInfo, Format, Position, PublishResult, Question, SeriesId,
-    Since, no_such_message,
+    Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, FixtureMember, Format,
+    HistoryItem, Message, Position, PresenceMessage, PresenceRequest, Publication, PublishResult,
+    Question, SeriesId, Since, Survey, Wants, no_such_message,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
@@ -18,6 +20,7 @@ use crate::channel::broadcast::Broadcast;
 use crate::channel::history::HistoryConfig;
 use crate::channel::home::{Annotated, HomeChannel, Published, StreamRef, Subscriber};
 use crate::channel::log::{SEND_BYTES_MAX, TransportRef};
+use crate::channel::presence::{Members, PresenceConfig};
 use crate::channel::revisions::{Revised, SUMMARY_PAUSE_MS};
 use crate::channel::view::{Past, View};
 use crate::connection::ConnectionId;
@@ -29,15 +32,24 @@ const SWEEP_MS: u64 = 1000;
 /// Channels that one sweep looks at, so that it never holds up a turn.
 const SWEEP_CHANNELS: usize = 4096;
 
+/// Members whose connections were lost and that leave in one turn, about.
+const LEAVES_PER_TURN: usize = 1000;
+
 /// Bytes of an encoded message beyond its data, about; saves growing the frame.
 const ENVELOPE_BYTES: usize = 320;
 
 /// Channels by key; each lives until nobody subscribes and its history has run out.
 pub(super) struct Homes {
     channels: HashMap<ChannelKey, HomeChannel>,
-    /// Every channel once, in the order in which they are looked at.
-    sweep_order: VecDeque<ChannelKey>,
+    /// The same channels in the order of their keys: in which they are swept, and listed.
+    keys: BTreeSet<ChannelKey>,
+    /// Up to where the last sweep has come.
+    swept_to: Option<ChannelKey>,
     swept_ms: u64,
+    /// Channels that have become active, or were forgotten, and are not counted yet.
+    changes: Vec<(ChannelKey, bool)>,
+    /// Channels with members that are to leave, by the time of the first.
+    leaving: BTreeSet<(u64, ChannelKey)>,
     /// Sum of the channels' histories.
     history_bytes: u64,
     config: HistoryConfig,
@@ -51,8 +63,11 @@ impl Homes {
     pub fn new(series: SeriesId, config: HistoryConfig) -> Homes {
         Homes {
             channels: HashMap::new(),
-            sweep_order: VecDeque::new(),
+            keys: BTreeSet::new(),
+            swept_to: None,
             swept_ms: 0,
+            changes: Vec::new(),
+            leaving: BTreeSet::new(),
             history_bytes: 0,
             config,
             series,
@@ -60,36 +75,56 @@ impl Homes {
         }
     }
 
-    /// When the next sweep or the next summary is due, if there is something to sweep.
+    /// When there is something to do: a sweep, members that leave, a summary that waits.
     pub fn next_timeout_ms(&self) -> Option<u64> {
-        let sweep_ms = (!self.channels.is_empty()).then(|| self.swept_ms + SWEEP_MS);
-        let summary_ms = self.summary_pauses.front().map(|(until_ms, ..)| *until_ms);
-        sweep_ms.into_iter().chain(summary_ms).min()
+        let sweep = (!self.channels.is_empty()).then(|| self.swept_ms + SWEEP_MS);
+        let leave = self.leaving.first().map(|(leave_at_ms, _)| *leave_at_ms);
+        let summary = self.summary_pauses.front().map(|(until_ms, ..)| *until_ms);
+        [sweep, leave, summary].into_iter().flatten().min()
     }
 
     fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
-        let (series, sweep_order) = (self.series, &mut self.sweep_order);
+        let (series, keys, changes) = (self.series, &mut self.keys, &mut self.changes);
         self.channels.entry(key.clone()).or_insert_with(|| {
-            sweep_order.push_back(key.clone());
+            keys.insert(key.clone());
+            changes.push((key.clone(), true));
             HomeChannel::new(now, key, series)
         })
     }
 
-    /// Changes a channel, and keeps the history within its bounds; `None`: it does not exist.
-    fn change<R>(
+    /// Changes a channel, and keeps its history within bounds.
+    fn change<T>(
         &mut self,
         now: Now,
         key: &ChannelKey,
-        change: impl FnOnce(&mut HomeChannel) -> R,
-    ) -> Option<R> {
-        let channel = self.channels.get_mut(key)?;
-        let others_bytes = self.history_bytes - channel.history_bytes();
-        let result = change(channel);
+        change: impl FnOnce(&mut HomeChannel) -> T,
+    ) -> T {
+        let total_bytes = self.history_bytes;
+        let config = self.config.clone();
+        let channel = self.open(now, key.clone());
+        let others_bytes = total_bytes - channel.history_bytes();
+        let leave_before = channel.next_leave_ms();
+        let changed = change(channel);
         // What all channels hold together beyond the bound is taken from the one that grows.
-        let own_max = self.config.shard_bytes_max.saturating_sub(others_bytes);
-        channel.trim(now, &self.config, own_max.min(self.config.channel_bytes_max));
+        let own_max = config.shard_bytes_max.saturating_sub(others_bytes);
+        channel.trim(now, &config, own_max.min(config.channel_bytes_max));
+        let leave_after = channel.next_leave_ms();
         self.history_bytes = others_bytes + channel.history_bytes();
-        Some(result)
+        if leave_before != leave_after {
+            leave_before.map(|at_ms| self.leaving.remove(&(at_ms, key.clone())));
+            leave_after.map(|at_ms| self.leaving.insert((at_ms, key.clone())));
+        }
+        changed
+    }
+
+    /// The same for a channel that may not exist; `None`: it does not.
+    fn change_known<T>(
+        &mut self,
+        now: Now,
+        key: &ChannelKey,
+        change: impl FnOnce(&mut HomeChannel) -> T,
+    ) -> Option<T> {
+        self.channels.contains_key(key).then(|| self.change(now, key, change))
     }
 
     /// Forgets what has run out, some channels at a time.
@@ -98,18 +133,34 @@ impl Homes {
             return;
         }
         self.swept_ms = now.mono_ms;
-        for _ in 0..SWEEP_CHANNELS.min(self.sweep_order.len()) {
-            let key = self.sweep_order.pop_front().expect("counted above");
-            let channel = self.channels.get_mut(&key).expect("swept channels exist");
+        let from = self.swept_to.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let swept: Vec<ChannelKey> =
+            self.keys.range((from, Bound::Unbounded)).take(SWEEP_CHANNELS).cloned().collect();
+        // Short of the end it goes on there the next time, otherwise at the beginning.
+        self.swept_to = swept.last().filter(|_| swept.len() == SWEEP_CHANNELS).cloned();
+        for key in swept {
+            let channel = self.channels.get_mut(&key).expect("listed channels exist");
             let before_bytes = channel.history_bytes();
             channel.trim(now, &self.config, self.config.channel_bytes_max);
             self.history_bytes -= before_bytes - channel.history_bytes();
             if channel.is_idle(now) {
                 self.channels.remove(&key);
-            } else {
-                self.sweep_order.push_back(key);
+                self.keys.remove(&key);
+                self.changes.push((key, false));
             }
         }
+    }
+
+    /// Names of active channels of an app, one more than a page has if there are as many.
+    fn list(&self, app_id: &str, query: &ChannelsQuery) -> Vec<Box<str>> {
+        let from = match query.after.as_deref().filter(|after| **after >= *query.prefix) {
+            Some(after) => Bound::Excluded(ChannelKey::new(app_id, after)),
+            None => Bound::Included(ChannelKey::new(app_id, &query.prefix)),
+        };
+        let keys = self.keys.range((from, Bound::Unbounded));
+        let wanted =
+            keys.take_while(|key| key.is_of(app_id) && key.name().starts_with(&*query.prefix));
+        wanted.take(query.limit + 1).map(|key| key.name().into()).collect()
     }
 }
 
@@ -146,13 +197,17 @@ impl EncodedOnce<'_> {
 
 /// The complete WebSocket frame of an event.
 fn encode(event: &Broadcast, format: Format, display_name: &str) -> Bytes {
+    frame(format, event.size_bytes(), |out| event.encode(format, display_name, out))
+}
+
+/// The complete WebSocket frame of what `write` appends, which holds about `bytes`.
+fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let opcode = match format {
         Format::Json => OpCode::Data(Data::Text),
         Format::MsgPack => OpCode::Data(Data::Binary),
     };
-    let capacity = event.size_bytes() as usize + ENVELOPE_BYTES;
-    let mut frame = FrameBuilder::with_capacity(opcode, capacity);
-    event.encode(format, display_name, frame.payload());
+    let mut frame = FrameBuilder::with_capacity(opcode, bytes as usize + ENVELOPE_BYTES);
+    write(frame.payload());
     frame.finish()
 }
 
@@ -178,6 +233,11 @@ fn encode_replay(missed: &[Broadcast], joining: &Joining) -> Vec<Bytes> {
     pieces
 }
 
+/// The frames of a SYNC with all members of a channel, at least one frame.
+fn sync(home: &mut HomeChannel, format: Format, display_name: &Arc<str>) -> Vec<Bytes> {
+    home.sync(format, display_name, |bytes, write| frame(format, bytes, write))
+}
+
 impl Shard {
     /// A publish for a channel that is at home here.
     pub(super) fn handle_publish(
@@ -197,38 +257,34 @@ impl Shard {
         key: ChannelKey,
         accepted: Accepted,
     ) -> Result<PublishResult, ErrorInfo> {
-        // Refused before it has a place in the order: a frame that exists is never dropped.
-        if self.is_congested(&key) {
-            let text = "a core that subscribes to this channel is behind; try again";
-            return Err(ErrorInfo::new(ErrorCode::BUSY, text));
-        }
+        self.check_subscribers(&key)?;
         let publisher =
             accepted.is_from_connection().then_some((reply_to.shard, reply_to.transport));
         let now = self.now;
         match accepted {
             Accepted::Messages(messages) => {
-                self.homes.open(now, key.clone());
                 let published = self.homes.change(now, &key, |home| home.publish(now, messages));
-                let publication = match published.expect("opened") {
+                let publication = match published {
                     Published::New(publication) => publication,
                     Published::Repeated(result) => return Ok(result),
                 };
-                self.counters.published += publication.messages.len() as u64;
+                self.count_publication(&key, &publication);
                 let result = PublishResult::of(&publication);
                 self.broadcast(&key, &Broadcast::Messages(publication), publisher);
                 Ok(result)
             }
             Accepted::Mutation(mutation) => {
-                let revised = self.homes.change(now, &key, |home| home.revise(now, &mutation));
+                let revised =
+                    self.homes.change_known(now, &key, |home| home.revise(now, &mutation));
                 let revised = revised.ok_or_else(no_such_message)??;
-                self.counters.published += 1;
+                self.count_publication(&key, &revised.version);
                 let result = PublishResult::of(&revised.version);
                 self.broadcast_revision(&key, &revised, publisher);
                 Ok(result)
             }
             Accepted::Annotations(annotations) => {
                 let annotated =
-                    self.homes.change(now, &key, |home| home.annotate(now, *annotations));
+                    self.homes.change_known(now, &key, |home| home.annotate(now, *annotations));
                 let (publication, to_tell) = match annotated.ok_or_else(no_such_message)?? {
                     Annotated::New { publication, to_tell } => (publication, to_tell),
                     Annotated::Repeated(result) => return Ok(result),
@@ -243,21 +299,12 @@ impl Shard {
         }
     }
 
-    /// Whether some core that subscribes to the channel has no room for more mail.
-    fn is_congested(&self, key: &ChannelKey) -> bool {
-        let subscribers = self.homes.channels.get(key).map_or(&[][..], HomeChannel::subscribers);
-        subscribers.iter().any(|subscriber| {
-            subscriber.shard != self.id
-                && self.outboxes[usize::from(subscriber.shard)].len() >= self.config.mail_max
-        })
-    }
-
     /// Tells a message's summary, and lets the next one wait. This one waits, too, while a core is
     /// behind.
     fn tell_summary(&mut self, key: &ChannelKey, message: Position) {
         let now = self.now;
-        let is_congested = self.is_congested(key);
-        let summary = self.homes.change(now, key, |home| match is_congested {
+        let is_congested = self.check_subscribers(key).is_err();
+        let summary = self.homes.change_known(now, key, |home| match is_congested {
             true => home.postpone_summary(message).then_some(None),
             false => home.tell_summary(now, message).map(Some),
         });
@@ -321,6 +368,21 @@ impl Shard {
         }
     }
 
+    /// Whether every core that subscribes to the channel keeps up. Events are refused before they have
+    /// a place in the order: a frame that exists is never dropped.
+    fn check_subscribers(&self, key: &ChannelKey) -> Result<(), ErrorInfo> {
+        let subscribers = self.homes.channels.get(key).map_or(&[][..], HomeChannel::subscribers);
+        let congested = |subscriber: &Subscriber| {
+            subscriber.shard != self.id
+                && self.outboxes[usize::from(subscriber.shard)].len() >= self.config.mail_max
+        };
+        if subscribers.iter().any(congested) {
+            let text = "a core that subscribes to this channel is behind; try again";
+            return Err(ErrorInfo::new(ErrorCode::BUSY, text));
+        }
+        Ok(())
+    }
+
     /// Sends an event of a channel that is at home here to all streams; those that do not want it
     /// learn its serial alone.
     pub(super) fn broadcast(
@@ -365,18 +427,136 @@ impl Shard {
         let home = self.homes.open(self.now, channel);
         let Past { serial, resumed, error, events } =
             home.past(self.now, &joining.since, self.config.replay_bytes_max.into());
-        let frames = encode_replay(&events, joining);
-        let joined = Joined {
-            serial,
-            resumed,
-            error,
-            has_backlog: !frames.is_empty(),
-            has_members: home.has_members(),
-            frames,
-        };
+        let mut frames = encode_replay(&events, joining);
+        let has_backlog = !frames.is_empty();
+        let has_members = home.has_members();
+        if has_members && joining.view.wants.contains(Wants::PRESENCE) {
+            frames.extend(sync(home, joining.format, &joining.display_name));
+        }
+        let joined = Joined { serial, resumed, error, has_backlog, has_members, frames };
         let ReturnAddress { shard, transport, request } = reply_to;
         let joined = Box::new(joined);
         self.post(usize::from(shard), Mail::Joined { transport, request, joined });
+    }
+
+    /// A client wants something of its members on a channel that is at home here.
+    pub(super) fn handle_change_members(
+        &mut self,
+        reply_to: ReturnAddress,
+        channel: &ChannelKey,
+        change: MembersChange,
+    ) {
+        let result = self.change_members_here(channel, change);
+        let ReturnAddress { shard, transport, request } = reply_to;
+        self.post(usize::from(shard), Mail::MembersChanged { transport, request, result });
+    }
+
+    fn change_members_here(
+        &mut self,
+        channel: &ChannelKey,
+        change: MembersChange,
+    ) -> Result<Option<Bytes>, ErrorInfo> {
+        self.check_subscribers(channel)?;
+        let MembersChange { request, transport_count, members_max, own } = change;
+        let config = PresenceConfig {
+            members_max: members_max as usize,
+            bytes_max: self.config.presence_bytes_max.into(),
+        };
+        let now = self.now;
+        let events = self.homes.change(now, channel, |home| {
+            home.change_members(now, &config, request, transport_count)
+        })?;
+        let Some(events) = events else { return Ok(None) };
+        let event = Broadcast::Presence(events);
+        // Nobody is spared its own presence: echo=false is about messages.
+        self.broadcast(channel, &event, None);
+        Ok(own.map(|(format, display_name)| encode(&event, format, &display_name)))
+    }
+
+    /// Members without a connection are there from the beginning of a channel, and never leave.
+    pub(super) fn handle_fixture(&mut self, channel: &ChannelKey, members: Vec<FixtureMember>) {
+        let request = PresenceRequest::of_fixtures(members);
+        let config = PresenceConfig {
+            members_max: usize::MAX, // of an app that is made with them
+            bytes_max: self.config.presence_bytes_max.into(),
+        };
+        let now = self.now;
+        let entered =
+            self.homes.change(now, channel, |home| home.change_members(now, &config, request, 0));
+        match entered {
+            Ok(Some(events)) => self.broadcast(channel, &Broadcast::Presence(events), None),
+            Ok(None) => {}
+            Err(error) => self.log_line(format!("members of a sandbox app were left out: {error}")),
+        }
+    }
+
+    /// Something has become of a connection that may have members on a channel that is at home here.
+    pub(super) fn handle_connection(
+        &mut self,
+        channel: &ChannelKey,
+        id: ConnectionId,
+        news: ConnectionNews,
+    ) {
+        if !self.homes.channels.get(channel).is_some_and(HomeChannel::has_members) {
+            return;
+        }
+        let (now, id) = (self.now, id.as_str());
+        self.withdraw_members(channel, |members| match news {
+            ConnectionNews::Heard { transport_count } => {
+                members.heard_of(id, transport_count);
+                Vec::new()
+            }
+            ConnectionNews::Lost { transport_count, remain_present } => {
+                let leave_at_ms = now.mono_ms + remain_present.as_millis() as u64;
+                members.lose(id, transport_count, leave_at_ms);
+                Vec::new()
+            }
+            ConnectionNews::Gone => members.withdraw(now, id),
+        });
+    }
+
+    /// Members leave whose connections were lost and have not come back.
+    pub(super) fn withdraw_due_members(&mut self) {
+        let mut left = 0;
+        while left < LEAVES_PER_TURN
+            && let Some((leave_at_ms, channel)) = self.homes.leaving.first()
+            && *leave_at_ms <= self.now.mono_ms
+        {
+            let (now, channel) = (self.now, channel.clone());
+            left += self.withdraw_members(&channel, |members| {
+                members.withdraw_due(now, LEAVES_PER_TURN - left)
+            });
+        }
+    }
+
+    /// Has members leave and tells it; returns how many. It is not refused when a subscribing core is
+    /// behind: there are never more leaves than members were let in.
+    fn withdraw_members(
+        &mut self,
+        channel: &ChannelKey,
+        withdraw: impl FnOnce(&mut Members) -> Vec<Vec<Arc<PresenceMessage>>>,
+    ) -> usize {
+        let now = self.now;
+        let parts = self.homes.change(now, channel, |home| home.withdraw_members(now, withdraw));
+        let count = parts.iter().map(|events| events.messages.len()).sum();
+        for events in parts {
+            self.broadcast(channel, &Broadcast::Presence(events), None);
+        }
+        count
+    }
+
+    /// A client wants to know who is present on a channel that is at home here.
+    pub(super) fn handle_sync(
+        &mut self,
+        shard: u16,
+        channel: ChannelKey,
+        to: (TransportRef, StreamRef),
+        format: Format,
+        display_name: &Arc<str>,
+    ) {
+        let (transport, stream) = to;
+        let frames = sync(self.homes.open(self.now, channel), format, display_name);
+        self.post(usize::from(shard), Mail::Synced { transport, stream, frames });
     }
 
     /// A shard has no subscribers left for a stream.
@@ -403,7 +583,13 @@ impl Shard {
         let home = self.homes.channels.get(channel);
         let answer = match question {
             Question::History(query) => {
-                Ok(Answer::History(home.map(|home| home.read_history(query)).unwrap_or_default()))
+                let page = home.map(|home| home.read_history(query)).unwrap_or_default();
+                let size = |item: &HistoryItem| item.publication.messages[item.index].size_bytes();
+                let tally = self.stats.of(channel.app_id(), self.now.unix_ms);
+                tally.add(Counter::OutboundRestMessages, page.items.len() as u64);
+                let bytes = page.items.iter().map(size).sum();
+                tally.add(Counter::OutboundRestMessageBytes, bytes);
+                Ok(Answer::History(page))
             }
             Question::Message(message) => {
                 let item = home.and_then(|home| home.message(*message));
@@ -421,7 +607,52 @@ impl Shard {
                 let summary = home.and_then(|home| home.client_summary(*message, client_id));
                 summary.map(Answer::Json).ok_or_else(no_such_message)
             }
+            Question::Members(query) => {
+                let presence = home.and_then(HomeChannel::presence);
+                let page = presence.map(|presence| presence.members.read(query));
+                Ok(Answer::Members(page.unwrap_or_default()))
+            }
+            Question::PresenceHistory(query) => {
+                let presence = home.and_then(HomeChannel::presence);
+                let page = presence.map(|presence| presence.history.read(query));
+                Ok(Answer::PresenceHistory(page.unwrap_or_default()))
+            }
         };
+        let ReturnAddress { shard, transport, request } = reply_to;
+        self.post(usize::from(shard), Mail::Answer { transport, request, answer });
+    }
+
+    /// Counts what was published at home here.
+    fn count_publication(&mut self, key: &ChannelKey, publication: &Publication) {
+        let messages = publication.messages.len() as u64;
+        let bytes = publication.messages.iter().map(Message::size_bytes).sum();
+        let (count, data) = match publication.connection_id {
+            Some(_) => (Counter::InboundRealtimeMessages, Counter::InboundRealtimeMessageBytes),
+            None => (Counter::InboundRestMessages, Counter::InboundRestMessageBytes),
+        };
+        let tally = self.stats.of(key.app_id(), self.now.unix_ms);
+        tally.add(count, messages);
+        tally.add(data, bytes);
+        self.counters.published += messages;
+    }
+
+    /// Counts the channels that have come and gone.
+    pub(super) fn count_channels(&mut self) {
+        let now_ms = self.now.unix_ms;
+        for (key, is_active) in self.homes.changes.drain(..) {
+            match is_active {
+                true => self.stats.channel_opened(key.app_id(), now_ms),
+                false => self.stats.channel_closed(key.app_id(), now_ms),
+            }
+        }
+    }
+
+    /// Somebody asks what this shard knows of an app.
+    pub(super) fn handle_survey(&mut self, reply_to: ReturnAddress, app_id: &str, survey: &Survey) {
+        let answer = Ok(match survey {
+            Survey::Channels(query) => Answer::Channels(self.homes.list(app_id, query)),
+            Survey::Stats(query) => Answer::Stats(self.stats.read(app_id, self.now.unix_ms, query)),
+        });
         let ReturnAddress { shard, transport, request } = reply_to;
         self.post(usize::from(shard), Mail::Answer { transport, request, answer });
     }

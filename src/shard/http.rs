@@ -1,16 +1,19 @@
 //! HTTP requests: read one after another, answered here or by a channel's home; and the upgrade.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use super::dormant::unknown_key;
 use super::registrar::REGISTRAR;
 use super::transport::{Ending, HttpStage, Stage};
 use super::{Mail, Shard, nonces};
-use crate::ably::{Answer, ErrorInfo};
+use crate::ably::{Answer, ErrorInfo, Survey};
 use crate::channel::ChannelKey;
 use crate::channel::log::TransportRef;
-use crate::connection::Opening;
+use crate::connection::{ConnectionKey, Opening};
 use crate::http::{self, Progress, Request};
-use crate::rest::{self, Ask, Inquiry, Outcome, Then};
+use crate::rest::{self, Account, Ask, Inquiry, Outcome, Then};
 use crate::ws::{self, CloseCode};
 
 /// Where Ably's realtime protocol is served; clients ask for `/?key=...`.
@@ -28,6 +31,13 @@ pub(super) struct Waiting {
     /// How many are not answered yet.
     missing: usize,
     then: Then,
+    asker: Asker,
+}
+
+/// What is to be known of a request until it is answered.
+struct Asker {
+    /// For whom it is counted.
+    account: Option<Account>,
     /// Whether the transport lasts beyond the response.
     keep_alive: bool,
 }
@@ -69,35 +79,51 @@ impl Shard {
             // A shard that answers has its listener and its rings.
             is_ready: true,
         };
-        let outcome = rest::handle(&context, &mut self.entropy, request);
-        self.carry_out(index, outcome, request.keep_alive());
+        let (account, outcome) = rest::handle(&context, &mut self.entropy, request);
+        let asker = Asker { account, keep_alive: request.keep_alive() };
+        self.carry_out(index, outcome, asker);
     }
 
-    fn carry_out(&mut self, index: u32, outcome: Outcome, keep_alive: bool) {
+    fn carry_out(&mut self, index: u32, outcome: Outcome, asker: Asker) {
         match outcome {
-            Outcome::Reply(response) => self.answer(index, &response, keep_alive),
-            Outcome::Ask(inquiry) => self.inquire(index, inquiry, keep_alive),
+            Outcome::Reply(response) => {
+                if let Some(account) = &asker.account {
+                    let counter = account.counter(http::status_of(&response));
+                    self.stats.of(&account.app_id, self.now.unix_ms).add(counter, 1);
+                }
+                self.answer(index, &response, asker.keep_alive);
+            }
+            Outcome::Ask(inquiry) => self.inquire(index, inquiry, asker),
         }
     }
 
     /// Sends the questions of a request to those who know.
-    fn inquire(&mut self, index: u32, inquiry: Inquiry, keep_alive: bool) {
+    fn inquire(&mut self, index: u32, inquiry: Inquiry, asker: Asker) {
         let Inquiry { app_id, asks, then } = inquiry;
-        let missing = asks.len();
+        let answers_to = |ask: &Ask| match ask {
+            Ask::Shards(_) => self.shards,
+            Ask::Publish { .. }
+            | Ask::Home { .. }
+            | Ask::Connection(_)
+            | Ask::Nonce(_)
+            | Ask::Change(_) => 1,
+        };
+        let missing = asks.iter().map(answers_to).sum();
         if missing == 0 {
-            return self.carry_out(index, then(Vec::new()), keep_alive);
+            return self.carry_out(index, then(Vec::new()), asker);
         }
         let http = self.http(index).expect("requests come over HTTP");
         debug_assert!(http.waiting.is_none(), "one request is answered at a time");
-        let first = http.asked + 1;
+        let mut number = http.asked + 1;
         http.asked += missing as u64;
         let answers = (0..missing).map(|_| None).collect();
-        http.waiting = Some(Waiting { first, answers, missing, then, keep_alive });
-        for (number, ask) in (first..).zip(asks) {
+        http.waiting = Some(Waiting { first: number, answers, missing, then, asker });
+        for ask in asks {
             let reply_to = self.return_address(index, number);
+            number += 1;
             let key = |channel: &str| ChannelKey::new(&app_id, channel);
             if let Some(error) = ask.channel().and_then(|channel| self.congestion(&key(channel))) {
-                self.take_answer(index, number, Err(error));
+                self.take_answer(index, reply_to.request, Err(error));
                 continue;
             }
             let (to, mail) = match ask {
@@ -111,6 +137,22 @@ impl Shard {
                 }
                 Ask::Nonce(nonce) => {
                     (nonces::home(nonce, self.shards), Mail::Nonce { reply_to, nonce })
+                }
+                Ask::Connection(key) => match key.parse::<ConnectionKey>() {
+                    Ok(key) if usize::from(key.place.shard) < self.shards => {
+                        let (to, app_id) = (key.place.shard.into(), app_id.as_str().into());
+                        (to, Mail::FindConnection { reply_to, app_id, key })
+                    }
+                    _ => {
+                        self.take_answer(index, reply_to.request, Err(unknown_key()));
+                        continue;
+                    }
+                },
+                Ask::Shards(survey) => {
+                    let app_id: Arc<str> = app_id.as_str().into();
+                    number = reply_to.request + self.shards as u64;
+                    self.survey(index, reply_to.request, &app_id, &survey);
+                    continue;
                 }
                 Ask::Change(change) => {
                     (REGISTRAR, Mail::Change { reply_to, change: Box::new(change) })
@@ -147,10 +189,22 @@ impl Shard {
         *place = Some(answer);
         waiting.missing -= 1;
         if waiting.missing == 0 {
-            let Waiting { answers, then, keep_alive, .. } =
-                http.waiting.take().expect("seen above");
+            let Waiting { answers, then, asker, .. } = http.waiting.take().expect("seen above");
             let answers = answers.into_iter().map(|answer| answer.expect("none is missing"));
-            self.carry_out(index, then(answers.collect()), keep_alive);
+            self.carry_out(index, then(answers.collect()), asker);
+        }
+    }
+
+    /// Asks every shard; the first answer has the number `first`.
+    fn survey(&mut self, index: u32, first: u64, app_id: &Arc<str>, survey: &Survey) {
+        for (shard, number) in (0..self.shards).zip(first..) {
+            if let Some(error) = self.congestion_of(shard) {
+                self.take_answer(index, number, Err(error));
+                continue;
+            }
+            let reply_to = self.return_address(index, number);
+            let (app_id, survey) = (Arc::clone(app_id), survey.clone());
+            self.post(shard, Mail::Survey { reply_to, app_id, survey });
         }
     }
 

@@ -13,6 +13,8 @@
 //! | `attach.rs` | from ATTACH to a cursor in a stream, and back |
 //! | `dormant.rs` | connections between two transports |
 //! | `fanout.rs` | frames into the logs of streams |
+//! | `stats.rs` | what is counted for each app |
+//! | `presence.rs` | what clients ask of their members, and what becomes of those with a connection |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 //! | `registrar.rs` | changes of the directory |
 
@@ -24,8 +26,10 @@ mod homes;
 mod http;
 mod mail;
 mod nonces;
+mod presence;
 mod realtime;
 mod registrar;
+mod stats;
 mod streams;
 mod transport;
 
@@ -37,6 +41,7 @@ use self::dormant::DormantConnections;
 use self::homes::{Homes, Joining};
 use self::nonces::Nonces;
 use self::registrar::{Enforcement, Registrar};
+use self::stats::Stats;
 use self::streams::Streams;
 use self::transport::{Ending, InFlight, Stage, Transport};
 use crate::ably::{Directory, ErrorCode, ErrorInfo, SeriesId};
@@ -71,6 +76,8 @@ pub struct ShardConfig {
     pub replay_bytes_max: u32,
     /// How long one send may take before its client counts as stalled.
     pub lag_max: Duration,
+    /// Bytes of the presence members of one channel, their data and what goes with it.
+    pub presence_bytes_max: u32,
     /// Mail that may wait for room in the mesh, per peer. Beyond it publishes are refused.
     pub mail_max: usize,
     /// Serves `/echo`, for conformance tests.
@@ -94,6 +101,7 @@ impl Default for ShardConfig {
             dormant_max: 65_536,
             replay_bytes_max: 4 << 20,
             lag_max: Duration::from_secs(10),
+            presence_bytes_max: 1 << 20,
             mail_max: 4096,
             echo: false,
             sandbox: false,
@@ -154,6 +162,7 @@ pub struct Shard {
     /// Streams with a round of sends under way.
     rounds: VecDeque<u32>,
     homes: Homes,
+    stats: Stats,
     dormant: DormantConnections,
     nonces: Nonces,
     registrar: Registrar,
@@ -193,6 +202,7 @@ impl Shard {
             staged: Vec::new(),
             rounds: VecDeque::new(),
             homes: Homes::new(series, config.history.clone()),
+            stats: Stats::default(),
             dormant: DormantConnections::default(),
             outboxes: (0..shards).map(|_| VecDeque::new()).collect(),
             log: VecDeque::new(),
@@ -306,6 +316,7 @@ impl Shard {
         }
         self.expire_dormant();
         self.tell_summaries();
+        self.withdraw_due_members();
         self.sweep_homes();
     }
 
@@ -328,6 +339,7 @@ impl Shard {
             self.deliver_own_mail();
         }
         self.commit_staged();
+        self.count_channels();
     }
 
     fn deliver_own_mail(&mut self) {
@@ -371,6 +383,19 @@ impl Shard {
                 self.handle_resumed(usize::from(from), transport, result);
             }
             Mail::GiveBack { connection } => self.handle_give_back(connection),
+            Mail::ChangeMembers { reply_to, channel, change } => {
+                self.handle_change_members(reply_to, &channel, *change);
+            }
+            Mail::MembersChanged { transport, request, result } => {
+                self.handle_members_changed(transport, request, result);
+            }
+            Mail::Connection { channel, id, news } => self.handle_connection(&channel, id, news),
+            Mail::Sync { transport, stream, channel, display_name, format } => {
+                self.handle_sync(from, channel, (transport, stream), format, &display_name);
+            }
+            Mail::Synced { transport, stream, frames } => {
+                self.handle_synced(transport, stream, frames);
+            }
             Mail::Frame { stream, serial, publisher, has_members, frame } => {
                 self.handle_frame(stream, serial, publisher, has_members, frame);
             }
@@ -381,10 +406,15 @@ impl Shard {
                 self.handle_directory(version, directory, enforce);
             }
             Mail::DirectoryTaken { version } => self.handle_directory_taken(version),
-            // Presence is not served yet: a member that nobody could see is no member.
-            Mail::Fixture { .. } => {}
+            Mail::Fixture { channel, members } => self.handle_fixture(&channel, members),
             Mail::Ask { reply_to, channel, question } => {
                 self.handle_ask(reply_to, &channel, &question);
+            }
+            Mail::FindConnection { reply_to, app_id, key } => {
+                self.handle_find_connection(reply_to, &app_id, &key);
+            }
+            Mail::Survey { reply_to, app_id, survey } => {
+                self.handle_survey(reply_to, &app_id, &survey);
             }
             Mail::Answer { transport, request, answer } => {
                 self.handle_answer(transport, request, answer);

@@ -79,6 +79,10 @@ impl Shard {
             Ok(Command::Publish { msg_serial, name, accepted }) => {
                 self.publish(index, msg_serial, &name, accepted);
             }
+            Ok(Command::Presence { msg_serial, name, request }) => {
+                self.change_members(index, msg_serial, &name, request);
+            }
+            Ok(Command::Sync { name }) => self.request_sync(index, &name),
             Ok(Command::Close) => {
                 self.end_connection(index);
                 self.close_websocket(index, CloseCode::Normal, Ending::Linger);
@@ -92,7 +96,7 @@ impl Shard {
     }
 
     /// A client that asks and asks and does not read the answers is a slow consumer as well.
-    fn bound_lane(&mut self, index: u32) {
+    pub(super) fn bound_lane(&mut self, index: u32) {
         let transport = &self.transports[index as usize];
         let is_over = transport.lane_bytes() > self.config.connection.lane_bytes_max;
         if is_over && matches!(transport.stage, Stage::Realtime(..)) {
@@ -127,15 +131,15 @@ impl Shard {
 
     /// Why nothing more can be asked of a channel's home just now.
     pub(super) fn congestion(&self, channel: &ChannelKey) -> Option<ErrorInfo> {
-        let home = channel.home(self.shards);
+        self.congestion_of(channel.home(self.shards))
+    }
+
+    /// Why nothing more can be asked of a shard just now.
+    pub(super) fn congestion_of(&self, shard: usize) -> Option<ErrorInfo> {
         let is_full =
-            home != usize::from(self.id) && self.outboxes[home].len() >= self.config.mail_max;
-        is_full.then(|| {
-            ErrorInfo::new(
-                ErrorCode::BUSY,
-                "the core that orders this channel is behind; try again",
-            )
-        })
+            shard != usize::from(self.id) && self.outboxes[shard].len() >= self.config.mail_max;
+        is_full
+            .then(|| ErrorInfo::new(ErrorCode::BUSY, "a core that this takes is behind; try again"))
     }
 
     /// The home has answered a publish of a connection or of an HTTP request.
@@ -158,7 +162,12 @@ impl Shard {
         }
     }
 
-    fn resolve(&mut self, index: u32, msg_serial: u64, outcome: Result<PublishResult, ErrorInfo>) {
+    pub(super) fn resolve(
+        &mut self,
+        index: u32,
+        msg_serial: u64,
+        outcome: Result<PublishResult, ErrorInfo>,
+    ) {
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.resolve(msg_serial, outcome, lane);
             self.set_ready(index);

@@ -93,6 +93,7 @@ impl Shard {
         enforce: bool,
     ) {
         self.directory = directory;
+        self.stats.retain(|app_id| self.directory.app(app_id).is_some());
         if enforce {
             // Those that were looked at already may have no place in this one.
             self.enforcement.next = 0;
