@@ -6,7 +6,7 @@ use data_encoding::BASE64;
 use super::serial::ChannelSerial;
 use super::value::{Node, Value};
 use super::writer::{MapWriter, write_array, write_map};
-use super::{Action, Format, MessageAction, Position, Revision, json};
+use super::{Action, Delta, Format, MessageAction, Position, Revision, json};
 
 /// What a message carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -130,6 +130,18 @@ pub fn encode_publication(
     publication: &Publication,
     out: &mut Vec<u8>,
 ) {
+    let whole = (0..publication.messages.len()).map(|index| (index, None));
+    encode_part(format, channel, publication, whole, out);
+}
+
+/// The same with some of its messages only, by index and in order, each as a delta where there is one.
+pub fn encode_part<'a>(
+    format: Format,
+    channel: &str,
+    publication: &Publication,
+    part: impl ExactSizeIterator<Item = (usize, Option<&'a Delta>)>,
+    out: &mut Vec<u8>,
+) {
     write_map(format, out, |map| {
         map.uint("action", Action::Message.number());
         map.str("id", &publication.id);
@@ -140,9 +152,13 @@ pub fn encode_publication(
         // have had no connection: beside them each says so itself.
         let is_plain = publication.messages.iter().all(|message| message.revision.is_none());
         map.opt_str("connectionId", publication.connection_id.as_deref().filter(|_| is_plain));
-        map.array("messages", 0..publication.messages.len(), |index, out| match is_plain {
-            true => write_map(format, out, |map| write_message(map, format, publication, index)),
-            false => encode_message(format, publication, index, out),
+        map.array("messages", part, |(index, delta), out| {
+            write_map(format, out, |map| {
+                if !is_plain {
+                    write_origin(map, publication, index);
+                }
+                write_message(map, format, publication, index, delta);
+            });
         });
     });
 }
@@ -150,25 +166,44 @@ pub fn encode_publication(
 /// Appends one message as history has it: complete by itself.
 pub fn encode_message(format: Format, publication: &Publication, index: usize, out: &mut Vec<u8>) {
     write_map(format, out, |map| {
-        let (connection_id, created_ms) = match &publication.messages[index].revision {
-            Some(revision) => (&revision.connection_id, revision.created_ms),
-            None => (&publication.connection_id, publication.timestamp_ms),
-        };
-        map.opt_str("connectionId", connection_id.as_deref());
-        map.uint("timestamp", created_ms);
-        write_message(map, format, publication, index);
+        write_origin(map, publication, index);
+        write_message(map, format, publication, index, None);
     });
 }
 
-fn write_message(map: &mut MapWriter<'_>, format: Format, publication: &Publication, index: usize) {
+/// Writes where a message came from, and when.
+fn write_origin(map: &mut MapWriter<'_>, publication: &Publication, index: usize) {
+    let (connection_id, created_ms) = match &publication.messages[index].revision {
+        Some(revision) => (&revision.connection_id, revision.created_ms),
+        None => (&publication.connection_id, publication.timestamp_ms),
+    };
+    map.opt_str("connectionId", connection_id.as_deref());
+    map.uint("timestamp", created_ms);
+}
+
+fn write_message(
+    map: &mut MapWriter<'_>,
+    format: Format,
+    publication: &Publication,
+    index: usize,
+    delta: Option<&Delta>,
+) {
     let message = &publication.messages[index];
     let serial = publication.position(index).to_string();
     map.opt_str("id", message.id.as_deref());
     map.opt_str("name", message.name.as_deref());
     map.opt_str("clientId", message.client_id.as_deref());
-    write_data(map, format, &message.data, message.encoding.as_deref());
-    if let Some(extras) = &message.extras {
-        map.json("extras", extras);
+    match delta {
+        None => {
+            write_data(map, format, &message.data, message.encoding.as_deref());
+            if let Some(extras) = &message.extras {
+                map.json("extras", extras);
+            }
+        }
+        Some(delta) => {
+            write_bytes(map, format, &delta.bytes, Some(&Delta::encoding(message)));
+            map.json("extras", &delta.extras(message));
+        }
     }
     let Some(revision) = &message.revision else {
         // Written although it is zero: SDKs do not fill it in.
@@ -204,27 +239,21 @@ pub(super) fn write_data(
     data: &Data,
     encoding: Option<&str>,
 ) {
-    match (data, format) {
-        (Data::None, _) => map.opt_str("encoding", encoding),
-        (Data::Text(text), _) => {
-            map.str("data", text);
-            map.opt_str("encoding", encoding);
-        }
-        (Data::Scalar(text), _) => {
-            map.json("data", text);
-            map.opt_str("encoding", encoding);
-        }
-        (Data::Binary(bytes), Format::MsgPack) => {
-            map.bin("data", bytes);
-            map.opt_str("encoding", encoding);
-        }
-        (Data::Binary(bytes), Format::Json) => {
-            map.bin("data", bytes);
-            match encoding {
-                Some(encoding) => map.str("encoding", &format!("{encoding}/base64")),
-                None => map.str("encoding", "base64"),
-            }
-        }
+    match data {
+        Data::None => {}
+        Data::Text(text) => map.str("data", text),
+        Data::Scalar(text) => map.json("data", text),
+        Data::Binary(bytes) => return write_bytes(map, format, bytes, encoding),
+    }
+    map.opt_str("encoding", encoding);
+}
+
+fn write_bytes(map: &mut MapWriter<'_>, format: Format, bytes: &[u8], encoding: Option<&str>) {
+    map.bin("data", bytes);
+    match (format, encoding) {
+        (Format::MsgPack, _) => map.opt_str("encoding", encoding),
+        (Format::Json, Some(encoding)) => map.str("encoding", &format!("{encoding}/base64")),
+        (Format::Json, None) => map.str("encoding", "base64"),
     }
 }
 

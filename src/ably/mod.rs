@@ -12,8 +12,10 @@ mod change;
 mod channel_name;
 mod channel_params;
 mod credentials;
+mod delta;
 mod directory;
 mod error;
+mod filter;
 mod history;
 mod inbound;
 mod json;
@@ -54,13 +56,15 @@ pub use change::Change;
 pub use channel_name::{CHANNEL_NAME_BYTES_MAX, ChannelName};
 pub use channel_params::{ChannelParams, REWIND_MESSAGES_MAX, Rewind};
 pub use credentials::{ApiKey, decode_basic};
+pub use delta::Delta;
 pub use directory::{App, AppLimits, AppSpec, Directory, Key, KeySpec, Namespace};
 pub use error::{DecodeError, ErrorCode, ErrorInfo};
+pub use filter::{FILTER_BYTES_MAX, Filter, Subject};
 pub use history::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position};
 pub use inbound::{
     Action, Draft, Field, PARAMS_MAX, Params, ProtocolMessage, VersionDraft, decode,
 };
-pub use message::{Data, Message, Publication, encode_message, encode_publication};
+pub use message::{Data, Message, Publication, encode_message, encode_part, encode_publication};
 pub use modes::{Modes, Wants, flags};
 pub use occupancy::{Category, Metric, Metrics};
 pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};

@@ -8,15 +8,16 @@ use bytes::Bytes;
 
 use super::ChannelKey;
 use super::broadcast::Broadcast;
+use super::chain::Chain;
 use super::history::{History, HistoryConfig};
 use super::presence::{Members, Presence, PresenceConfig};
 use super::revisions::{Revised, Revisions};
 use super::view::{Past, View};
 use crate::ably::{
     AnnotationPage, Annotations, AnnotationsPublication, ChannelSerial, ErrorCode, ErrorInfo,
-    Format, HistoryItem, HistoryPage, HistoryQuery, Messages, Mutation, Position, PresenceEvents,
-    PresenceMessage, PresenceRequest, Publication, PublishResult, Rewind, SerialClock, SeriesId,
-    Since, no_such_message,
+    Filter, Format, HistoryItem, HistoryPage, HistoryQuery, Messages, Mutation, Position,
+    PresenceEvents, PresenceMessage, PresenceRequest, Publication, PublishResult, Rewind,
+    SerialClock, SeriesId, Since, Subject, no_such_message,
 };
 use crate::base::Now;
 
@@ -25,6 +26,10 @@ const IDS_MAX: usize = 65_536;
 
 /// How long a client-chosen id is remembered (5.2), in milliseconds.
 const ID_WINDOW_MS: u64 = 120_000;
+
+/// Distinct filters that one channel applies to every message; the attach that brings one more is
+/// refused.
+pub const FILTERS_MAX: usize = 64;
 
 /// A subscribing core's name for the frames of one channel in one format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +114,10 @@ pub struct HomeChannel {
     first_serial: ChannelSerial,
     /// Until when somebody may come back and ask for what was missed, on the monotonic clock.
     kept_until_ms: u64,
+    /// While there are subscribers with deltas.
+    chain: Option<Box<Chain>>,
+    /// The distinct filters of subscribers, with how many have them.
+    filters: Vec<(Arc<str>, Filter, u32)>,
     /// Most channels have no members, and never had.
     presence: Option<Box<Presence>>,
 }
@@ -124,6 +133,8 @@ impl HomeChannel {
             last_serial: first_serial,
             first_serial,
             kept_until_ms: 0,
+            chain: None,
+            filters: Vec::new(),
             history: History::default(),
             dropped: None,
             revisions: None,
@@ -339,14 +350,66 @@ impl HomeChannel {
 
     /// Adds a subscribing stream; frames of what is published from now on are for it.
     pub fn subscribe(&mut self, subscriber: Subscriber) {
+        if subscriber.view.delta {
+            self.chain.get_or_insert_default().add_subscriber();
+        }
+        if let Some(text) = &subscriber.view.filter {
+            match self.filters.iter_mut().find(|(known, ..)| known == text) {
+                Some((_, _, count)) => *count += 1,
+                None => {
+                    let filter = Filter::compile(text).expect("views have filters that compile");
+                    self.filters.push((Arc::clone(text), filter, 1));
+                }
+            }
+        }
         self.subscribers.push(subscriber);
     }
 
     /// Removes the stream that `shard` calls `stream`. The channel is kept for `keep`, so that whoever
     /// comes back finds its order going on.
     pub fn unsubscribe(&mut self, now: Now, shard: u16, stream: StreamRef, keep: Duration) {
-        self.subscribers.retain(|known| (known.shard, known.stream) != (shard, stream));
+        let is_it = |known: &Subscriber| (known.shard, known.stream) == (shard, stream);
+        let Some(at) = self.subscribers.iter().position(is_it) else { return };
+        let Subscriber { view, .. } = self.subscribers.remove(at);
         self.kept_until_ms = now.mono_ms + keep.as_millis() as u64;
+        if view.delta {
+            self.chain.take_if(|chain| chain.remove_subscriber());
+        }
+        if let Some(text) = view.filter {
+            let known = self.filters.iter().position(|(known, ..)| *known == text);
+            let known = known.expect("counted when it subscribed");
+            self.filters[known].2 -= 1;
+            if self.filters[known].2 == 0 {
+                self.filters.swap_remove(known);
+            }
+        }
+    }
+
+    /// The chain of deltas, while somebody subscribes to them.
+    pub fn chain(&mut self) -> Option<&mut Chain> {
+        self.chain.as_deref_mut()
+    }
+
+    /// Which messages of `publication` pass each filter in use.
+    pub fn select(&self, publication: &Publication) -> Vec<(Arc<str>, Vec<usize>)> {
+        if self.filters.is_empty() {
+            return Vec::new();
+        }
+        let subjects: Vec<_> = publication.messages.iter().map(Subject::of).collect();
+        let filters = self.filters.iter();
+        filters.map(|(text, filter, _)| (Arc::clone(text), passing(filter, &subjects))).collect()
+    }
+
+    /// Which messages of `publication` pass `filter`, which a subscriber has.
+    pub fn passing(&self, filter: &str, publication: &Publication) -> Vec<usize> {
+        let known = self.filters.iter().find(|(text, ..)| **text == *filter);
+        let (_, filter, _) = known.expect("the filters of subscribers are compiled");
+        passing(filter, &publication.messages.iter().map(Subject::of).collect::<Vec<_>>())
+    }
+
+    /// Whether another filter may be subscribed to, or this one is in use already.
+    pub fn takes_filter(&self, text: &str) -> bool {
+        self.filters.len() < FILTERS_MAX || self.filters.iter().any(|(known, ..)| **known == *text)
     }
 
     /// What somebody who joins `since` some point is sent of the past, at most `bytes_max` of it; a
@@ -451,8 +514,11 @@ impl HomeChannel {
     pub fn trim(&mut self, now: Now, config: &HistoryConfig, bytes_max: u64) {
         let oldest_ms = now.unix_ms.saturating_sub(config.retention.as_millis() as u64);
         if let Some(presence) = &mut self.presence {
-            // Presence takes no more than its half, so that messages keep theirs for those who resume.
-            presence.history.trim(oldest_ms, bytes_max / 2);
+            // Where it is tight, presence takes no more than half, so that messages keep theirs for
+            // those who resume.
+            let revisions_bytes = self.revisions.as_ref().map_or(0, |known| known.bytes());
+            let unused_bytes = bytes_max.saturating_sub(self.history.bytes() + revisions_bytes);
+            presence.history.trim(oldest_ms, unused_bytes.max(bytes_max / 2));
             if presence.is_empty() {
                 self.presence = None;
             }
@@ -499,5 +565,101 @@ impl HomeChannel {
         if let Some((_, id)) = self.ids_until.pop_front() {
             self.ids.remove(&id);
         }
+    }
+}
+
+/// The indexes of those that pass.
+fn passing(filter: &Filter, subjects: &[Subject]) -> Vec<usize> {
+    let passing = subjects.iter().enumerate().filter(|(_, subject)| filter.passes(subject));
+    passing.map(|(index, _)| index).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ably::{Data, Direction, Identity, Params, PresenceAction, PresenceChange};
+
+    const NOW: Now = Now { mono_ms: 5_000, unix_ms: 1_700_000_000_000 };
+
+    fn count(home: &HomeChannel) -> (usize, usize) {
+        let query = HistoryQuery {
+            start_ms: None,
+            end_ms: None,
+            direction: Direction::Forwards,
+            limit: 1_000,
+            until: None,
+            after: None,
+        };
+        let presence = home.presence().map(|presence| presence.history.read(&query).events.len());
+        (home.read_history(&query).items.len(), presence.unwrap_or(0))
+    }
+
+    #[test]
+    fn presence_history_takes_what_messages_leave_and_half_where_it_is_tight() {
+        let config = HistoryConfig {
+            retention: Duration::from_secs(120),
+            channel_bytes_max: 1 << 20,
+            shard_bytes_max: 1 << 20,
+        };
+        let bounds = PresenceConfig { members_max: 10, bytes_max: 1 << 20 };
+        let key = ChannelKey::new("app", "room");
+        let mut home = HomeChannel::new(NOW, key, SeriesId::new([7; 10]));
+        for serial in 0..20 {
+            let change = PresenceChange {
+                action: PresenceAction::Enter,
+                id: format!("conn:{serial}:0").into(),
+                has_chosen_id: false,
+                client_id: "ann".into(),
+                data: Data::Text("x".repeat(1_000).into()),
+                encoding: None,
+                extras: None,
+            };
+            let request = PresenceRequest {
+                id: format!("conn:{serial}").into(),
+                connection_id: "conn".into(),
+                changes: vec![change],
+            };
+            home.change_members(NOW, &bounds, request, 1).expect("within bounds");
+        }
+        home.trim(NOW, &config, home.history_bytes());
+        assert_eq!(count(&home), (0, 20), "nothing is over its bound");
+        let identity = Identity::Wildcard;
+        let capability = crate::ably::Capability::all();
+        for serial in 0..20 {
+            let publisher = crate::ably::Publisher {
+                id: format!("other:{serial}"),
+                connection_id: None,
+                identity: &identity,
+                capability: &capability,
+                has_mutable_messages: false,
+            };
+            let draft = crate::ably::Draft {
+                data: Data::Text("x".repeat(1_000).into()),
+                ..crate::ably::Draft::default()
+            };
+            let accepted = crate::ably::validate(
+                "room",
+                Some(vec![draft]),
+                &Params::default(),
+                &publisher,
+                65_536,
+            );
+            let crate::ably::Accepted::Messages(messages) = accepted.expect("valid") else {
+                panic!("a message is created")
+            };
+            home.publish(NOW, messages);
+        }
+        home.trim(NOW, &config, home.history_bytes());
+        assert_eq!(count(&home), (20, 20));
+        let half = home.history_bytes() / 2;
+        home.trim(NOW, &config, half);
+        let (messages, presence) = count(&home);
+        assert!(home.history_bytes() <= half);
+        assert!((9..=11).contains(&messages) && (9..=11).contains(&presence));
+        // Time ends all of it but the member.
+        let later = Now { unix_ms: NOW.unix_ms + 121_000, ..NOW };
+        home.trim(later, &config, 1 << 20);
+        assert_eq!(count(&home), (0, 0));
+        assert!(home.has_members() && !home.is_idle(later));
     }
 }

@@ -1,22 +1,38 @@
 //! How an attachment looks at a channel: what it is sent, and from where on.
 
+use std::sync::Arc;
+
 use super::broadcast::Broadcast;
-use crate::ably::{ChannelSerial, ErrorInfo, Modes, Params, Wants};
+use crate::ably::{Category, ChannelName, ChannelParams, ChannelSerial, ErrorInfo, Modes, Wants};
 
 /// What attachments are sent of a channel; those with equal views share one log of frames.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct View {
     /// Which kinds of events.
     pub wants: Wants,
-    /// Whether a message that was appended to comes as a whole (6.5, `appendMode`).
+    /// Whether messages may come as deltas (10).
+    pub delta: bool,
+    /// Which changes of occupancy (6.9).
+    pub occupancy: Option<Category>,
+    /// The expression that messages have to pass; known to compile (6.10).
+    pub filter: Option<Arc<str>>,
+    /// Whether a message that was appended to comes as a whole (6.5): when that was asked for, and where
+    /// the next delta starts from it.
     pub whole_appends: bool,
 }
 
 impl View {
-    /// What an attachment with `modes` and `params` sees.
-    pub fn of(modes: Modes, params: &Params) -> View {
-        let whole_appends = params.get("appendMode") == Some("full");
-        View { wants: Wants::of(modes), whole_appends }
+    /// What an attachment to `name` with these modes and params sees.
+    pub fn of(name: &ChannelName, modes: Modes, params: &ChannelParams) -> View {
+        let wants = Wants::of(modes);
+        let has_messages = wants.contains(Wants::MESSAGES);
+        View {
+            wants,
+            delta: params.delta && has_messages,
+            occupancy: params.occupancy.filter(|_| has_messages),
+            filter: name.filter().filter(|_| has_messages).map(Arc::from),
+            whole_appends: (params.append_full || params.delta) && has_messages,
+        }
     }
 }
 

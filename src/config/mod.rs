@@ -539,7 +539,7 @@ mod tests {
              [[keys]]\nkey = \"app.sub:hush\"\ncapability = { \"news:*\" = [\"subscribe\"] }",
         )
         .unwrap();
-        assert_eq!(config.keys[0].capability["*"], ["*"]);
+        assert_eq!(config.keys[0].capability["[*]*"], ["*"]);
         assert_eq!(config.keys[1].capability["news:*"], ["subscribe"]);
         assert!(!format!("{config:?}").contains("hush"));
     }

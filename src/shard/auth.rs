@@ -47,9 +47,10 @@ impl Shard {
             let stream_name = &self.streams.at(stream).name;
             let display_name = stream_name.display_name.clone();
             let base = stream_name.channel.name();
+            let name = ChannelName::parse(&display_name).expect("was attached under it");
             let principal = connection.principal();
             let modes = connection.modes(stream).expect("attached");
-            let granted = modes.granted_by(principal.capability(), base);
+            let granted = modes.granted_by(principal.capability(), &name.resource());
             let denial = match principal.enter(base) {
                 Err(error) => Some(error),
                 Ok(()) if granted.is_empty() => {
@@ -64,8 +65,8 @@ impl Shard {
                     connection.refuse_channel(&display_name, &error, lane);
                 }
             } else if granted != modes {
-                let name = ChannelName::parse(&display_name).expect("was attached under it");
-                self.attach(index, &name, granted, Params::default(), Since::Head);
+                let read = self.params_of(index, stream);
+                self.attach(index, &name, granted, &read, Params::default(), Since::Head);
             }
         }
         self.withdraw_forbidden_members(index);

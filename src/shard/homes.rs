@@ -4,27 +4,28 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
+use super::encode::{EncodedOnce, Joining, Replay, encode_event, sync};
 use super::mail::{Append, ConnectionNews, Joined, MembersChange};
 use super::streams::Stream;
 use super::{Mail, ReturnAddress, Shard};
+use crate::ably::vcdiff::Encoder;
 use crate::ably::{
     Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, FixtureMember, Format,
     HistoryItem, Message, Position, PresenceMessage, PresenceRequest, Publication, PublishResult,
-    Question, SeriesId, Since, Survey, Wants, no_such_message,
+    Question, SeriesId, Survey, Wants, no_such_message,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
 use crate::channel::broadcast::Broadcast;
 use crate::channel::history::HistoryConfig;
 use crate::channel::home::{Annotated, HomeChannel, Published, StreamRef, Subscriber};
-use crate::channel::log::{SEND_BYTES_MAX, TransportRef};
+use crate::channel::log::{Link, TransportRef};
 use crate::channel::presence::{Members, PresenceConfig};
 use crate::channel::revisions::{Revised, SUMMARY_PAUSE_MS};
-use crate::channel::view::{Past, View};
+use crate::channel::view::Past;
 use crate::connection::ConnectionId;
-use crate::ws::{Data, FrameBuilder, OpCode};
 
 /// Pause between two sweeps over the channels, in milliseconds.
 const SWEEP_MS: u64 = 1000;
@@ -34,9 +35,6 @@ const SWEEP_CHANNELS: usize = 4096;
 
 /// Members whose connections were lost and that leave in one turn, about.
 const LEAVES_PER_TURN: usize = 1000;
-
-/// Bytes of an encoded message beyond its data, about; saves growing the frame.
-const ENVELOPE_BYTES: usize = 320;
 
 /// Channels by key; each lives until nobody subscribes and its history has run out.
 pub(super) struct Homes {
@@ -54,6 +52,8 @@ pub(super) struct Homes {
     history_bytes: u64,
     config: HistoryConfig,
     series: SeriesId,
+    /// Makes the deltas of all channels.
+    encoder: Encoder,
     /// Messages whose summary was told within the last pause, with the end of that, oldest first. Each
     /// is in it once and is kept in a history, so there are no more than that has room for.
     summary_pauses: VecDeque<(u64, ChannelKey, Position)>,
@@ -71,6 +71,7 @@ impl Homes {
             history_bytes: 0,
             config,
             series,
+            encoder: Encoder::default(),
             summary_pauses: VecDeque::new(),
         }
     }
@@ -162,80 +163,6 @@ impl Homes {
             keys.take_while(|key| key.is_of(app_id) && key.name().starts_with(&*query.prefix));
         wanted.take(query.limit + 1).map(|key| key.name().into()).collect()
     }
-}
-
-/// Who joins a subscribed stream, and from where on.
-pub(super) struct Joining {
-    pub display_name: Arc<str>,
-    pub format: Format,
-    pub view: View,
-    pub since: Since,
-    /// The connection whose own messages are left out.
-    pub skip: Option<ConnectionId>,
-}
-
-/// One encoding for each format and name in use, made when the first subscriber wants it.
-struct EncodedOnce<'a> {
-    event: &'a Broadcast,
-    frames: Vec<(Format, Arc<str>, Bytes)>,
-}
-
-impl EncodedOnce<'_> {
-    fn frame(&mut self, subscriber: &Subscriber) -> Bytes {
-        let known = self.frames.iter().find(|(format, name, _)| {
-            *format == subscriber.format && *name == subscriber.display_name
-        });
-        if let Some((_, _, frame)) = known {
-            return frame.clone();
-        }
-        let frame = encode(self.event, subscriber.format, &subscriber.display_name);
-        let name = Arc::clone(&subscriber.display_name);
-        self.frames.push((subscriber.format, name, frame.clone()));
-        frame
-    }
-}
-
-/// The complete WebSocket frame of an event.
-fn encode(event: &Broadcast, format: Format, display_name: &str) -> Bytes {
-    frame(format, event.size_bytes(), |out| event.encode(format, display_name, out))
-}
-
-/// The complete WebSocket frame of what `write` appends, which holds about `bytes`.
-fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-    let opcode = match format {
-        Format::Json => OpCode::Data(Data::Text),
-        Format::MsgPack => OpCode::Data(Data::Binary),
-    };
-    let mut frame = FrameBuilder::with_capacity(opcode, bytes as usize + ENVELOPE_BYTES);
-    write(frame.payload());
-    frame.finish()
-}
-
-/// The frames of what a joining attachment has missed, laid together into pieces of one send each.
-fn encode_replay(missed: &[Broadcast], joining: &Joining) -> Vec<Bytes> {
-    let skip = joining.skip.as_ref().map(ConnectionId::as_str);
-    let mut pieces = Vec::new();
-    let mut piece = BytesMut::new();
-    for event in missed {
-        let is_own = skip.is_some() && event.connection_id() == skip;
-        if is_own || !joining.view.wants.contains(event.kind()) {
-            continue;
-        }
-        let frame = encode(event, joining.format, &joining.display_name);
-        if !piece.is_empty() && piece.len() + frame.len() > SEND_BYTES_MAX {
-            pieces.push(piece.split().freeze());
-        }
-        piece.extend_from_slice(&frame);
-    }
-    if !piece.is_empty() {
-        pieces.push(piece.freeze());
-    }
-    pieces
-}
-
-/// The frames of a SYNC with all members of a channel, at least one frame.
-fn sync(home: &mut HomeChannel, format: Format, display_name: &Arc<str>) -> Vec<Bytes> {
-    home.sync(format, display_name, |bytes, write| frame(format, bytes, write))
 }
 
 impl Shard {
@@ -342,29 +269,35 @@ impl Shard {
         let Some(increment) = &revised.increment else {
             return self.broadcast(key, &whole, publisher);
         };
-        let Some(home) = self.homes.channels.get(key) else { return };
+        let Homes { channels, encoder, .. } = &mut self.homes;
+        let Some(home) = channels.get_mut(key) else { return };
         let increment = Broadcast::Messages(Arc::clone(increment));
-        let (kind, serial, has_members) = (whole.kind(), whole.serial(), home.has_members());
-        let mut wholes = EncodedOnce { event: &whole, frames: Vec::new() };
-        let mut increments = EncodedOnce { event: &increment, frames: Vec::new() };
+        let (serial, has_members) = (whole.serial(), home.has_members());
+        let mut wholes = EncodedOnce::new(&whole, home, encoder);
+        let mut increments = EncodedOnce::without_deltas(&increment, home);
         for subscriber in home.subscribers() {
-            let stream = subscriber.stream;
-            let is_wanted = subscriber.view.wants.contains(kind);
-            let mail = if is_wanted && !subscriber.view.whole_appends {
-                Mail::Append(Box::new(Append {
+            let Subscriber { view, stream, shard, .. } = subscriber;
+            let stream = *stream;
+            let increment = if view.whole_appends { None } else { increments.frame(subscriber) };
+            let mail = match increment {
+                Some((frame, _)) => Mail::Append(Box::new(Append {
                     stream,
                     serial,
                     publisher,
                     has_members,
-                    frame: increments.frame(subscriber),
+                    frame,
                     version: Arc::clone(&revised.version),
                     whole: revised.whole,
-                }))
-            } else {
-                let frame = is_wanted.then(|| wholes.frame(subscriber));
-                Mail::Frame { stream, serial, publisher, has_members, frame }
+                })),
+                // Nothing of it is for those who want increments and get none.
+                None => {
+                    let frame = wholes.frame(subscriber).filter(|_| view.whole_appends);
+                    let (frame, link) = frame.unzip();
+                    let link: Link = link.unwrap_or_default();
+                    Mail::Frame { stream, serial, publisher, has_members, frame, link }
+                }
             };
-            self.outboxes[usize::from(subscriber.shard)].push_back(mail);
+            self.outboxes[usize::from(*shard)].push_back(mail);
         }
     }
 
@@ -391,19 +324,20 @@ impl Shard {
         event: &Broadcast,
         publisher: Option<(u16, TransportRef)>,
     ) {
-        let Some(home) = self.homes.channels.get(key) else { return };
-        let (kind, serial, has_members) = (event.kind(), event.serial(), home.has_members());
-        let mut encoded = EncodedOnce { event, frames: Vec::new() };
+        let Homes { channels, encoder, .. } = &mut self.homes;
+        let Some(home) = channels.get_mut(key) else { return };
+        let (serial, has_members) = (event.serial(), home.has_members());
+        let mut encoded = EncodedOnce::new(event, home, encoder);
         for subscriber in home.subscribers() {
-            let is_wanted = subscriber.view.wants.contains(kind);
-            let frame = is_wanted.then(|| encoded.frame(subscriber));
-            let stream = subscriber.stream;
+            let (frame, link) = encoded.frame(subscriber).unzip();
+            let (stream, link) = (subscriber.stream, link.unwrap_or_default());
             self.outboxes[usize::from(subscriber.shard)].push_back(Mail::Frame {
                 stream,
                 serial,
                 publisher,
                 has_members,
                 frame,
+                link,
             });
         }
     }
@@ -412,6 +346,11 @@ impl Shard {
     pub(super) fn handle_subscribe(&mut self, channel: ChannelKey, subscriber: Subscriber) {
         let (shard, stream) = (subscriber.shard, subscriber.stream);
         let home = self.homes.open(self.now, channel);
+        if subscriber.view.filter.as_ref().is_some_and(|filter| !home.takes_filter(filter)) {
+            let text = "the channel has as many different filters as it may have";
+            let error = ErrorInfo::new(ErrorCode::TOO_MANY_CHANNELS, text);
+            return self.post(usize::from(shard), Mail::Refused { stream, error });
+        }
         home.subscribe(subscriber);
         let (serial, has_members) = (home.last_serial(), home.has_members());
         self.post(usize::from(shard), Mail::Subscribed { stream, serial, has_members });
@@ -424,16 +363,22 @@ impl Shard {
         channel: ChannelKey,
         joining: &Joining,
     ) {
-        let home = self.homes.open(self.now, channel);
+        self.homes.open(self.now, channel.clone());
+        let Homes { channels, encoder, .. } = &mut self.homes;
+        let home = channels.get_mut(&channel).expect("opened above");
         let Past { serial, resumed, error, events } =
             home.past(self.now, &joining.since, self.config.replay_bytes_max.into());
-        let mut frames = encode_replay(&events, joining);
+        let Replay { pieces: mut frames, last } = Replay::new(&events, joining, home, encoder);
         let has_backlog = !frames.is_empty();
+        let is_head = last.is_some_and(|last| last.channel_serial == home.last_serial());
+        let chain = home.chain();
+        let has_base =
+            last.is_some_and(|last| chain.is_some_and(|chain| chain.joins(last, is_head)));
         let has_members = home.has_members();
         if has_members && joining.view.wants.contains(Wants::PRESENCE) {
             frames.extend(sync(home, joining.format, &joining.display_name));
         }
-        let joined = Joined { serial, resumed, error, has_backlog, has_members, frames };
+        let joined = Joined { serial, resumed, error, has_backlog, has_members, has_base, frames };
         let ReturnAddress { shard, transport, request } = reply_to;
         let joined = Box::new(joined);
         self.post(usize::from(shard), Mail::Joined { transport, request, joined });
@@ -470,7 +415,7 @@ impl Shard {
         let event = Broadcast::Presence(events);
         // Nobody is spared its own presence: echo=false is about messages.
         self.broadcast(channel, &event, None);
-        Ok(own.map(|(format, display_name)| encode(&event, format, &display_name)))
+        Ok(own.map(|(format, display_name)| encode_event(&event, format, &display_name)))
     }
 
     /// Members without a connection are there from the beginning of a channel, and never leave.
@@ -659,7 +604,7 @@ impl Shard {
 
     /// The complete WebSocket frame of a message for a stream of this shard.
     pub(super) fn encode_for(stream: &Stream, event: &Broadcast) -> Bytes {
-        encode(event, stream.name.format, &stream.name.display_name)
+        encode_event(event, stream.name.format, &stream.name.display_name)
     }
 
     pub(super) fn sweep_homes(&mut self) {

@@ -28,6 +28,8 @@ pub(super) struct WaitingAttach {
     pub params: Params,
     /// From where on the client wants the channel.
     pub since: Since,
+    /// Whether it is sent what its own connection publishes.
+    pub echo: bool,
 }
 
 /// Messages whose last whole delivery a stream remembers; of those that it forgets it sends the whole
@@ -134,10 +136,11 @@ impl Streams {
             self.slots.len() as u32 - 1
         });
         self.by_name.entry(name.clone()).or_default().push(index);
+        let has_deltas = view.delta;
         let stream = Stream {
             name,
             view,
-            log: FrameLog::default(),
+            log: FrameLog::new(has_deltas),
             serial: None,
             joined: None,
             wholes: Wholes::default(),

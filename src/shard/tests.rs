@@ -7,6 +7,8 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
+mod views;
+
 use super::*;
 use crate::ably::{ApiKey, AppSpec, Capability, KeySpec, Namespace};
 use crate::connection::Connection;
