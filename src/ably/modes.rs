@@ -43,6 +43,14 @@ const TABLE: [(Modes, &str, Operation); 8] = [
     (Modes::OBJECT_PUBLISH, "object_publish", Operation::ObjectPublish),
 ];
 
+/// Operations that change messages.
+const CHANGES: [Operation; 4] = [
+    Operation::MessageUpdateOwn,
+    Operation::MessageUpdateAny,
+    Operation::MessageDeleteOwn,
+    Operation::MessageDeleteAny,
+];
+
 impl Modes {
     /// Enter presence.
     pub const PRESENCE: Modes = Modes(1 << 16);
@@ -93,8 +101,12 @@ impl Modes {
     pub fn granted_by(self, capability: &Capability, name: &str) -> Modes {
         let asked = self.0 & GRANTED;
         let served = asked & !(Modes::OBJECT_SUBSCRIBE.0 | Modes::OBJECT_PUBLISH.0);
+        // Whoever may change messages does so by publishing.
+        let changes = || CHANGES.iter().any(|change| capability.allows(name, *change));
         let granted = |(mode, _, operation): &&(Modes, &str, Operation)| {
-            served & mode.0 != 0 && capability.allows(name, *operation)
+            let is_permitted =
+                capability.allows(name, *operation) || (*mode == Modes::PUBLISH && changes());
+            served & mode.0 != 0 && is_permitted
         };
         let none = Modes(asked >> GRANTED.trailing_zeros());
         TABLE.iter().filter(granted).fold(none, |modes, (mode, ..)| Modes(modes.0 | mode.0))
