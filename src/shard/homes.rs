@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::encode::{EncodedOnce, Joining, Replay, encode_event, sync};
 use super::mail::{ConnectionNews, Joined, MembersChange};
+use super::occupancy::occupancy_frame;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::vcdiff::Encoder;
 use crate::ably::{
@@ -75,6 +76,11 @@ impl Homes {
         let sweep = (!self.channels.is_empty()).then(|| self.swept_ms + SWEEP_MS);
         let leave = self.leaving.first().map(|(leave_at_ms, _)| *leave_at_ms);
         [sweep, leave].into_iter().flatten().min()
+    }
+
+    /// A channel that is open.
+    pub fn get_mut(&mut self, key: &ChannelKey) -> Option<&mut HomeChannel> {
+        self.channels.get_mut(key)
     }
 
     fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
@@ -223,6 +229,9 @@ impl Shard {
                 link,
             });
         }
+        if let Broadcast::Presence(_) = event {
+            self.occupancy_changed(key);
+        }
     }
 
     /// Another shard, or this one, has subscribers for a channel that is at home here.
@@ -257,6 +266,10 @@ impl Shard {
         };
         let Replay { pieces: mut frames, last } = Replay::new(missed, joining, home, encoder);
         let has_backlog = !frames.is_empty();
+        if let Some(category) = joining.view.occupancy {
+            let key = (joining.format, &*joining.display_name, category);
+            frames.insert(0, occupancy_frame(home, key, self.now.unix_ms));
+        }
         let is_head = last.is_some_and(|last| last.channel_serial == home.last_serial());
         let chain = home.chain();
         let has_base =
@@ -401,6 +414,7 @@ impl Shard {
         let keep = self.config.connection.state_ttl;
         if let Some(home) = self.homes.channels.get_mut(channel) {
             home.unsubscribe(self.now, shard, stream, keep);
+            self.occupancy_changed(channel);
         }
     }
 
