@@ -407,8 +407,10 @@ impl HomeChannel {
         let oldest_ms = now.unix_ms.saturating_sub(config.retention.as_millis() as u64);
         let mut presence_bytes = 0;
         if let Some(presence) = &mut self.presence {
-            // Presence takes no more than its half, so that messages keep theirs for those who resume.
-            presence.history.trim(oldest_ms, bytes_max / 2);
+            // Where it is tight, presence takes no more than half, so that messages keep theirs for
+            // those who resume.
+            let unused_bytes = bytes_max.saturating_sub(self.history.bytes());
+            presence.history.trim(oldest_ms, unused_bytes.max(bytes_max / 2));
             presence_bytes = presence.history.bytes();
             if presence.is_empty() {
                 self.presence = None;
@@ -440,4 +442,90 @@ impl HomeChannel {
 fn passing(filter: &Filter, subjects: &[Subject]) -> Vec<usize> {
     let passing = subjects.iter().enumerate().filter(|(_, subject)| filter.passes(subject));
     passing.map(|(index, _)| index).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ably::{Data, Direction, Identity, Params, PresenceAction, PresenceChange};
+
+    const NOW: Now = Now { mono_ms: 5_000, unix_ms: 1_700_000_000_000 };
+
+    fn count(home: &HomeChannel) -> (usize, usize) {
+        let query = HistoryQuery {
+            start_ms: None,
+            end_ms: None,
+            direction: Direction::Forwards,
+            limit: 1_000,
+            until: None,
+            after: None,
+        };
+        let presence = home.presence().map(|presence| presence.history.read(&query).events.len());
+        (home.read_history(&query).items.len(), presence.unwrap_or(0))
+    }
+
+    #[test]
+    fn presence_history_takes_what_messages_leave_and_half_where_it_is_tight() {
+        let config = HistoryConfig {
+            retention: Duration::from_secs(120),
+            channel_bytes_max: 1 << 20,
+            shard_bytes_max: 1 << 20,
+        };
+        let bounds = PresenceConfig { members_max: 10, bytes_max: 1 << 20 };
+        let key = ChannelKey::new("app", "room");
+        let mut home = HomeChannel::new(NOW, key, SeriesId::new([7; 10]));
+        for serial in 0..20 {
+            let change = PresenceChange {
+                action: PresenceAction::Enter,
+                id: format!("conn:{serial}:0").into(),
+                has_chosen_id: false,
+                client_id: "ann".into(),
+                data: Data::Text("x".repeat(1_000).into()),
+                encoding: None,
+                extras: None,
+            };
+            let request = PresenceRequest {
+                id: format!("conn:{serial}").into(),
+                connection_id: "conn".into(),
+                changes: vec![change],
+            };
+            home.change_members(NOW, &bounds, request, 1).expect("within bounds");
+        }
+        home.trim(NOW, &config, home.history_bytes());
+        assert_eq!(count(&home), (0, 20), "nothing is over its bound");
+        let identity = Identity::Wildcard;
+        let capability = crate::ably::Capability::all();
+        for serial in 0..20 {
+            let publisher = crate::ably::Publisher {
+                id: format!("other:{serial}"),
+                connection_id: None,
+                identity: &identity,
+                capability: &capability,
+            };
+            let draft = crate::ably::Draft {
+                data: Data::Text("x".repeat(1_000).into()),
+                ..crate::ably::Draft::default()
+            };
+            let accepted = crate::ably::validate(
+                "room",
+                Some(vec![draft]),
+                &Params::default(),
+                &publisher,
+                65_536,
+            );
+            home.publish(NOW, accepted.expect("valid"));
+        }
+        home.trim(NOW, &config, home.history_bytes());
+        assert_eq!(count(&home), (20, 20));
+        let half = home.history_bytes() / 2;
+        home.trim(NOW, &config, half);
+        let (messages, presence) = count(&home);
+        assert!(home.history_bytes() <= half);
+        assert!((9..=11).contains(&messages) && (9..=11).contains(&presence));
+        // Time ends all of it but the member.
+        let later = Now { unix_ms: NOW.unix_ms + 121_000, ..NOW };
+        home.trim(later, &config, 1 << 20);
+        assert_eq!(count(&home), (0, 0));
+        assert!(home.has_members() && !home.is_idle(later));
+    }
 }
