@@ -173,7 +173,7 @@ pub(super) fn encode_event(event: &Broadcast, format: Format, display_name: &str
 }
 
 /// The complete WebSocket frame of what `write` appends, which holds about `bytes`.
-fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+pub(super) fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let opcode = match format {
         Format::Json => OpCode::Data(Data::Text),
         Format::MsgPack => OpCode::Data(Data::Binary),
