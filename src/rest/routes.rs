@@ -24,6 +24,7 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("GET", "/channels/{channel}/presence/history", presence::history),
     ("GET", "/channels", channels::list),
     ("POST", "/messages", batch::publish),
+    ("GET", "/presence", batch::presence),
     ("POST", "/keys/{key}/requestToken", tokens::request),
     ("POST", "/keys/{key}/revokeTokens", tokens::revoke),
     ("GET", "/stats", stats::get),
