@@ -30,6 +30,7 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("GET", "/channels/{channel}/presence/history", presence::history),
     ("GET", "/channels", channels::list),
     ("POST", "/messages", batch::publish),
+    ("GET", "/presence", batch::presence),
     ("POST", "/keys/{key}/requestToken", tokens::request),
     ("*", "/keys/{key}/requestToken", unserved::other_method),
     ("POST", "/keys/{key}/revokeTokens", tokens::revoke),
