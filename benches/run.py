@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import pathlib
+import socket
 import statistics
 import subprocess
 import sys
@@ -30,9 +31,26 @@ def build():
     built = {}
     for line in output.splitlines():
         message = json.loads(line)
-        if message.get("executable"):
+        if not message.get("executable"):
+            continue
+        # `--benches` builds the daemon's unit tests as well, under the daemon's name.
+        kind, is_test = message["target"]["kind"], message["profile"]["test"]
+        if kind == ["bench"] or kind == ["bin"] and not is_test:
             built[message["target"]["name"]] = message["executable"]
     return built["ringcast"], built["floor"]
+
+
+def free_ports(first):
+    """Pairs of free ports from `first` up: the server's, and the floor's control port. A pair for each run, since
+    the closed connections of a run linger on their port and answer to new ones that look like them."""
+    for port in range(first, 32_000, 2):
+        with socket.socket() as server, socket.socket() as control:
+            try:
+                server.bind(("127.0.0.1", port))
+                control.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+        yield port
 
 
 @contextlib.contextmanager
@@ -52,9 +70,10 @@ def long_backlog():
         BACKLOG.write_text(before)
 
 
-def measure(server, ringcast, port, *, subscribers, messages, outstanding, floor):
+def measure(server, ringcast, port, shards, *, subscribers, messages, outstanding, floor):
     """Runs one load against one server and returns the report of `ringcast bench`."""
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
+        server = [*server, "--listen", f"127.0.0.1:{port}", "--shards", str(shards)]
         process = subprocess.Popen(server, stdout=subprocess.PIPE, text=True)
         try:
             line = process.stdout.readline()
@@ -83,10 +102,11 @@ def main():
     parser.add_argument("--shards", type=int, help="default: 1, and more above 18,000 subscribers")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--deliveries", type=int, default=1_000_000, help="of one run, about")
-    parser.add_argument("--port", type=int, default=18_100)
+    parser.add_argument("--port", type=int, default=18_100, help="the first; every run takes the next two")
     parser.add_argument("--json", type=pathlib.Path, help="write every report to this file")
     args = parser.parse_args()
     ringcast, floor = build()
+    ports = free_ports(args.port)
     reports = []
     header = ("subscribers", "outstanding", "shards", "us/delivery", "floor", "ratio CPU", "ratio busy core",
               "bytes/conn", "us/connect")
@@ -96,19 +116,18 @@ def main():
         for subscribers in args.subscribers:
             shards = args.shards or -(-subscribers // 18_000)
             for outstanding in args.outstanding:
-                messages = max(20, args.deliveries // subscribers // 8 * 8) * (4 if outstanding > 1 else 1)
+                # Coalesced deliveries cost less: more of them, so that both run for about as long.
+                messages = max(20, args.deliveries // subscribers * (1 if outstanding == 1 else 4))
                 load = {"subscribers": subscribers, "messages": messages, "outstanding": outstanding}
                 rows = []
-                frame_bytes = 480
                 for _ in range(args.rounds):
-                    listen = ["--listen", f"127.0.0.1:{args.port}", "--shards", str(shards)]
-                    daemon = measure([ringcast, "serve", *listen, "--key", KEY],
-                                     ringcast, args.port, floor=False, **load)
+                    daemon = measure([ringcast, "serve", "--key", KEY], ringcast, next(ports), shards,
+                                     floor=False, **load)
                     # The floor's frames are as long as the daemon's were.
                     frame_bytes = daemon["frame_bytes"]
-                    bottom = measure([floor, *listen, "--frame-bytes", str(frame_bytes)]
+                    bottom = measure([floor, "--frame-bytes", str(frame_bytes)]
                                      + (["--coalesce"] if outstanding > 1 else []),
-                                     ringcast, args.port, floor=True, **load)
+                                     ringcast, next(ports), shards, floor=True, **load)
                     rows.append((daemon, bottom))
                     reports.append({"daemon": daemon, "floor": bottom, "shards": shards})
                 of = lambda name, at: [row[at][name] for row in rows]

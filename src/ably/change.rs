@@ -1,6 +1,6 @@
 //! Changes of the directory that clients ask for; the registrar makes them one after another.
 
-use super::{Directory, ErrorCode, ErrorInfo, NewApp, STATS_MAX, StatsFixture};
+use super::{Directory, ErrorCode, ErrorInfo, NewApp, Revocation, STATS_MAX, StatsFixture};
 
 /// Apps of one daemon, at most, as far as clients make them.
 const APPS_MAX: usize = 4096;
@@ -14,6 +14,13 @@ pub enum Change {
     DeleteApp {
         /// Which one.
         app_id: Box<str>,
+    },
+    /// Tokens of a key are revoked; connections that have them end.
+    Revoke {
+        /// The key.
+        key_name: Box<str>,
+        /// Which tokens.
+        revocation: Revocation,
     },
     /// More statistics of an app.
     AddStats {
@@ -43,6 +50,10 @@ impl Change {
                 known(directory, app_id)?;
                 Ok(directory.without_app(app_id))
             }
+            Change::Revoke { key_name, revocation } => {
+                directory.key(key_name)?;
+                directory.with_revocation_of(key_name, revocation)
+            }
             Change::AddStats { app_id, stats } => {
                 known(directory, app_id)?;
                 let all = directory.stats(app_id).len() + stats.len();
@@ -58,7 +69,7 @@ impl Change {
     /// Whether there may be connections that it ends.
     pub fn is_enforced(&self) -> bool {
         match self {
-            Change::DeleteApp { .. } => true,
+            Change::DeleteApp { .. } | Change::Revoke { .. } => true,
             Change::CreateApp(_) | Change::AddStats { .. } => false,
         }
     }

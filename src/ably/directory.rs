@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::capability::CapabilityError;
-use super::{ApiKey, Capability, ErrorCode, ErrorInfo, Principal, StatsFixture};
+use super::revocation::Revocations;
+use super::{ApiKey, Capability, ErrorCode, ErrorInfo, Principal, Revocation, StatsFixture};
 
 /// What the channels under one name obey (6.8).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,6 +110,11 @@ impl Key {
         &self.capability_text
     }
 
+    /// The secret, with which tokens and token requests are signed.
+    pub(super) fn secret(&self) -> &str {
+        self.api_key.secret()
+    }
+
     /// Whether its tokens can be revoked; they live for an hour at most then.
     pub fn has_revocable_tokens(&self) -> bool {
         self.has_revocable_tokens
@@ -181,6 +187,8 @@ pub struct Directory {
     keys: HashMap<Box<str>, Arc<Principal>>,
     /// By app: numbers that a test suite has posted, as they came.
     stats: HashMap<Box<str>, Arc<Vec<StatsFixture>>>,
+    /// By key name: which of its tokens are worth nothing.
+    revocations: HashMap<Box<str>, Arc<Revocations>>,
 }
 
 impl Directory {
@@ -224,6 +232,7 @@ impl Directory {
         if directory.apps.remove(id).is_some() {
             directory.keys.retain(|_, principal| principal.app_id() != id);
             directory.stats.remove(id);
+            directory.revocations.retain(|key_name, _| app_id_of(key_name) != id);
         }
         directory
     }
@@ -235,6 +244,28 @@ impl Directory {
         let all = directory.stats.entry(id.into()).or_default();
         Arc::make_mut(all).extend_from_slice(stats);
         directory
+    }
+
+    /// The same with tokens of the key called `key_name` revoked.
+    ///
+    /// # Errors
+    /// 42918: there are as many revocations of the key as can be kept.
+    pub fn with_revocation_of(
+        &self,
+        key_name: &str,
+        revocation: &Revocation,
+    ) -> Result<Directory, ErrorInfo> {
+        let none = Revocations::default();
+        let before = self.revocations.get(key_name).map_or(&none, |revocations| revocations);
+        let after = Arc::new(revocation.apply(before)?);
+        let mut directory = self.clone();
+        directory.revocations.insert(key_name.into(), after);
+        Ok(directory)
+    }
+
+    /// From when on the token of `principal` is revoked, if it is.
+    pub(super) fn revoked_ms(&self, principal: &Principal) -> Option<u64> {
+        self.revocations.get(principal.key().name())?.revoked_ms(principal)
     }
 
     fn add(&mut self, spec: AppSpec) {
@@ -297,14 +328,17 @@ impl Directory {
 
     fn holder(&self, key_name: &str, no_app: ErrorCode) -> Result<&Arc<Principal>, ErrorInfo> {
         self.keys.get(key_name).ok_or_else(|| {
-            let app_id = key_name.split_once('.').map_or(key_name, |(app_id, _)| app_id);
             // Over REST an unknown key of a known app is 401 with the code of 404 (2.4).
-            match self.apps.contains_key(app_id) {
+            match self.apps.contains_key(app_id_of(key_name)) {
                 true => ErrorInfo::new(ErrorCode::NOT_FOUND, "no such key").with_status(401),
                 false => ErrorInfo::new(no_app, "no such app"),
             }
         })
     }
+}
+
+fn app_id_of(key_name: &str) -> &str {
+    key_name.split_once('.').map_or(key_name, |(app_id, _)| app_id)
 }
 
 #[cfg(test)]

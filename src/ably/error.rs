@@ -58,8 +58,20 @@ codes! {
     INCOMPATIBLE_CREDENTIALS = 40102;
     /// Basic authentication over a plain transport.
     BASIC_WITHOUT_TLS = 40103;
+    /// The timestamp of a token request is too far from the server's time.
+    TIMESTAMP_NOT_CURRENT = 40104;
+    /// The nonce of a token request was used before.
+    NONCE_REPLAYED = 40105;
     /// Too many connections of the account.
     TOO_MANY_CONNECTIONS = 40111;
+    /// The key is another one than the one that it takes.
+    KEY_MISMATCH = 40133;
+    /// Batch requests before version 3: some of it has failed.
+    BATCH_ERROR = 40020;
+    /// A token was used where the key itself is needed.
+    KEY_REQUIRED = 40162;
+    /// Tokens of the key cannot be revoked.
+    NOT_REVOCABLE = 40163;
     /// A token that is not valid, for no more special reason.
     TOKEN_ERROR = 40140;
     /// A revoked token.
@@ -90,6 +102,8 @@ codes! {
     CONNECTION_RATE_EXCEEDED = 42911;
     /// More publishes per channel than allowed.
     CHANNEL_RATE_EXCEEDED = 42913;
+    /// More requests than can be remembered.
+    REQUEST_RATE_EXCEEDED = 42918;
     /// More protocol messages per connection than allowed; the connection fails.
     FLOODING = 42924;
     /// A fault of the server.

@@ -16,6 +16,7 @@ mod error;
 mod history;
 mod inbound;
 mod json;
+mod jwt;
 mod message;
 mod modes;
 mod msgpack;
@@ -25,12 +26,14 @@ mod principal;
 mod publish;
 mod question;
 mod rest;
+mod revocation;
 mod sandbox;
 mod serial;
 mod since;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod token;
 mod value;
 pub mod vcdiff;
 mod writer;
@@ -58,6 +61,7 @@ pub use question::{Answer, ChannelsQuery, Question, Survey, merge_channels};
 pub use rest::{
     decode_publish, encode_error, encode_history, encode_names, encode_publish_result, encode_time,
 };
+pub use revocation::{Revocation, Target};
 pub use sandbox::{
     FixtureChannel, FixtureMember, NewApp, STATS_MAX, StatsFixture, decode_new_app, decode_stats,
     encode_new_app,
@@ -68,6 +72,7 @@ pub use stats::{
     Counter, IntervalTally, StatsQuery, StatsShape, StatsUnit, Tally, encode_stats, merge_stats,
     parse_interval, read_stats_fixture, select_stats,
 };
+pub use token::{CLOCK_WINDOW_MS, TokenDetails, TokenGrant, TokenRequest};
 pub use value::DEPTH_MAX;
 
 /// How the frames of one transport, or one HTTP body, are encoded.

@@ -76,6 +76,8 @@ pub enum Outbound<'a> {
         /// Why it is not the one that was to be resumed.
         error: Option<&'a ErrorInfo>,
     },
+    /// The client shall send a new token (RTN22).
+    Auth,
     /// The transport ends; the client shall connect again.
     Disconnected {
         /// Why.
@@ -119,6 +121,7 @@ impl Outbound<'_> {
             Outbound::Ack { .. } => Action::Ack,
             Outbound::Nack { .. } => Action::Nack,
             Outbound::Connected { .. } => Action::Connected,
+            Outbound::Auth => Action::Auth,
             Outbound::Disconnected { .. } => Action::Disconnected,
             Outbound::Closed => Action::Closed,
             Outbound::Error { .. } => Action::Error,
@@ -163,7 +166,7 @@ pub fn encode(format: Format, message: &Outbound<'_>, out: &mut Vec<u8>) {
                 error_of = *error;
             }
             Outbound::Disconnected { error } => error_of = *error,
-            Outbound::Closed => {}
+            Outbound::Auth | Outbound::Closed => {}
             Outbound::Error { channel, error } => {
                 map.opt_str("channel", *channel);
                 error_of = Some(*error);

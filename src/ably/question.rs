@@ -32,6 +32,8 @@ pub enum Answer {
         /// Who it is.
         identity: Identity,
     },
+    /// A nonce was not used before, and is from now on.
+    FreshNonce,
     /// To [`Question::History`].
     History(HistoryPage),
     /// To [`Survey::Channels`]: names in order, one more than a page has if there are as many.

@@ -32,7 +32,7 @@ use crate::sys::rusage;
 /// Direct descriptors that a ring's table has beside those of its subscribers.
 const TABLE_RESERVE: u32 = 64;
 
-/// How long nothing may be delivered before the run is given up.
+/// How long nobody may be attached, or nothing delivered, before the run is given up.
 const STUCK: Duration = Duration::from_secs(30);
 
 /// Measure fan-out: N subscribers of one channel, messages published, every delivery checked
@@ -47,7 +47,7 @@ pub struct BenchArgs {
     /// Connections that attach to the channel
     #[arg(long, value_name = "N", default_value_t = 1000)]
     subscribers: u32,
-    /// Messages to publish; with --rate, messages a second
+    /// Messages to publish
     #[arg(long, value_name = "N", default_value_t = 100)]
     messages: u64,
     /// Messages under way at a time: the next is published when the oldest has reached everybody
@@ -132,9 +132,17 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
 
     let connecting = Instant::now();
     let mut progress = Progress::default();
-    while shared.attached.load(Ordering::Relaxed) < args.subscribers && running() {
+    let mut attached = (0, connecting);
+    while attached.0 < args.subscribers && running() {
         thread::sleep(Duration::from_millis(5));
-        progress.show("attached", shared.attached.load(Ordering::Relaxed).into());
+        let count = shared.attached.load(Ordering::Relaxed);
+        if count > attached.0 {
+            attached = (count, Instant::now());
+        }
+        if attached.1.elapsed() > STUCK {
+            bail!("{count} subscribers are attached, and none more within {} s", STUCK.as_secs());
+        }
+        progress.show("attached", count.into());
     }
     let connect_seconds = connecting.elapsed().as_secs_f64();
     let connected = Reading::take(args.pid)?;

@@ -290,7 +290,7 @@ impl Config {
             history,
             head_timeout: limits.head_timeout,
             frame_bytes_max: limits.frame_bytes_max as u32,
-            lag_bytes_max: limits.outbound_lag_bytes_max as u32,
+            lag_bytes_max: limits.lag_bytes_max(&self.listener),
             lag_max: limits.outbound_lag_max,
             echo: self.echo,
             sandbox: self.sandbox,
@@ -314,6 +314,14 @@ impl Config {
 const SHARDS_MAX: usize = 256;
 
 impl Limits {
+    /// What is left of `outbound_lag_bytes_max` for the daemon's own memory: a client that is behind
+    /// has a full socket buffer too, and the kernel doubles its size. One frame has to fit in any case.
+    fn lag_bytes_max(&self, listener: &ListenerConfig) -> u32 {
+        let kernel_bytes = 2 * listener.send_buffer_bytes as usize;
+        let own_bytes = self.outbound_lag_bytes_max.saturating_sub(kernel_bytes);
+        own_bytes.max(self.frame_bytes_max) as u32
+    }
+
     fn read(&mut self, mut section: Section) -> Result<(), ConfigError> {
         let bytes = units::bytes(KIB..=16 * MIB);
         section.read("message_bytes_max", &mut self.message_bytes_max, bytes)?;
@@ -409,6 +417,17 @@ mod tests {
     fn an_empty_file_is_the_default() {
         let config = Config::parse("r.toml", "").unwrap();
         assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn a_full_socket_buffer_counts_as_lag_but_one_frame_fits_beside_it() {
+        let lag_bytes_max = |text: &str| {
+            let (server, _) = Config::parse("r.toml", text).unwrap().into_server().unwrap();
+            server.shard.lag_bytes_max as usize
+        };
+        assert_eq!(lag_bytes_max(""), MIB - 128 * KIB);
+        let large = "[socket]\nsend_buffer_bytes = \"2MiB\"";
+        assert_eq!(lag_bytes_max(large), 512 * KIB);
     }
 
     #[test]

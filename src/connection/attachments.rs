@@ -77,6 +77,10 @@ impl Attachments {
         Some(removed.cursor())
     }
 
+    pub fn streams(&self) -> Vec<u32> {
+        self.list.iter().map(|attachment| attachment.stream).collect()
+    }
+
     pub fn any_stream(&self) -> Option<u32> {
         self.list.last().map(|attachment| attachment.stream)
     }

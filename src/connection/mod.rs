@@ -5,6 +5,7 @@
 
 mod acks;
 mod attachments;
+mod auth;
 mod key;
 mod open;
 
@@ -77,6 +78,11 @@ pub enum Command {
         /// The channel.
         name: ChannelName,
     },
+    /// Find out who holds this token, and tell [`Connection::reauthenticate`].
+    Authenticate {
+        /// The token.
+        token: Box<str>,
+    },
     /// Publish; the outcome goes to [`Connection::resolve`].
     Publish {
         /// The client's number for it.
@@ -101,6 +107,8 @@ pub struct Connection {
     wants_echo: bool,
     /// Whether silence is broken by HEARTBEAT, or by WebSocket pings (RTN23b).
     wants_heartbeats: bool,
+    /// Whether the client will be asked for a new token before this one ends.
+    asks_for_token: bool,
     /// Smallest msgSerial that was not seen yet.
     next_msg_serial: u64,
     /// `None` while no publish is under way or remembered.
@@ -168,10 +176,13 @@ impl Connection {
                 }
                 Ok(Command::None)
             }
-            Action::Auth => {
-                let text = "tokens are not served yet";
-                Err(ErrorInfo::new(ErrorCode::INVALID_CREDENTIALS, text))
-            }
+            Action::Auth => match message.access_token {
+                Some(token) => Ok(Command::Authenticate { token }),
+                None => {
+                    let text = "there is no token in this AUTH";
+                    Err(ErrorInfo::new(ErrorCode::INVALID_CREDENTIALS, text))
+                }
+            },
             Action::Close => {
                 self.tell(&Outbound::Closed, lane);
                 Ok(Command::Close)
@@ -407,6 +418,11 @@ impl Connection {
         self.attachments.remove(stream)
     }
 
+    /// Every stream that it is attached to.
+    pub fn streams(&self) -> Vec<u32> {
+        self.attachments.streams()
+    }
+
     /// Some stream that it is attached to.
     pub fn any_stream(&self) -> Option<u32> {
         self.attachments.any_stream()
@@ -429,7 +445,7 @@ fn tell(format: Format, message: &Outbound<'_>, lane: &mut Vec<u8>) {
         Format::Json => OpCode::Data(Data::Text),
         Format::MsgPack => OpCode::Data(Data::Binary),
     };
-    let mut frame = FrameBuilder::with_capacity(opcode, 128);
+    let mut frame = FrameBuilder::with_capacity(opcode, 512);
     ably::encode(format, message, frame.payload());
     lane.extend_from_slice(&frame.finish());
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Connection, ConnectionConfig, ConnectionId, ConnectionKey, Place, tell};
 use crate::ably::{ConnectionDetails, ErrorCode, ErrorInfo, Format, Identity, Outbound, Principal};
-use crate::base::Entropy;
+use crate::base::{Entropy, Now};
 use crate::http::Request;
 
 /// The oldest protocol version that is served: channel serials carry continuity since then (2.3).
@@ -81,22 +81,25 @@ impl Opening {
     pub fn begin(
         self,
         config: &ConnectionConfig,
+        now: Now,
         entropy: &mut Entropy,
         place: Place,
         error: Option<&ErrorInfo>,
         lane: &mut Vec<u8>,
     ) -> Connection {
         let id = ConnectionId::random(entropy);
-        let connection = Connection {
+        let mut connection = Connection {
             key: ConnectionKey::random(id, place, entropy),
             principal: self.principal,
             format: self.format,
             wants_echo: self.wants_echo,
             wants_heartbeats: self.wants_heartbeats,
+            asks_for_token: false,
             next_msg_serial: 0,
             acks: None,
             attachments: super::Attachments::default(),
         };
+        connection.plan_renewal(now);
         connection.connected(config, error, lane);
         connection
     }
@@ -106,6 +109,7 @@ impl Opening {
         self,
         connection: &mut Connection,
         config: &ConnectionConfig,
+        now: Now,
         entropy: &mut Entropy,
         place: Place,
         lane: &mut Vec<u8>,
@@ -118,6 +122,7 @@ impl Opening {
         if connection.next_msg_serial > 0 {
             connection.acks.get_or_insert_default().expect_resends(connection.next_msg_serial);
         }
+        connection.plan_renewal(now);
         connection.connected(config, None, lane);
     }
 }

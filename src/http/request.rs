@@ -6,7 +6,7 @@ use std::str;
 use bytes::Bytes;
 
 use super::head::{Head, Span};
-use super::uri::{decode_percent, form_pairs};
+use super::uri::{decode_percent, form_pairs, form_value};
 
 /// One request, head and body.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Request {
     /// The first value of query parameter `name`, decoded; what does not decode to UTF-8 counts as
     /// absent.
     pub fn query_param(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.query_params().find(|(key, _)| key == name).map(|(_, value)| value)
+        form_value(self.query(), name)
     }
 
     /// All query parameters in order, decoded; those that do not decode to UTF-8 are left out.

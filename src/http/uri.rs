@@ -32,6 +32,18 @@ pub fn form_pairs(text: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str
     })
 }
 
+/// The first value of `name` among [`form_pairs`]. A connect asks for a dozen names: only what may be the
+/// one is decoded.
+pub(super) fn form_value<'a>(text: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    text.split('&').find_map(|pair| {
+        let is_plain = memchr::memchr2(b'%', b'+', pair.as_bytes()).is_none();
+        if is_plain && !pair.starts_with(name) {
+            return None;
+        }
+        form_pairs(pair).find(|(found, _)| found == name).map(|(_, value)| value)
+    })
+}
+
 /// Decodes one name or value of a query or form; `None` as in [`decode_percent`].
 fn decode_form(text: &str) -> Option<Cow<'_, str>> {
     if memchr::memchr(b'+', text.as_bytes()).is_none() {
@@ -68,5 +80,15 @@ mod tests {
         assert_eq!(encoded, "a%20b%2Bc%2Cd%2F%C3%A9%25%3F%26%3D%3E%0D%0A~");
         assert_eq!(decode_percent(&encoded).unwrap(), text);
         assert_eq!(decode_form(&encoded).unwrap(), text);
+    }
+
+    #[test]
+    fn a_value_is_found_by_its_decoded_name_and_not_by_a_longer_one() {
+        let form = "keys=1&=2&k%65y=%zz&key=a+b&%6b+=3&key=4&flag";
+        for name in ["keys", "", "key", "k ", "flag", "ke", "none"] {
+            let among_pairs = form_pairs(form).find(|(found, _)| found == name);
+            assert_eq!(form_value(form, name), among_pairs.map(|(_, value)| value), "{name}");
+        }
+        assert_eq!(form_value(form, "key").as_deref(), Some("a b"));
     }
 }

@@ -1,10 +1,11 @@
 //! Who asks: credentials, and the identity that a request claims (12.1, 12.7).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use data_encoding::BASE64;
 
-use crate::ably::{self, ApiKey, Directory, ErrorCode, ErrorInfo, Principal};
+use crate::ably::{self, Directory, ErrorCode, ErrorInfo, Principal};
 use crate::base::Now;
 use crate::http::Request;
 
@@ -15,31 +16,51 @@ use crate::http::Request;
 pub fn authenticate(
     request: &Request,
     directory: &Directory,
-    _now: Now,
+    now: Now,
 ) -> Result<Arc<Principal>, ErrorInfo> {
-    let principal = directory.authenticate(&api_key(request)?)?;
+    let principal = match credentials(request)? {
+        Credentials::Key(key) => Arc::clone(directory.authenticate(&key)?),
+        Credentials::Token(token) => directory.authenticate_token(&token, now.unix_ms)?,
+    };
     principal.claim(claimed_client_id(request)?.as_deref())
 }
 
-/// The key that `request` presents; the header wins over the query.
-fn api_key(request: &Request) -> Result<ApiKey, ErrorInfo> {
+enum Credentials<'a> {
+    Key(ably::ApiKey),
+    Token(Cow<'a, str>),
+}
+
+/// What `request` presents; the header wins over the query, a key over a token.
+fn credentials(request: &Request) -> Result<Credentials<'_>, ErrorInfo> {
     let refused = |message| Err(ErrorInfo::new(ErrorCode::INVALID_CREDENTIALS, message));
-    // Outside 40140 to 40149, or a client would renew its token and try again, for ever.
-    const NO_TOKENS: &str = "token authentication is not served, use an API key";
     if let Some(authorization) = request.header("Authorization") {
-        let (scheme, credentials) = authorization.split_once(' ').unwrap_or((authorization, ""));
+        let (scheme, text) = authorization.split_once(' ').unwrap_or((authorization, ""));
         return match scheme {
-            _ if scheme.eq_ignore_ascii_case("Basic") => ably::decode_basic(credentials.trim()),
-            _ if scheme.eq_ignore_ascii_case("Bearer") => refused(NO_TOKENS),
+            _ if scheme.eq_ignore_ascii_case("Basic") => {
+                ably::decode_basic(text.trim()).map(Credentials::Key)
+            }
+            _ if scheme.eq_ignore_ascii_case("Bearer") => Ok(Credentials::Token(bearer(text))),
             _ => refused("unknown authorization scheme"),
         };
     }
     if let Some(key) = request.query_param("key") {
-        return key.parse();
+        return key.parse().map(Credentials::Key);
     }
-    match ["accessToken", "access_token"].iter().any(|name| request.query_param(name).is_some()) {
-        true => refused(NO_TOKENS),
-        false => refused("no credentials given"),
+    let token = ["accessToken", "access_token"].iter().find_map(|name| request.query_param(name));
+    match token {
+        Some(token) => Ok(Credentials::Token(token)),
+        None => refused("no credentials given"),
+    }
+}
+
+/// The token in the credentials of `Authorization: Bearer`: SDKs send base64, others the token itself,
+/// which contains what base64 does not.
+fn bearer(text: &str) -> Cow<'_, str> {
+    let text = text.trim();
+    let decoded = BASE64.decode(text.as_bytes()).ok();
+    match decoded.and_then(|bytes| String::from_utf8(bytes).ok()) {
+        Some(token) => Cow::Owned(token),
+        None => Cow::Borrowed(text),
     }
 }
 

@@ -16,6 +16,7 @@ mod reply;
 mod routes;
 mod service;
 mod stats;
+mod tokens;
 mod unserved;
 
 use std::fmt;
@@ -91,6 +92,8 @@ pub enum Ask {
     Connection(Box<str>),
     /// Something of which every shard knows a part; there are as many answers.
     Shards(Survey),
+    /// Whether this was never used before; answered with [`Answer::FreshNonce`] or 40105.
+    Nonce([u8; 16]),
     /// A change of the directory; answered with [`Answer::Changed`] once every shard has it.
     Change(Change),
 }
@@ -100,7 +103,7 @@ impl Ask {
     pub fn channel(&self) -> Option<&str> {
         match self {
             Ask::Publish { channel, .. } | Ask::Home { channel, .. } => Some(channel),
-            Ask::Connection(_) | Ask::Shards(_) | Ask::Change(_) => None,
+            Ask::Connection(_) | Ask::Shards(_) | Ask::Nonce(_) | Ask::Change(_) => None,
         }
     }
 }
@@ -294,8 +297,8 @@ mod tests {
         assert_eq!(error(history("?key=app.all:wrong", "")), (401, 40101));
         assert_eq!(error(history("?key=app.other:secret", "")), (401, 40400));
         assert_eq!(error(history("?key=other.all:secret", "")), (401, 40101));
-        assert_eq!(error(history("?access_token=abc", "")), (401, 40101));
-        assert_eq!(error(history("", "Authorization: Bearer abc\r\n")), (401, 40101));
+        assert_eq!(error(history("?access_token=abc", "")), (401, 40145));
+        assert_eq!(error(history("", "Authorization: Bearer abc\r\n")), (401, 40145));
         assert_eq!(error(history("", "Authorization: Digest\r\n")), (401, 40101));
     }
 

@@ -261,7 +261,7 @@ impl Shard {
         let place = Place { shard: self.id, transport: index };
         let transport = &mut self.transports[index as usize];
         let (config, entropy) = (&self.config.connection, &mut self.entropy);
-        let connection = opening.begin(config, entropy, place, error, transport.lane());
+        let connection = opening.begin(config, self.now, entropy, place, error, transport.lane());
         self.stats.connection_opened(connection.app_id(), self.now.unix_ms);
         transport.stage = Stage::Realtime(ws::Decoder::new(), Box::new(connection));
         self.set_ready(index);
@@ -287,7 +287,7 @@ impl Shard {
                 let place = Place { shard: self.id, transport: index };
                 let transport = &mut self.transports[index as usize];
                 let (config, entropy) = (&self.config.connection, &mut self.entropy);
-                opening.resume(&mut connection, config, entropy, place, transport.lane());
+                opening.resume(&mut connection, config, self.now, entropy, place, transport.lane());
                 self.stats.connection_resumed(connection.app_id(), self.now.unix_ms);
                 transport.stage = Stage::Realtime(ws::Decoder::new(), connection);
                 self.set_ready(index);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::dormant::unknown_key;
 use super::registrar::REGISTRAR;
 use super::transport::{Ending, HttpStage, Stage};
-use super::{Mail, Shard};
+use super::{Mail, Shard, nonces};
 use crate::ably::{Answer, ErrorInfo, Survey};
 use crate::channel::ChannelKey;
 use crate::channel::log::TransportRef;
@@ -102,7 +102,11 @@ impl Shard {
         let Inquiry { app_id, asks, then } = inquiry;
         let answers_to = |ask: &Ask| match ask {
             Ask::Shards(_) => self.shards,
-            Ask::Publish { .. } | Ask::Home { .. } | Ask::Connection(_) | Ask::Change(_) => 1,
+            Ask::Publish { .. }
+            | Ask::Home { .. }
+            | Ask::Connection(_)
+            | Ask::Nonce(_)
+            | Ask::Change(_) => 1,
         };
         let missing = asks.iter().map(answers_to).sum();
         if missing == 0 {
@@ -146,6 +150,9 @@ impl Shard {
                     number = reply_to.request + self.shards as u64;
                     self.survey(index, reply_to.request, &app_id, &survey);
                     continue;
+                }
+                Ask::Nonce(nonce) => {
+                    (nonces::home(nonce, self.shards), Mail::Nonce { reply_to, nonce })
                 }
                 Ask::Change(change) => {
                     (REGISTRAR, Mail::Change { reply_to, change: Box::new(change) })

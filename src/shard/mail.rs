@@ -155,6 +155,13 @@ pub enum Mail {
         /// this kind of event.
         frame: Option<Bytes>,
     },
+    /// To the shard that remembers a nonce: note it; answered with [`Mail::Answer`].
+    Nonce {
+        /// Where the answer goes.
+        reply_to: ReturnAddress,
+        /// Digest of key name and nonce.
+        nonce: [u8; 16],
+    },
     /// To the registrar: change the directory; answered with [`Mail::Answer`] once every shard has it.
     Change {
         /// Where the answer goes.

@@ -9,6 +9,7 @@
 //! | `mod.rs` | transports from accept to close, the choice of the next send |
 //! | `http.rs` | HTTP requests and the WebSocket handshake |
 //! | `realtime.rs` | what a client's protocol messages ask for |
+//! | `auth.rs` | tokens of connections: their end, the next one |
 //! | `attach.rs` | from ATTACH to a cursor in a stream, and back |
 //! | `dormant.rs` | connections between two transports |
 //! | `fanout.rs` | frames into the logs of streams |
@@ -17,11 +18,13 @@
 //! | `registrar.rs` | changes of the directory |
 
 mod attach;
+mod auth;
 mod dormant;
 mod fanout;
 mod homes;
 mod http;
 mod mail;
+mod nonces;
 mod realtime;
 mod registrar;
 mod stats;
@@ -34,6 +37,7 @@ use std::time::Duration;
 
 use self::dormant::DormantConnections;
 use self::homes::{Homes, Joining};
+use self::nonces::Nonces;
 use self::registrar::{Enforcement, Registrar};
 use self::stats::Stats;
 use self::streams::Streams;
@@ -60,8 +64,8 @@ pub struct ShardConfig {
     pub head_timeout: Duration,
     /// Bytes of one HTTP body or WebSocket message.
     pub frame_bytes_max: u32,
-    /// Bytes that a subscriber may lag behind its channel, not counting what the kernel holds, which
-    /// `SO_SNDBUF` bounds.
+    /// Bytes that a subscriber may lag behind its channel. What a full socket buffer holds comes on top;
+    /// whoever makes this configuration has taken that off.
     pub lag_bytes_max: u32,
     /// Connections without a transport that are kept for their clients to come back; beyond it the
     /// oldest is forgotten.
@@ -106,6 +110,12 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Longest time between two looks at a transport.
 const CHECK_MAX: Duration = Duration::from_secs(5);
 
+/// When a transport is looked at, in units that fit an entry's 32 bits for years and are no finer than
+/// the wheel is.
+fn watch_tick(mono_ms: u64) -> u32 {
+    (mono_ms / 128) as u32
+}
+
 /// Lines for the log that may wait for `server`; more are dropped.
 const LOG_LINES_MAX: usize = 64;
 
@@ -149,6 +159,7 @@ pub struct Shard {
     homes: Homes,
     stats: Stats,
     dormant: DormantConnections,
+    nonces: Nonces,
     registrar: Registrar,
     enforcement: Enforcement,
     /// Mail to each shard, oldest first; that to itself is delivered by [`Shard::settle`].
@@ -169,6 +180,7 @@ impl Shard {
     ) -> Shard {
         let series = SeriesId::new(entropy.bytes());
         Shard {
+            nonces: Nonces::default(),
             registrar: Registrar::new(Arc::clone(&directory)),
             enforcement: Enforcement::default(),
             directory,
@@ -278,7 +290,12 @@ impl Shard {
     /// Looks at the transports and channels whose time has come.
     pub fn handle_timeout(&mut self) {
         while let Some(index) = self.wheel.pop_due(self.now.mono_ms) {
-            self.transports[index as usize].in_wheel = false;
+            let transport = &mut self.transports[index as usize];
+            // One that was overtaken by an earlier one, behind which there is a later one.
+            if transport.watched_until > watch_tick(self.now.mono_ms) {
+                continue;
+            }
+            transport.watched_until = 0;
             self.check(index);
         }
         let now_ms = self.now.mono_ms;
@@ -362,6 +379,7 @@ impl Shard {
             Mail::Frame { stream, serial, publisher, has_members, frame } => {
                 self.handle_frame(stream, serial, publisher, has_members, frame);
             }
+            Mail::Nonce { reply_to, nonce } => self.handle_nonce(reply_to, nonce),
             Mail::Change { reply_to, change } => self.handle_change(reply_to, &change),
             Mail::Directory { version, directory, enforce } => {
                 self.handle_directory(version, directory, enforce);
@@ -494,14 +512,20 @@ impl Shard {
         }
     }
 
-    /// Puts `index` on the wheel, if it is not there.
+    /// Puts `index` on the wheel, if it is not there or only for later.
     fn watch(&mut self, index: u32) {
         let check = CHECK_MAX.min(self.config.head_timeout).min(self.config.lag_max);
         let check = check.min(self.config.connection.idle_interval / 3);
         let transport = &mut self.transports[index as usize];
-        if !transport.in_wheel {
-            transport.in_wheel = true;
-            self.wheel.insert(index, self.now.mono_ms + check.as_millis() as u64);
+        let mut deadline_ms = self.now.mono_ms + check.as_millis() as u64;
+        if let Some(token_ms) = transport.connection().and_then(|c| c.token_deadline_ms()) {
+            let left_ms = token_ms.saturating_sub(self.now.unix_ms);
+            deadline_ms = deadline_ms.min(self.now.mono_ms + left_ms);
+        }
+        let until = watch_tick(deadline_ms).max(1);
+        if transport.watched_until == 0 || until < transport.watched_until {
+            transport.watched_until = until;
+            self.wheel.insert(index, deadline_ms);
         }
     }
 
@@ -522,7 +546,11 @@ impl Shard {
             }
             Stage::Echo(_) | Stage::Opening(_) => {}
             Stage::Realtime(..) if stalled => self.cut_slow_consumer(index),
-            Stage::Realtime(..) => self.check_silence(index),
+            Stage::Realtime(..) => {
+                if self.check_token(index) {
+                    self.check_silence(index);
+                }
+            }
         }
         self.watch(index);
     }

@@ -74,6 +74,7 @@ impl Shard {
             Ok(Command::Attach { name, modes, params, since }) => {
                 self.attach(index, &name, modes, params, since);
             }
+            Ok(Command::Authenticate { token }) => self.reauthenticate(index, &token),
             Ok(Command::Detach { name }) => self.detach(index, &name),
             Ok(Command::Publish { msg_serial, name, accepted }) => {
                 self.publish(index, msg_serial, &name, accepted);
@@ -194,9 +195,14 @@ impl Shard {
         }
         // Early rather than late: the next look may be that far away.
         let is_silent = since(transport.sent_ms) + CHECK_MAX >= idle_interval;
+        // Whatever was sent meanwhile: a client that only listens says nothing unless it is asked.
         let is_unheard = since(transport.received_ms) > idle_interval;
-        if is_silent && let Some((connection, lane)) = transport.speak() {
-            connection.heartbeat(lane);
+        if (is_silent || is_unheard)
+            && let Some((connection, lane)) = transport.speak()
+        {
+            if is_silent {
+                connection.heartbeat(lane);
+            }
             if is_unheard {
                 lane.extend_from_slice(&ws::ping_frame(b""));
             }

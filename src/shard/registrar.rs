@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::transport::Stage;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{Answer, Change, Directory, ErrorCode, ErrorInfo};
 use crate::channel::ChannelKey;
@@ -124,12 +123,14 @@ impl Shard {
         let count = self.transports.len() as u32;
         let end = count.min(self.enforcement.next + ENFORCED_PER_TURN);
         for index in self.enforcement.next..end {
-            let Stage::Realtime(_, connection) = &self.transports[index as usize].stage else {
-                continue;
-            };
+            let Some(connection) = self.transports[index as usize].connection() else { continue };
             if self.directory.app(connection.app_id()).is_none() {
                 let text = "the app was deleted";
                 self.fail(index, &ErrorInfo::new(ErrorCode::FORBIDDEN, text));
+            } else if let Some(revoked) = self.directory.with_revocation(connection.principal()) {
+                connection.revoke(Arc::new(revoked), self.now);
+                self.check_token(index);
+                self.watch(index);
             }
         }
         self.enforcement.next = end;
@@ -143,6 +144,12 @@ impl Shard {
     /// Whether the next turn has to go on with what this one has begun.
     pub(super) fn is_enforcing(&self) -> bool {
         !self.enforcement.versions.is_empty()
+    }
+
+    /// Somebody wants to know whether a nonce is new.
+    pub(super) fn handle_nonce(&mut self, reply_to: ReturnAddress, nonce: [u8; 16]) {
+        let taken = self.nonces.take(self.now.mono_ms, nonce);
+        self.reply(reply_to, taken.map(|()| Answer::FreshNonce));
     }
 
     fn reply(&mut self, reply_to: ReturnAddress, answer: Result<Answer, ErrorInfo>) {

@@ -11,6 +11,7 @@ use crate::connection::Connection;
 use crate::ws::{self, CloseCode};
 
 mod apps;
+mod auth;
 
 const KEY: &str = "app.key:secret";
 
@@ -31,6 +32,8 @@ struct Client {
     shard: usize,
     index: u32,
     received: Vec<u8>,
+    /// Pings that [`Host::messages`] has met and [`Host::answer_pings`] has not answered.
+    pings: usize,
     is_closed: bool,
 }
 
@@ -75,7 +78,8 @@ impl Host {
     /// Connects a client to `shard` and returns its number; its first frame is CONNECTED.
     fn connect(&mut self, shard: usize, query: &str) -> usize {
         let index = self.clients.iter().filter(|client| client.shard == shard).count() as u32;
-        self.clients.push(Client { shard, index, received: Vec::new(), is_closed: false });
+        let received = Vec::new();
+        self.clients.push(Client { shard, index, received, pings: 0, is_closed: false });
         let client = self.clients.len() - 1;
         self.shards[shard].handle_accept(index);
         let request = format!(
@@ -165,6 +169,13 @@ impl Host {
         }
     }
 
+    /// The same for a host of which little is expected.
+    fn settle_quickly(&mut self) {
+        for _ in 0..20 * self.shards.len() {
+            self.step();
+        }
+    }
+
     fn pass(&mut self, time: Duration) {
         self.now.mono_ms += time.as_millis() as u64;
         self.now.unix_ms += time.as_millis() as u64;
@@ -181,12 +192,23 @@ impl Host {
                 127 => (u64::from_be_bytes(tail[..8].try_into().unwrap()) as usize, &tail[8..]),
                 len => (usize::from(*len), tail),
             };
-            if first & 0x0f == 1 {
-                messages.push(serde_json::from_slice(&tail[..len]).expect("whole JSON"));
+            match first & 0x0f {
+                1 => messages.push(serde_json::from_slice(&tail[..len]).expect("whole JSON")),
+                9 => self.clients[client].pings += 1,
+                _ => {}
             }
             rest = &tail[len..];
         }
         messages
+    }
+
+    /// Sends the pongs that a client owes, as any WebSocket library does, and returns their number.
+    fn answer_pings(&mut self, client: usize) -> usize {
+        let pings = std::mem::take(&mut self.clients[client].pings);
+        for _ in 0..pings {
+            self.write(client, &[0x8a, 0x80, 0, 0, 0, 0]);
+        }
+        pings
     }
 
     fn attach(&mut self, client: usize, channel: &str) -> Value {
@@ -412,6 +434,38 @@ fn a_client_that_closes_is_let_go_once_both_have_sent_their_close_frame() {
     host.pass(LINGER);
     host.settle();
     assert!(host.clients[never].is_closed);
+}
+
+#[test]
+fn a_client_that_only_listens_to_a_busy_channel_is_pinged_and_kept() {
+    let mut host = Host::new(1, 4);
+    let (listener, publisher) = (host.connect(0, ""), host.connect(0, ""));
+    host.attach(listener, "room");
+    let mut pongs = 0;
+    for second in 0..120 {
+        host.publish(publisher, second, "room", "tick");
+        host.pass(Duration::from_secs(1));
+        host.settle();
+        assert_eq!(host.data(listener, "room"), ["tick"], "second {second}");
+        pongs += host.answer_pings(listener);
+    }
+    assert!(!host.clients[listener].is_closed);
+    // One for each idle interval, which the wheel looks at every five seconds.
+    assert!((5..=8).contains(&pongs), "{pongs} in 120 s");
+}
+
+#[test]
+fn a_listener_that_answers_no_ping_is_given_up_although_its_channel_is_busy() {
+    let mut host = Host::new(1, 6);
+    let (listener, publisher) = (host.connect(0, ""), host.connect(0, ""));
+    host.attach(listener, "room");
+    for second in 0..60 {
+        host.publish(publisher, second, "room", "tick");
+        host.pass(Duration::from_secs(1));
+        host.settle();
+    }
+    assert!(host.clients[listener].is_closed);
+    assert!(!host.clients[publisher].is_closed);
 }
 
 #[test]

@@ -84,8 +84,9 @@ pub(super) struct Transport {
     pub is_ready: bool,
     /// Whether more than one attachment may have something to send.
     pub has_many: bool,
-    /// Whether the timer wheel holds it; the entry may stem from an earlier use of the index.
-    pub in_wheel: bool,
+    /// When the timer wheel hands it out, as a `watch_tick`; 0: never. The entry may stem from
+    /// an earlier use of the index.
+    pub watched_until: u32,
     /// Control frames and HTTP responses: they overtake streams between two sends.
     lane: Vec<u8>,
     /// What an attachment is owed before its stream goes on. `None` while there is nothing.
@@ -104,7 +105,7 @@ impl Transport {
             ending: Ending::No,
             is_ready: false,
             has_many: false,
-            in_wheel: false,
+            watched_until: 0,
             lane: Vec::new(),
             backlog: None,
             sent_ms: 0,
@@ -118,7 +119,7 @@ impl Transport {
         *self = Transport {
             generation: self.generation.wrapping_add(1),
             stage: Stage::Http(Box::new(HttpStage { parser, waiting: None, asked: 0 })),
-            in_wheel: self.in_wheel,
+            watched_until: self.watched_until,
             is_ready: self.is_ready,
             sent_ms: now_ms,
             received_ms: now_ms,

@@ -5,7 +5,7 @@ use super::*;
 /// Opens a transport to `shard` and sends `bytes` over it.
 fn open(host: &mut Host, shard: usize, bytes: &str) -> usize {
     let index = host.clients.iter().filter(|client| client.shard == shard).count() as u32;
-    host.clients.push(Client { shard, index, received: Vec::new(), is_closed: false });
+    host.clients.push(Client { shard, index, received: Vec::new(), pings: 0, is_closed: false });
     let client = host.clients.len() - 1;
     host.shards[shard].handle_accept(index);
     host.write(client, bytes.as_bytes());

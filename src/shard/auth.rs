@@ -1,0 +1,72 @@
+//! Tokens of connections: their end, the next one, and what that one changes (2.10).
+
+use super::Shard;
+use super::transport::Stage;
+use crate::ably::{ChannelName, ErrorCode, ErrorInfo, Params, Since};
+
+impl Shard {
+    /// Looks whether the token of `index` has ended or is to be renewed. Returns whether the
+    /// transport goes on.
+    pub(super) fn check_token(&mut self, index: u32) -> bool {
+        let now = self.now;
+        let Some((connection, lane)) = self.transports[index as usize].speak() else {
+            return false;
+        };
+        let result = connection.check_token(now, lane);
+        self.set_ready(index);
+        if let Err(error) = &result {
+            self.disconnect(index, error);
+        }
+        result.is_ok()
+    }
+
+    /// A client has sent a new token.
+    pub(super) fn reauthenticate(&mut self, index: u32, token: &str) {
+        let principal = self.directory.authenticate_token(token, self.now.unix_ms);
+        let Some((connection, lane)) = self.transports[index as usize].speak() else { return };
+        let config = &self.config.connection;
+        let result = principal
+            .and_then(|principal| connection.reauthenticate(config, self.now, &principal, lane));
+        match result {
+            Ok(()) => {
+                self.narrow_attachments(index);
+                self.watch(index);
+            }
+            Err(error) if error.is_token_error() => self.disconnect(index, &error),
+            Err(error) => self.fail(index, &error),
+        }
+    }
+
+    /// Takes from the attachments of `index` what its capability does not permit any more (RTC8a1).
+    fn narrow_attachments(&mut self, index: u32) {
+        let Some(connection) = self.transports[index as usize].connection() else { return };
+        for stream in connection.streams() {
+            let Stage::Realtime(_, connection) = &self.transports[index as usize].stage else {
+                return;
+            };
+            let stream_name = &self.streams.at(stream).name;
+            let display_name = stream_name.display_name.clone();
+            let base = stream_name.channel.name();
+            let principal = connection.principal();
+            let modes = connection.modes(stream).expect("attached");
+            let granted = modes.granted_by(principal.capability(), base);
+            let denial = match principal.enter(base) {
+                Err(error) => Some(error),
+                Ok(()) if granted.is_empty() => {
+                    let text = "the new token permits nothing on this channel";
+                    Some(ErrorInfo::new(ErrorCode::CAPABILITY_DENIED, text))
+                }
+                Ok(()) => None,
+            };
+            if let Some(error) = denial {
+                self.leave_stream(index, stream);
+                if let Some((connection, lane)) = self.transports[index as usize].speak() {
+                    connection.refuse_channel(&display_name, &error, lane);
+                }
+            } else if granted != modes {
+                let name = ChannelName::parse(&display_name).expect("was attached under it");
+                self.attach(index, &name, granted, Params::default(), Since::Head);
+            }
+        }
+    }
+}

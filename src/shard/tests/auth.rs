@@ -1,0 +1,309 @@
+//! Tokens: made over REST, used on any shard, renewed in band, ended by time and by revocation.
+
+use data_encoding::BASE64;
+
+use super::apps::{answer, connect_with, make_app, only_message, request, sandbox, send_request};
+use super::*;
+
+/// A sandbox with one app: a key for everything, one that subscribes, one with revocable tokens.
+fn host(seed: u64) -> (Host, Vec<String>) {
+    let mut host = sandbox(3, seed);
+    let keys = r#"{"keys":[{},{"capability":"{\"a\":[\"subscribe\"],\"b\":[\"*\"]}"},
+        {"revocableTokens":true}],"namespaces":[{"id":"members","authenticated":true}]}"#;
+    let (_, keys) = make_app(&mut host, 0, keys);
+    (host, keys)
+}
+
+fn basic(key: &str) -> String {
+    format!("Authorization: Basic {}\r\n", BASE64.encode(key.as_bytes()))
+}
+
+fn name(key: &str) -> &str {
+    key.split_once(':').expect("a key").0
+}
+
+fn token_details(host: &mut Host, shard: usize, key: &str, body: &Value) -> Value {
+    let line = format!("POST /keys/{}/requestToken", name(key));
+    let (status, details) = request(host, shard, &line, &basic(key), &body.to_string());
+    assert_eq!(status, 201, "{details}");
+    details
+}
+
+fn token(host: &mut Host, key: &str, body: &Value) -> String {
+    token_details(host, 1, key, body)["token"].as_str().expect("a token").to_owned()
+}
+
+fn code(answer: &(u16, Value)) -> (u16, u64) {
+    (answer.0, answer.1["error"]["code"].as_u64().expect("an error"))
+}
+
+/// The actions and error codes that a client has received.
+fn received(host: &mut Host, client: usize) -> Vec<(u64, Option<u64>)> {
+    let of = |message: &Value| {
+        let action = message["action"].as_u64().expect("a number");
+        (action, message["error"]["code"].as_u64())
+    };
+    host.messages(client).iter().map(of).filter(|(action, _)| *action != 0).collect()
+}
+
+#[test]
+fn a_token_is_good_on_every_shard_for_what_it_says() {
+    let (mut host, keys) = host(1);
+    let asked = json!({"clientId": "bob", "ttl": 5000, "capability": r#"{"room":["subscribe"]}"#});
+    let details = token_details(&mut host, 0, &keys[0], &asked);
+    assert_eq!(details["capability"], r#"{"room":["subscribe"]}"#);
+    assert_eq!(
+        (&details["clientId"], details["keyName"].as_str()),
+        (&json!("bob"), Some(name(&keys[0])))
+    );
+    assert_eq!(details["expires"].as_u64(), details["issued"].as_u64().map(|issued| issued + 5000));
+    let token = details["token"].as_str().expect("a token").to_owned();
+    for shard in 0..3 {
+        for query in ["accessToken", "access_token"] {
+            let client = connect_with(&mut host, shard, &format!("{query}={token}"));
+            let connected = host.messages(client).remove(0);
+            assert_eq!(connected["connectionDetails"]["clientId"], "bob");
+        }
+        let history = |host: &mut Host, channel: &str, bearer: &str| {
+            let line = format!("GET /channels/{channel}/messages");
+            code(&request(host, shard, &line, &format!("Authorization: Bearer {bearer}\r\n"), ""))
+        };
+        for bearer in [token.clone(), BASE64.encode(token.as_bytes())] {
+            assert_eq!(history(&mut host, "room", &bearer), (401, 40160));
+        }
+        assert_eq!(history(&mut host, "room", "nonsense"), (401, 40145));
+    }
+    let stranger = connect_with(&mut host, 0, &format!("accessToken={token}&clientId=eve"));
+    assert_eq!(only_message(&mut host, stranger), (9, Some(40102)));
+}
+
+#[test]
+fn a_signed_request_is_good_for_one_token_whichever_shards_it_is_sent_to() {
+    let (mut host, keys) = host(2);
+    let (key_name, secret) = keys[0].split_once(':').expect("a key");
+    let now_ms = host.now.unix_ms;
+    let text = format!("{key_name}\n\n\n\n{now_ms}\n0123456789abcdef\n");
+    let mac = {
+        use hmac::Mac;
+        let mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes());
+        mac.expect("any length").chain_update(text).finalize().into_bytes()
+    };
+    let body = json!({"keyName": key_name, "timestamp": now_ms, "nonce": "0123456789abcdef",
+                      "mac": BASE64.encode(&mac)})
+    .to_string();
+    let line = format!("POST /keys/{key_name}/requestToken");
+    let clients: Vec<usize> =
+        (0..3).map(|shard| send_request(&mut host, shard, &line, "", &body)).collect();
+    host.settle();
+    let mut statuses: Vec<u16> =
+        clients.iter().map(|&client| answer(&mut host, client).0).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 401, 401]);
+    let again = request(&mut host, 1, &line, "", &body);
+    assert_eq!(code(&again), (401, 40105));
+}
+
+#[test]
+fn who_may_not_have_a_token_is_told_why() {
+    let (mut host, keys) = host(3);
+    let line = format!("POST /keys/{}/requestToken", name(&keys[0]));
+    let mut ask = |line: &str, headers: &str| code(&request(&mut host, 1, line, headers, "{}"));
+    assert_eq!(ask(&line, ""), (401, 40101));
+    assert_eq!(ask(&line, &basic(&keys[1])), (401, 40101));
+    assert_eq!(ask("POST /keys/no.key/requestToken", &basic(&keys[0])), (404, 40400));
+    let unknown = format!("POST /keys/{}x/requestToken", name(&keys[0]));
+    assert_eq!(ask(&unknown, &basic(&keys[0])), (401, 40400));
+    assert_eq!(
+        ask(&line, &format!("{}Content-Type: text/plain\r\n", basic(&keys[0]))),
+        (400, 40001)
+    );
+}
+
+#[test]
+fn a_short_token_ends_without_warning_and_a_longer_one_with() {
+    let (mut host, keys) = host(4);
+    let short = token(&mut host, &keys[0], &json!({"ttl": 5000}));
+    let long = token(&mut host, &keys[0], &json!({"ttl": 60_000}));
+    let short = connect_with(&mut host, 0, &format!("accessToken={short}"));
+    let long = connect_with(&mut host, 1, &format!("accessToken={long}"));
+    assert_eq!(only_message(&mut host, short), (4, None));
+    assert_eq!(only_message(&mut host, long), (4, None));
+    let mut seen = (Vec::new(), Vec::new());
+    for tenth in 0..620 {
+        host.pass(Duration::from_millis(100));
+        if tenth % 100 == 0 {
+            host.send(long, &json!({"action": 0}));
+        }
+        for shard in 0..3 {
+            let now = host.now;
+            host.shards[shard].begin_turn(now);
+            host.shards[shard].handle_timeout();
+        }
+        host.settle_quickly();
+        let at = |list: &mut Vec<_>, messages: Vec<_>| {
+            list.extend(messages.into_iter().map(|message| (message, (tenth + 1) * 100)));
+        };
+        at(&mut seen.0, received(&mut host, short));
+        at(&mut seen.1, received(&mut host, long));
+    }
+    let [((6, Some(40142)), ended_ms)] = seen.0[..] else { panic!("{:?}", seen.0) };
+    assert!((5000..5400).contains(&ended_ms), "{ended_ms}");
+    let [((17, None), asked_ms), ((6, Some(40142)), ended_ms)] = seen.1[..] else {
+        panic!("{:?}", seen.1)
+    };
+    assert!((30_000..30_400).contains(&asked_ms), "{asked_ms}");
+    assert!((60_000..60_400).contains(&ended_ms), "{ended_ms}");
+}
+
+#[test]
+fn a_new_token_keeps_the_connection_and_changes_what_it_may_do() {
+    let (mut host, keys) = host(5);
+    let wide = token(&mut host, &keys[1], &json!({"clientId": "bob"}));
+    let narrow = json!({"clientId": "bob", "capability": r#"{"b":["subscribe"]}"#});
+    let narrow = token(&mut host, &keys[1], &narrow);
+    let client = connect_with(&mut host, 2, &format!("accessToken={wide}"));
+    let id = host.messages(client)[0]["connectionId"].clone();
+    host.attach(client, "a");
+    host.attach(client, "b");
+    let auth = |token: &str| json!({"action": 17, "auth": {"accessToken": token}});
+    host.send(client, &auth(&narrow));
+    host.settle();
+    let answers = host.messages(client);
+    assert_eq!((&answers[0]["action"], &answers[0]["connectionId"]), (&json!(4), &id));
+    let of_channel = |channel: &str| {
+        let of = answers.iter().filter(|answer| answer["channel"] == channel);
+        of.map(|answer| (answer["action"].as_u64(), answer["error"]["code"].as_u64()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of_channel("a"), [(Some(9), Some(40160))]);
+    assert_eq!(of_channel("b"), [(Some(11), None)]);
+    host.publish(client, 0, "b", "not any more");
+    host.settle();
+    assert_eq!(received(&mut host, client), [(2, Some(40160))]);
+    // It still hears what it may.
+    let key = format!("key={}", keys[0]);
+    let publisher = connect_with(&mut host, 0, &key);
+    for channel in ["a", "b"] {
+        host.publish(publisher, u64::from(channel == "b"), channel, channel);
+    }
+    host.settle();
+    assert_eq!(host.data(client, "b"), ["b"]);
+    host.send(client, &auth(&wide));
+    host.settle();
+    assert_eq!(received(&mut host, client), [(4, None)]);
+    assert_eq!(host.attach(client, "a")["action"], 11);
+}
+
+#[test]
+fn a_token_that_is_not_for_the_connection_ends_it() {
+    for (asked, expected) in
+        [(json!({"clientId": "eve"}), (9, Some(40102))), (json!({}), (9, Some(40102)))]
+    {
+        let (mut host, keys) = host(6);
+        let own = token(&mut host, &keys[0], &json!({"clientId": "bob"}));
+        let other = token(&mut host, &keys[0], &asked);
+        let client = connect_with(&mut host, 0, &format!("accessToken={own}"));
+        host.messages(client);
+        host.send(client, &json!({"action": 17, "auth": {"accessToken": other}}));
+        host.settle();
+        assert_eq!(received(&mut host, client), [expected]);
+    }
+    let (mut host, keys) = host(7);
+    let client = connect_with(&mut host, 0, &format!("key={}", keys[0]));
+    host.messages(client);
+    host.send(client, &json!({"action": 17}));
+    host.settle();
+    assert_eq!(received(&mut host, client), [(9, Some(40101))]);
+}
+
+#[test]
+fn anonymous_clients_stay_out_of_namespaces_for_members() {
+    let (mut host, keys) = host(8);
+    let anonymous = token(&mut host, &keys[0], &json!({}));
+    let client = connect_with(&mut host, 0, &format!("accessToken={anonymous}"));
+    host.messages(client);
+    host.send(client, &json!({"action": 10, "channel": "members:1"}));
+    host.publish(client, 0, "members:1", "x");
+    host.settle();
+    assert_eq!(received(&mut host, client), [(9, Some(40161)), (2, Some(40161))]);
+    let bearer = format!("Authorization: Bearer {anonymous}\r\n");
+    let publish = request(&mut host, 1, "POST /channels/members:1/messages", &bearer, "{}");
+    assert_eq!(code(&publish), (401, 40161));
+}
+
+fn revoke(host: &mut Host, shard: usize, key: &str, body: &Value) -> (u16, Value) {
+    let line = format!("POST /keys/{}/revokeTokens?v=3", name(key));
+    request(host, shard, &line, &basic(key), &body.to_string())
+}
+
+#[test]
+fn revoked_connections_end_on_every_shard_and_their_tokens_are_worth_nothing() {
+    let (mut host, keys) = host(9);
+    let key = keys[2].clone();
+    let bob = token(&mut host, &key, &json!({"clientId": "bob"}));
+    let eve = token(&mut host, &key, &json!({"clientId": "eve"}));
+    let bobs: Vec<usize> =
+        (0..6).map(|at| connect_with(&mut host, at % 3, &format!("accessToken={bob}"))).collect();
+    let other = connect_with(&mut host, 1, &format!("accessToken={eve}"));
+    for &client in bobs.iter().chain([&other]) {
+        host.messages(client);
+    }
+    host.pass(Duration::from_millis(10));
+    host.settle();
+    let (status, results) =
+        revoke(&mut host, 2, &key, &json!({"targets": ["clientId:bob", "colour:red"]}));
+    assert_eq!((status, &results["successCount"]), (201, &json!(1)));
+    for &client in &bobs {
+        assert_eq!(received(&mut host, client), [(6, Some(40141))]);
+    }
+    assert!(received(&mut host, other).is_empty());
+    for shard in 0..3 {
+        let late = connect_with(&mut host, shard, &format!("accessToken={bob}"));
+        assert_eq!(only_message(&mut host, late), (9, Some(40141)));
+    }
+}
+
+#[test]
+fn with_a_margin_clients_are_asked_first() {
+    let (mut host, keys) = host(10);
+    let key = keys[2].clone();
+    let bob = token(&mut host, &key, &json!({"clientId": "bob"}));
+    let renews = connect_with(&mut host, 0, &format!("accessToken={bob}"));
+    let sleeps = connect_with(&mut host, 1, &format!("accessToken={bob}"));
+    for client in [renews, sleeps] {
+        host.messages(client);
+    }
+    host.pass(Duration::from_millis(10));
+    host.settle();
+    let body = json!({"targets": ["clientId:bob"], "allowReauthMargin": true});
+    let requested_ms = host.now.unix_ms;
+    let (_, results) = revoke(&mut host, 2, &key, &body);
+    assert!(results["results"][0]["appliesAt"].as_u64().expect("a time") > requested_ms + 30_000);
+    for client in [renews, sleeps] {
+        assert_eq!(received(&mut host, client), [(17, None)]);
+    }
+    let fresh = token(&mut host, &key, &json!({"clientId": "bob"}));
+    host.send(renews, &json!({"action": 17, "auth": {"accessToken": fresh}}));
+    host.settle();
+    assert_eq!(received(&mut host, renews), [(4, None)]);
+    for _ in 0..8 {
+        host.pass(Duration::from_secs(4));
+        host.settle();
+    }
+    assert!(received(&mut host, renews).is_empty());
+    assert_eq!(received(&mut host, sleeps), [(6, Some(40141))]);
+}
+
+#[test]
+fn who_may_not_revoke_is_told_why() {
+    let (mut host, keys) = host(11);
+    let revocable = keys[2].clone();
+    let bob = token(&mut host, &revocable, &json!({"clientId": "bob"}));
+    let body = json!({"targets": ["clientId:bob"]}).to_string();
+    let line = |key: &str| format!("POST /keys/{}/revokeTokens", name(key));
+    let bearer = format!("Authorization: Bearer {bob}\r\n");
+    let mut ask = |line: &str, headers: &str| code(&request(&mut host, 0, line, headers, &body));
+    assert_eq!(ask(&line(&revocable), &bearer), (401, 40162));
+    assert_eq!(ask(&line(&revocable), &basic(&keys[0])), (401, 40133));
+    assert_eq!(ask(&line(&keys[0]), &basic(&keys[0])), (401, 40163));
+}
