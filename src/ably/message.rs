@@ -6,7 +6,7 @@ use data_encoding::BASE64;
 use super::serial::ChannelSerial;
 use super::value::{Node, Value};
 use super::writer::{MapWriter, write_array, write_map};
-use super::{Action, Format, json};
+use super::{Action, Delta, Format, json};
 
 /// What a message carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -124,6 +124,18 @@ pub fn encode_publication(
     publication: &Publication,
     out: &mut Vec<u8>,
 ) {
+    let whole = (0..publication.messages.len()).map(|index| (index, None));
+    encode_part(format, channel, publication, whole, out);
+}
+
+/// The same with some of its messages only, by index and in order, each as a delta where there is one.
+pub fn encode_part<'a>(
+    format: Format,
+    channel: &str,
+    publication: &Publication,
+    part: impl ExactSizeIterator<Item = (usize, Option<&'a Delta>)>,
+    out: &mut Vec<u8>,
+) {
     write_map(format, out, |map| {
         map.uint("action", Action::Message.number());
         map.str("id", &publication.id);
@@ -131,8 +143,8 @@ pub fn encode_publication(
         map.str("channelSerial", &publication.channel_serial.to_string());
         map.opt_str("connectionId", publication.connection_id.as_deref());
         map.uint("timestamp", publication.timestamp_ms);
-        map.array("messages", 0..publication.messages.len(), |index, out| {
-            write_map(format, out, |map| write_message(map, format, publication, index));
+        map.array("messages", part, |(index, delta), out| {
+            write_map(format, out, |map| write_message(map, format, publication, index, delta));
         });
     });
 }
@@ -142,19 +154,33 @@ pub fn encode_message(format: Format, publication: &Publication, index: usize, o
     write_map(format, out, |map| {
         map.opt_str("connectionId", publication.connection_id.as_deref());
         map.uint("timestamp", publication.timestamp_ms);
-        write_message(map, format, publication, index);
+        write_message(map, format, publication, index, None);
     });
 }
 
-fn write_message(map: &mut MapWriter<'_>, format: Format, publication: &Publication, index: usize) {
+fn write_message(
+    map: &mut MapWriter<'_>,
+    format: Format,
+    publication: &Publication,
+    index: usize,
+    delta: Option<&Delta>,
+) {
     let message = &publication.messages[index];
     let serial = publication.message_serial(index);
     map.opt_str("id", message.id.as_deref());
     map.opt_str("name", message.name.as_deref());
     map.opt_str("clientId", message.client_id.as_deref());
-    write_data(map, format, message);
-    if let Some(extras) = &message.extras {
-        map.json("extras", extras);
+    match delta {
+        None => {
+            write_data(map, format, &message.data, message.encoding.as_deref());
+            if let Some(extras) = &message.extras {
+                map.json("extras", extras);
+            }
+        }
+        Some(delta) => {
+            write_bytes(map, format, &delta.bytes, Some(&Delta::encoding(message)));
+            map.json("extras", &delta.extras(message));
+        }
     }
     // Written although it is zero: SDKs do not fill it in.
     map.uint("action", 0);
@@ -165,29 +191,22 @@ fn write_message(map: &mut MapWriter<'_>, format: Format, publication: &Publicat
     });
 }
 
-fn write_data(map: &mut MapWriter<'_>, format: Format, message: &Message) {
-    let encoding = message.encoding.as_deref();
-    match (&message.data, format) {
-        (Data::None, _) => map.opt_str("encoding", encoding),
-        (Data::Text(text), _) => {
-            map.str("data", text);
-            map.opt_str("encoding", encoding);
-        }
-        (Data::Scalar(text), _) => {
-            map.json("data", text);
-            map.opt_str("encoding", encoding);
-        }
-        (Data::Binary(bytes), Format::MsgPack) => {
-            map.bin("data", bytes);
-            map.opt_str("encoding", encoding);
-        }
-        (Data::Binary(bytes), Format::Json) => {
-            map.bin("data", bytes);
-            match encoding {
-                Some(encoding) => map.str("encoding", &format!("{encoding}/base64")),
-                None => map.str("encoding", "base64"),
-            }
-        }
+fn write_data(map: &mut MapWriter<'_>, format: Format, data: &Data, encoding: Option<&str>) {
+    match data {
+        Data::None => {}
+        Data::Text(text) => map.str("data", text),
+        Data::Scalar(text) => map.json("data", text),
+        Data::Binary(bytes) => return write_bytes(map, format, bytes, encoding),
+    }
+    map.opt_str("encoding", encoding);
+}
+
+fn write_bytes(map: &mut MapWriter<'_>, format: Format, bytes: &[u8], encoding: Option<&str>) {
+    map.bin("data", bytes);
+    match (format, encoding) {
+        (Format::MsgPack, _) => map.opt_str("encoding", encoding),
+        (Format::Json, Some(encoding)) => map.str("encoding", &format!("{encoding}/base64")),
+        (Format::Json, None) => map.str("encoding", "base64"),
     }
 }
 

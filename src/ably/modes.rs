@@ -85,6 +85,11 @@ impl Modes {
         TABLE.iter().filter(granted).fold(Modes(0), |modes, (mode, ..)| Modes(modes.0 | mode.0))
     }
 
+    /// Those that are among `modes` as well.
+    pub fn only(self, modes: Modes) -> Modes {
+        Modes(self.0 & modes.0)
+    }
+
     /// The bits, for `flags`.
     pub fn bits(self) -> u64 {
         self.0.into()

@@ -241,12 +241,12 @@ fn write_integer(out: &mut Vec<u8>, value: usize) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A decoder straight from the RFC, with the code table built as §5.6 lists it, and nothing
     /// shared with the encoder. `None`: not a delta of `base`.
-    fn decode(base: &[u8], delta: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn decode(base: &[u8], delta: &[u8]) -> Option<Vec<u8>> {
         let mut rest = delta.strip_prefix(&[0xd6, 0xc3, 0xc4, 0, 0])?;
         let mut target = Vec::new();
         while !rest.is_empty() {

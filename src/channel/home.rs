@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ChannelKey;
+use super::chain::Chain;
 use super::history::{History, HistoryConfig};
 use super::view::{Past, View};
 use crate::ably::{
-    Accepted, ChannelSerial, ErrorCode, ErrorInfo, Format, HistoryPage, HistoryQuery, Publication,
-    Rewind, SerialClock, SeriesId, Since,
+    Accepted, ChannelSerial, ErrorCode, ErrorInfo, Filter, Format, HistoryPage, HistoryQuery,
+    Publication, Rewind, SerialClock, SeriesId, Since, Subject,
 };
 use crate::base::Now;
 
@@ -18,6 +19,10 @@ const IDS_MAX: usize = 65_536;
 
 /// How long a client-chosen id is remembered (5.2), in milliseconds.
 const ID_WINDOW_MS: u64 = 120_000;
+
+/// Distinct filters that one channel applies to every message; the attach that brings one more is
+/// refused.
+pub const FILTERS_MAX: usize = 64;
 
 /// A subscribing core's name for the frames of one channel in one format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +72,10 @@ pub struct HomeChannel {
     first_serial: ChannelSerial,
     /// Until when somebody may come back and ask for what was missed, on the monotonic clock.
     kept_until_ms: u64,
+    /// While there are subscribers with deltas.
+    chain: Option<Box<Chain>>,
+    /// The distinct filters of subscribers, with how many have them.
+    filters: Vec<(Arc<str>, Filter, u32)>,
 }
 
 impl HomeChannel {
@@ -80,6 +89,8 @@ impl HomeChannel {
             last_serial: first_serial,
             first_serial,
             kept_until_ms: 0,
+            chain: None,
+            filters: Vec::new(),
             history: History::default(),
             subscribers: Vec::new(),
             ids: HashMap::new(),
@@ -140,14 +151,66 @@ impl HomeChannel {
 
     /// Adds a subscribing stream; frames of what is published from now on are for it.
     pub fn subscribe(&mut self, subscriber: Subscriber) {
+        if subscriber.view.delta {
+            self.chain.get_or_insert_default().add_subscriber();
+        }
+        if let Some(text) = &subscriber.view.filter {
+            match self.filters.iter_mut().find(|(known, ..)| known == text) {
+                Some((_, _, count)) => *count += 1,
+                None => {
+                    let filter = Filter::compile(text).expect("views have filters that compile");
+                    self.filters.push((Arc::clone(text), filter, 1));
+                }
+            }
+        }
         self.subscribers.push(subscriber);
     }
 
     /// Removes the stream that `shard` calls `stream`. The channel is kept for `keep`, so that whoever
     /// comes back finds its order going on.
     pub fn unsubscribe(&mut self, now: Now, shard: u16, stream: StreamRef, keep: Duration) {
-        self.subscribers.retain(|known| (known.shard, known.stream) != (shard, stream));
+        let is_it = |known: &Subscriber| (known.shard, known.stream) == (shard, stream);
+        let Some(at) = self.subscribers.iter().position(is_it) else { return };
+        let Subscriber { view, .. } = self.subscribers.remove(at);
         self.kept_until_ms = now.mono_ms + keep.as_millis() as u64;
+        if view.delta {
+            self.chain.take_if(|chain| chain.remove_subscriber());
+        }
+        if let Some(text) = view.filter {
+            let known = self.filters.iter().position(|(known, ..)| *known == text);
+            let known = known.expect("counted when it subscribed");
+            self.filters[known].2 -= 1;
+            if self.filters[known].2 == 0 {
+                self.filters.swap_remove(known);
+            }
+        }
+    }
+
+    /// The chain of deltas, while somebody subscribes to them.
+    pub fn chain(&mut self) -> Option<&mut Chain> {
+        self.chain.as_deref_mut()
+    }
+
+    /// Which messages of `publication` pass each filter in use.
+    pub fn select(&self, publication: &Publication) -> Vec<(Arc<str>, Vec<usize>)> {
+        if self.filters.is_empty() {
+            return Vec::new();
+        }
+        let subjects: Vec<_> = publication.messages.iter().map(Subject::of).collect();
+        let filters = self.filters.iter();
+        filters.map(|(text, filter, _)| (Arc::clone(text), passing(filter, &subjects))).collect()
+    }
+
+    /// Which messages of `publication` pass `filter`, which a subscriber has.
+    pub fn passing(&self, filter: &str, publication: &Publication) -> Vec<usize> {
+        let known = self.filters.iter().find(|(text, ..)| **text == *filter);
+        let (_, filter, _) = known.expect("the filters of subscribers are compiled");
+        passing(filter, &publication.messages.iter().map(Subject::of).collect::<Vec<_>>())
+    }
+
+    /// Whether another filter may be subscribed to, or this one is in use already.
+    pub fn takes_filter(&self, text: &str) -> bool {
+        self.filters.len() < FILTERS_MAX || self.filters.iter().any(|(known, ..)| **known == *text)
     }
 
     /// What somebody who joins `since` some point is sent of the past, at most `bytes_max` of it; a
@@ -229,4 +292,10 @@ impl HomeChannel {
             self.ids.remove(&id);
         }
     }
+}
+
+/// The indexes of those that pass.
+fn passing(filter: &Filter, subjects: &[Subject]) -> Vec<usize> {
+    let passing = subjects.iter().enumerate().filter(|(_, subject)| filter.passes(subject));
+    passing.map(|(index, _)| index).collect()
 }

@@ -37,8 +37,40 @@ struct Cursor {
     /// Offset of the next byte to send, counted from the start of the log's life.
     position: u64,
     transport: u32,
-    /// 0: gets every frame. Else its own generation plus one: frames that it published are skipped.
-    skip_own: u32,
+    /// What sets it apart; 0: nothing, it gets every frame as it lies in the log.
+    special: Special,
+}
+
+/// Two reasons for a cursor to get other frames than most, in four bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Special(u32);
+
+impl Special {
+    /// It lacks the message before its position, so that no delta makes sense to it.
+    const WITHOUT_BASE: u32 = 1 << 31;
+
+    /// For a subscriber that is not sent what `transport` publishes; the generation, cut to what fits,
+    /// is kept in the lower bits, and there is never 0.
+    fn skipping(transport: TransportRef) -> Special {
+        Special(transport.generation % (Special::WITHOUT_BASE - 1) + 1)
+    }
+
+    fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    fn lacks_base(self) -> bool {
+        self.0 & Special::WITHOUT_BASE != 0
+    }
+
+    fn with_base(self, has_base: bool) -> Special {
+        let skipping = self.0 & !Special::WITHOUT_BASE;
+        Special(if has_base { skipping } else { skipping | Special::WITHOUT_BASE })
+    }
+
+    fn skips(self, transport: TransportRef) -> bool {
+        self.with_base(true) == Special::skipping(transport)
+    }
 }
 
 /// A chunk of the log and its place in it.
@@ -55,10 +87,43 @@ impl Held {
     }
 }
 
-/// Where a frame ends and who published it, for subscribers that do not want their own.
+/// What a frame means to subscribers that are sent deltas; others make no difference.
+#[derive(Clone, Debug, Default)]
+pub enum Link {
+    /// No message: deltas go on as if it were not there.
+    #[default]
+    None,
+    /// Messages that can be decoded by themselves.
+    Full,
+    /// A message that starts from the one before it. Whoever does not have that gets this frame
+    /// instead, which holds the same in full.
+    Delta(Box<Bytes>),
+}
+
+/// A frame for everybody who is attached.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// A complete WebSocket frame, shared by all who get it.
+    pub bytes: Bytes,
+    /// Who published what is in it, when that is a transport of this core.
+    pub publisher: Option<TransportRef>,
+    /// Its place among deltas.
+    pub link: Link,
+}
+
+/// Where a frame ends and what may set it apart for a cursor.
 struct Mark {
     end: u64,
     publisher: Option<TransportRef>,
+    link: Link,
+}
+
+/// What a cursor is owed next.
+pub struct Owed {
+    /// The bytes to send.
+    pub bytes: SendBuf,
+    /// Bytes of the log that they stand for; differs where a frame is sent in its full form.
+    pub log_bytes: u32,
 }
 
 /// What a round of sends has come upon.
@@ -70,7 +135,7 @@ pub enum Due {
         /// Index of its cursor.
         cursor: u32,
         /// What it is owed.
-        bytes: SendBuf,
+        owed: Owed,
     },
     /// The transport with this index lags by more than the bound.
     Slow(u32),
@@ -83,7 +148,9 @@ pub struct FrameLog {
     marks: VecDeque<Mark>,
     cursors: Vec<Cursor>,
     /// Frames of this turn, not laid out yet.
-    staged: Vec<(Bytes, Option<TransportRef>)>,
+    staged: Vec<Frame>,
+    /// Whether messages may come as deltas.
+    has_deltas: bool,
     /// Offset behind the last frame that was laid out.
     end: u64,
     /// Where the round of sends stands, and how many cursors it has yet to visit.
@@ -92,6 +159,11 @@ pub struct FrameLog {
 }
 
 impl FrameLog {
+    /// A log for subscribers that are sent deltas, or not.
+    pub fn new(has_deltas: bool) -> FrameLog {
+        FrameLog { has_deltas, ..FrameLog::default() }
+    }
+
     /// Subscribers.
     pub fn len(&self) -> usize {
         self.cursors.len()
@@ -108,15 +180,25 @@ impl FrameLog {
     }
 
     /// Adds a subscriber that gets every frame staged from now on. With `skip_own`, frames published
-    /// by `transport` itself are left out. Returns the index of its cursor.
+    /// by `transport` itself are left out. `has_base` tells whether it has the message that a delta
+    /// would start from. Returns the index of its cursor.
     ///
     /// Frames staged earlier in this turn are laid out first, so that they are not for it.
-    pub fn attach(&mut self, transport: TransportRef, skip_own: bool) -> u32 {
+    pub fn attach(&mut self, transport: TransportRef, skip_own: bool, has_base: bool) -> u32 {
         self.commit();
         let index = self.cursors.len() as u32;
-        let skip_own = if skip_own { transport.generation.wrapping_add(1).max(1) } else { 0 };
-        self.cursors.push(Cursor { position: self.end, transport: transport.index, skip_own });
+        let special = if skip_own { Special::skipping(transport) } else { Special::default() };
+        let special = special.with_base(has_base || !self.has_deltas);
+        self.cursors.push(Cursor { position: self.end, transport: transport.index, special });
         index
+    }
+
+    /// Leaves out, or no longer leaves out, frames that `transport` published from the cursor's position
+    /// on.
+    pub fn set_skip_own(&mut self, index: u32, transport: TransportRef, skip_own: bool) {
+        let special = &mut self.cursors[index as usize].special;
+        let own = if skip_own { Special::skipping(transport) } else { Special::default() };
+        *special = own.with_base(!special.lacks_base());
     }
 
     /// Removes the cursor at `index`. The last cursor takes its place; its transport is returned when
@@ -136,8 +218,8 @@ impl FrameLog {
 
     /// Takes a frame for everybody who is attached now; it is laid out at the next
     /// [`commit`](Self::commit). True when it is the first of this turn.
-    pub fn stage(&mut self, frame: Bytes, publisher: Option<TransportRef>) -> bool {
-        self.staged.push((frame, publisher));
+    pub fn stage(&mut self, frame: Frame) -> bool {
+        self.staged.push(frame);
         self.staged.len() == 1
     }
 
@@ -147,11 +229,11 @@ impl FrameLog {
         if staged.is_empty() || self.cursors.is_empty() {
             return;
         }
-        let mut bytes_left: usize = staged.iter().map(|(frame, _)| frame.len()).sum();
-        for (frame, publisher) in &staged {
-            self.lay_out(frame, bytes_left);
-            bytes_left -= frame.len();
-            self.marks.push_back(Mark { end: self.end, publisher: *publisher });
+        let mut bytes_left: usize = staged.iter().map(|frame| frame.bytes.len()).sum();
+        for Frame { bytes, publisher, link } in staged {
+            self.lay_out(&bytes, bytes_left);
+            bytes_left -= bytes.len();
+            self.marks.push_back(Mark { end: self.end, publisher, link });
         }
         self.round_left = self.cursors.len() as u32;
     }
@@ -202,8 +284,8 @@ impl FrameLog {
             };
             self.round_at += 1;
             if idle(cursor.transport) {
-                if let Some(bytes) = self.pending(index) {
-                    return Some(Due::Send { transport: cursor.transport, cursor: index, bytes });
+                if let Some(owed) = self.pending(index) {
+                    return Some(Due::Send { transport: cursor.transport, cursor: index, owed });
                 }
             } else if self.end - cursor.position > lag_bytes_max {
                 return Some(Due::Slow(cursor.transport));
@@ -212,23 +294,33 @@ impl FrameLog {
         None
     }
 
-    /// What the cursor at `index` is owed next: everything up to the end of its chunk, in whole frames.
-    pub fn pending(&mut self, index: u32) -> Option<SendBuf> {
-        let cursor = self.cursors[index as usize];
-        if cursor.skip_own != 0 {
+    /// What the cursor at `index` is owed next: everything up to the end of its chunk, in whole frames,
+    /// or up to a frame that it gets in another form or not at all.
+    pub fn pending(&mut self, index: u32) -> Option<Owed> {
+        let is_special = !self.cursors[index as usize].special.is_none();
+        if is_special {
             self.skip_own_frames(index);
         }
-        let position = self.cursors[index as usize].position;
+        let cursor = self.cursors[index as usize];
+        let position = cursor.position;
         if position == self.end {
             return None;
         }
         let at = self.chunks.partition_point(|held| held.end() <= position);
         let held = &self.chunks[at];
         let mut end = held.end();
-        if cursor.skip_own != 0 {
-            end = end.min(self.next_own_frame(&cursor, position));
+        if is_special && let Some((start, mark)) = self.next_exception(&cursor) {
+            if let Link::Delta(full) = &mark.link
+                && start == position
+            {
+                let log_bytes = (mark.end - position) as u32;
+                return Some(Owed { bytes: SendBuf::whole((**full).clone()), log_bytes });
+            }
+            end = end.min(start);
         }
-        Some(SendBuf::new(&held.chunk, (position - held.start) as u32, (end - held.start) as u32))
+        let bytes =
+            SendBuf::new(&held.chunk, (position - held.start) as u32, (end - held.start) as u32);
+        Some(Owed { log_bytes: bytes.len(), bytes })
     }
 
     /// Whether the cursor at `index` has not reached the end.
@@ -236,13 +328,21 @@ impl FrameLog {
         self.cursors[index as usize].position < self.end
     }
 
-    /// Moves the cursor at `index` past `bytes` that the kernel has taken.
-    pub fn advance(&mut self, index: u32, bytes: u32) {
+    /// Moves the cursor at `index` past `log_bytes` for which the kernel has taken what was owed.
+    pub fn advance(&mut self, index: u32, log_bytes: u32) {
         let cursor = &mut self.cursors[index as usize];
         let from = cursor.position;
-        cursor.position += u64::from(bytes);
+        cursor.position += u64::from(log_bytes);
         assert!(cursor.position <= self.end, "the kernel took more than the log holds");
         let to = cursor.position;
+        if cursor.special.lacks_base() {
+            let first = self.marks.partition_point(|mark| mark.end <= from);
+            let mut passed = self.marks.iter().skip(first).take_while(|mark| mark.end <= to);
+            if passed.any(|mark| !matches!(mark.link, Link::None)) {
+                let special = &mut self.cursors[index as usize].special;
+                *special = special.with_base(true);
+            }
+        }
         let mut passed = false;
         for held in &mut self.chunks {
             let end = held.end();
@@ -267,8 +367,7 @@ impl FrameLog {
 
     fn is_own(cursor: &Cursor, mark: &Mark) -> bool {
         mark.publisher.is_some_and(|publisher| {
-            publisher.index == cursor.transport
-                && publisher.generation.wrapping_add(1).max(1) == cursor.skip_own
+            publisher.index == cursor.transport && cursor.special.skips(publisher)
         })
     }
 
@@ -280,20 +379,27 @@ impl FrameLog {
             // Only reached at a frame boundary: a send in flight keeps its transport from being idle.
             let bytes = last.end - cursor.position;
             self.advance(index, bytes as u32);
+            // What comes next may start from what was skipped.
+            let special = &mut self.cursors[index as usize].special;
+            *special = special.with_base(!self.has_deltas);
         }
     }
 
-    /// Offset at which the next frame of the cursor's own begins, or `u64::MAX`.
-    fn next_own_frame(&self, cursor: &Cursor, position: u64) -> u64 {
-        let first = self.marks.partition_point(|mark| mark.end <= position);
-        let mut start = position;
+    /// The next frame that the cursor does not get as it lies in the log, and where that begins.
+    fn next_exception(&self, cursor: &Cursor) -> Option<(u64, &Mark)> {
+        let first = self.marks.partition_point(|mark| mark.end <= cursor.position);
+        let mut start = cursor.position;
+        let mut lacks_base = cursor.special.lacks_base();
         for mark in self.marks.iter().skip(first) {
-            if Self::is_own(cursor, mark) {
-                return start;
+            match mark.link {
+                _ if Self::is_own(cursor, mark) => return Some((start, mark)),
+                Link::Delta(_) if lacks_base => return Some((start, mark)),
+                Link::Full => lacks_base = false,
+                Link::Delta(_) | Link::None => {}
             }
             start = mark.end;
         }
-        u64::MAX
+        None
     }
 }
 
@@ -307,18 +413,32 @@ mod tests {
         TransportRef { index, generation: 7 }
     }
 
-    fn frame(text: &str) -> Bytes {
-        Bytes::copy_from_slice(text.as_bytes())
+    fn frame(text: &str) -> Frame {
+        Frame { bytes: Bytes::copy_from_slice(text.as_bytes()), publisher: None, link: Link::None }
+    }
+
+    fn frame_by(text: &str, publisher: Option<TransportRef>) -> Frame {
+        Frame { publisher, ..frame(text) }
+    }
+
+    fn linked(text: &str, link: Link) -> Frame {
+        Frame { link, ..frame(text) }
+    }
+
+    fn delta(text: &str, full: &'static str) -> Frame {
+        linked(text, Link::Delta(Box::new(Bytes::from_static(full.as_bytes()))))
+    }
+
+    fn text(owed: &Owed) -> &str {
+        std::str::from_utf8(owed.bytes.unsent()).expect("ascii")
     }
 
     /// Runs the round to its end with all transports idle and completes every send at once.
     fn run_round(log: &mut FrameLog, received: &mut [String]) {
         while let Some(due) = log.next_due(LAG_BYTES_MAX, |_| true) {
-            let Due::Send { transport: to, cursor, bytes } = due else {
-                panic!("nobody lags here")
-            };
-            received[to as usize].push_str(std::str::from_utf8(bytes.unsent()).expect("ascii"));
-            log.advance(cursor, bytes.len());
+            let Due::Send { transport: to, cursor, owed } = due else { panic!("nobody lags here") };
+            received[to as usize].push_str(text(&owed));
+            log.advance(cursor, owed.log_bytes);
         }
     }
 
@@ -326,14 +446,14 @@ mod tests {
     fn frames_of_one_turn_go_out_in_one_send_and_are_freed_behind_the_last_cursor() {
         let mut log = FrameLog::default();
         for index in 0..3 {
-            assert_eq!(log.attach(transport(index), false), index);
+            assert_eq!(log.attach(transport(index), false, false), index);
         }
-        log.stage(frame("a"), None);
-        log.stage(frame("b"), None);
+        log.stage(frame("a"));
+        log.stage(frame("b"));
         log.commit();
         let due = log.next_due(LAG_BYTES_MAX, |_| true);
-        let Some(Due::Send { transport: 0, cursor: 0, bytes }) = due else { panic!() };
-        assert_eq!(bytes.unsent(), b"ab");
+        let Some(Due::Send { transport: 0, cursor: 0, owed }) = due else { panic!() };
+        assert_eq!(text(&owed), "ab");
         log.advance(0, 2);
         assert_eq!(log.held_bytes(), 2);
         let mut received = vec![String::new(); 3];
@@ -345,33 +465,33 @@ mod tests {
     #[test]
     fn a_single_frame_is_shared_and_not_copied() {
         let mut log = FrameLog::default();
-        log.attach(transport(0), false);
+        log.attach(transport(0), false, false);
         let published = frame("payload");
-        log.stage(published.clone(), None);
+        log.stage(published.clone());
         log.commit();
-        let bytes = log.pending(0).expect("owed");
-        assert_eq!(bytes.unsent().as_ptr(), published.as_ptr());
+        let owed = log.pending(0).expect("owed");
+        assert_eq!(owed.bytes.unsent().as_ptr(), published.bytes.as_ptr());
     }
 
     #[test]
     fn a_busy_transport_is_passed_by_and_gets_the_rest_in_one_send() {
         let mut log = FrameLog::default();
-        log.attach(transport(0), false);
-        log.stage(frame("one"), None);
+        log.attach(transport(0), false, false);
+        log.stage(frame("one"));
         log.commit();
         let first = log.pending(0).expect("owed");
         for text in ["two", "three", "four"] {
-            log.stage(frame(text), None);
+            log.stage(frame(text));
             log.commit();
             assert!(log.next_due(LAG_BYTES_MAX, |_| false).is_none());
         }
-        log.advance(0, first.unsent().len() as u32);
+        log.advance(0, first.log_bytes);
         // Room for what follows grows with what is owed: never more sends than turns.
         let mut rest = String::new();
         let mut sends = 0;
-        while let Some(bytes) = log.pending(0) {
-            rest.push_str(std::str::from_utf8(bytes.unsent()).expect("ascii"));
-            log.advance(0, bytes.unsent().len() as u32);
+        while let Some(owed) = log.pending(0) {
+            rest.push_str(text(&owed));
+            log.advance(0, owed.log_bytes);
             sends += 1;
         }
         assert_eq!(rest, "twothreefour");
@@ -381,14 +501,14 @@ mod tests {
     #[test]
     fn a_laggard_is_named_and_its_detach_frees_the_log() {
         let mut log = FrameLog::default();
-        log.attach(transport(0), false);
-        log.attach(transport(1), false);
+        log.attach(transport(0), false, false);
+        log.attach(transport(1), false, false);
         for _ in 0..10 {
-            log.stage(frame("0123456789"), None);
+            log.stage(frame("0123456789"));
             log.commit();
             while let Some(due) = log.next_due(50, |index| index == 1) {
                 match due {
-                    Due::Send { transport: 1, cursor, bytes } => log.advance(cursor, bytes.len()),
+                    Due::Send { transport: 1, cursor, owed } => log.advance(cursor, owed.log_bytes),
                     Due::Send { transport, .. } => panic!("{transport} is busy"),
                     Due::Slow(index) => assert_eq!(index, 0),
                 }
@@ -402,8 +522,8 @@ mod tests {
     #[test]
     fn own_frames_are_skipped_and_nothing_else_is() {
         let mut log = FrameLog::default();
-        log.attach(transport(0), true);
-        log.attach(transport(1), false);
+        log.attach(transport(0), true, false);
+        log.attach(transport(1), false, false);
         let stranger = TransportRef { index: 0, generation: 8 };
         for (text, publisher) in [
             ("a", None),
@@ -413,17 +533,122 @@ mod tests {
             ("E", Some(transport(0))),
             ("f", Some(stranger)),
         ] {
-            log.stage(frame(text), publisher);
+            log.stage(frame_by(text, publisher));
         }
         log.commit();
         let mut received = vec![String::new(); 2];
         run_round(&mut log, &mut received);
-        while let Some(bytes) = log.pending(0) {
-            received[0].push_str(std::str::from_utf8(bytes.unsent()).expect("ascii"));
-            log.advance(0, bytes.unsent().len() as u32);
+        while let Some(owed) = log.pending(0) {
+            received[0].push_str(text(&owed));
+            log.advance(0, owed.log_bytes);
         }
         assert_eq!(received, ["acf", "aBcDEf"]);
         assert_eq!(log.held_bytes(), 0);
+    }
+
+    #[test]
+    fn who_lacks_the_base_of_a_delta_gets_it_in_full() {
+        let mut log = FrameLog::new(true);
+        let everything = |log: &mut FrameLog, cursor| {
+            let mut received = String::new();
+            while let Some(owed) = log.pending(cursor) {
+                received.push_str(text(&owed));
+                log.advance(cursor, owed.log_bytes);
+            }
+            received
+        };
+        log.attach(transport(0), false, false);
+        log.stage(linked("1", Link::Full));
+        log.stage(delta("d2", "2"));
+        log.attach(transport(1), false, false);
+        log.attach(transport(2), false, true);
+        log.stage(frame("presence"));
+        log.stage(delta("d3", "3"));
+        log.stage(delta("d4", "4"));
+        log.commit();
+        assert_eq!(everything(&mut log, 0), "1d2presenced3d4");
+        assert_eq!(everything(&mut log, 1), "presence3d4");
+        assert_eq!(everything(&mut log, 2), "presenced3d4");
+        assert_eq!(log.held_bytes(), 0);
+    }
+
+    #[test]
+    fn without_deltas_nobody_lacks_anything() {
+        let mut log = FrameLog::new(false);
+        log.attach(transport(0), false, false);
+        assert!(log.cursors[0].special.is_none());
+    }
+
+    /// The model: a client that applies a delta to a message it does not have last is broken.
+    #[test]
+    fn every_delta_that_is_sent_follows_its_base() {
+        for seed in 1..300u64 {
+            let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let mut next = move |below: u64| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random % below
+            };
+            let mut log = FrameLog::new(true);
+            // By transport: the number of the message it received last, and all numbers.
+            let mut received: Vec<Vec<u64>> = Vec::new();
+            let mut attached_at = Vec::new();
+            let mut own: Vec<u64> = Vec::new();
+            let mut published = 0u64;
+            for _ in 0..200 {
+                match next(8) {
+                    0 if received.len() < 6 => {
+                        let index = received.len() as u32;
+                        // Transport 0 does not want its own.
+                        log.attach(transport(index), index == 0, false);
+                        received.push(Vec::new());
+                        attached_at.push(published);
+                    }
+                    1..=4 => {
+                        let (by_own, is_full) = (next(3) == 0, next(4) == 0);
+                        let link = match is_full {
+                            true => Link::Full,
+                            false => Link::Delta(Box::new(format!("{published} ").into())),
+                        };
+                        let text =
+                            if is_full { published.to_string() } else { format!("d{published}") };
+                        let publisher = by_own.then(|| transport(0));
+                        log.stage(Frame { publisher, ..linked(&format!("{text} "), link) });
+                        if by_own {
+                            own.push(published);
+                        }
+                        published += 1;
+                        if next(2) == 0 {
+                            log.stage(frame("- "));
+                        }
+                        log.commit();
+                    }
+                    _ => {
+                        let Some(reader) = next(6).checked_rem(received.len() as u64) else {
+                            continue;
+                        };
+                        let Some(owed) = log.pending(reader as u32) else { continue };
+                        for word in text(&owed).split_whitespace().filter(|word| *word != "-") {
+                            let number: u64 =
+                                word.trim_start_matches('d').parse().expect("a number");
+                            let last = received[reader as usize].last();
+                            if word.starts_with('d') {
+                                assert_eq!(last.map(|last| last + 1), Some(number), "seed={seed}");
+                            }
+                            received[reader as usize].push(number);
+                        }
+                        log.advance(reader as u32, owed.log_bytes);
+                    }
+                }
+            }
+            for (index, received) in received.iter().enumerate() {
+                let expected = (attached_at[index]..published)
+                    .filter(|number| index != 0 || !own.contains(number))
+                    .take(received.len());
+                assert!(expected.eq(received.iter().copied()), "seed={seed}");
+            }
+        }
     }
 
     /// The model: every subscriber has a plain queue of its own.
@@ -442,13 +667,13 @@ mod tests {
             let mut received: Vec<String> = Vec::new();
             // By transport: its cursor, and what is in flight.
             let mut cursor: Vec<Option<u32>> = Vec::new();
-            let mut in_flight: Vec<Option<SendBuf>> = Vec::new();
+            let mut in_flight: Vec<Option<Owed>> = Vec::new();
             let mut published = 0;
             for _ in 0..400 {
                 match next(10) {
                     0 if cursor.len() < 12 => {
                         let index = cursor.len() as u32;
-                        cursor.push(Some(log.attach(transport(index), false)));
+                        cursor.push(Some(log.attach(transport(index), false, false)));
                         in_flight.push(None);
                         expected.push(String::new());
                         received.push(String::new());
@@ -465,14 +690,14 @@ mod tests {
                         }
                     }
                     2..=4 => {
-                        let text = format!("<{published}>");
+                        let published_text = format!("<{published}>");
                         published += 1;
                         for (at, expected) in cursor.iter().zip(&mut expected) {
                             if at.is_some() {
-                                expected.push_str(&text);
+                                expected.push_str(&published_text);
                             }
                         }
-                        log.stage(frame(&text), None);
+                        log.stage(frame(&published_text));
                         if next(2) == 0 {
                             log.commit();
                         }
@@ -480,17 +705,16 @@ mod tests {
                     5..=7 => {
                         let busy: Vec<bool> = in_flight.iter().map(Option::is_some).collect();
                         let due = log.next_due(LAG_BYTES_MAX, |index| !busy[index as usize]);
-                        if let Some(Due::Send { transport, bytes, .. }) = due {
-                            in_flight[transport as usize] = Some(bytes);
+                        if let Some(Due::Send { transport, owed, .. }) = due {
+                            in_flight[transport as usize] = Some(owed);
                         }
                     }
                     _ if !cursor.is_empty() => {
                         let done = next(cursor.len() as u64) as usize;
-                        let Some(bytes) = in_flight[done].take() else { continue };
+                        let Some(owed) = in_flight[done].take() else { continue };
                         let at = cursor[done].expect("busy transports stay attached here");
-                        let taken = 1 + next(bytes.unsent().len() as u64) as usize;
-                        let text = std::str::from_utf8(&bytes.unsent()[..taken]).expect("ascii");
-                        received[done].push_str(text);
+                        let taken = 1 + next(owed.log_bytes.into()) as usize;
+                        received[done].push_str(&text(&owed)[..taken]);
                         log.advance(at, taken as u32);
                         in_flight[done] = log.pending(at);
                     }
@@ -500,11 +724,11 @@ mod tests {
             log.commit();
             for (index, at) in cursor.iter().enumerate() {
                 let Some(at) = *at else { continue };
-                let mut bytes = in_flight[index].take().or_else(|| log.pending(at));
-                while let Some(send) = bytes {
-                    received[index].push_str(std::str::from_utf8(send.unsent()).expect("ascii"));
-                    log.advance(at, send.unsent().len() as u32);
-                    bytes = log.pending(at);
+                let mut owed = in_flight[index].take().or_else(|| log.pending(at));
+                while let Some(send) = owed {
+                    received[index].push_str(text(&send));
+                    log.advance(at, send.log_bytes);
+                    owed = log.pending(at);
                 }
             }
             assert_eq!(received, expected, "seed={seed}");

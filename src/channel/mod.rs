@@ -2,6 +2,7 @@
 //! subscribers: the frame log that they read from.
 
 pub mod broadcast;
+pub mod chain;
 pub mod history;
 pub mod home;
 pub mod log;

@@ -2,19 +2,34 @@
 
 use std::sync::Arc;
 
-use crate::ably::{ChannelSerial, ErrorInfo, Modes, Publication, Wants};
+use crate::ably::{
+    Category, ChannelName, ChannelParams, ChannelSerial, ErrorInfo, Modes, Publication, Wants,
+};
 
 /// What attachments are sent of a channel; those with equal views share one log of frames.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct View {
     /// Which kinds of events.
     pub wants: Wants,
+    /// Whether messages may come as deltas (10).
+    pub delta: bool,
+    /// Which changes of occupancy (6.9).
+    pub occupancy: Option<Category>,
+    /// The expression that messages have to pass; known to compile (6.10).
+    pub filter: Option<Arc<str>>,
 }
 
 impl View {
-    /// What an attachment with `modes` sees.
-    pub fn of(modes: Modes) -> View {
-        View { wants: Wants::of(modes) }
+    /// What an attachment to `name` with these modes and params sees.
+    pub fn of(name: &ChannelName, modes: Modes, params: &ChannelParams) -> View {
+        let wants = Wants::of(modes);
+        let has_messages = wants.contains(Wants::MESSAGES);
+        View {
+            wants,
+            delta: params.delta && has_messages,
+            occupancy: params.occupancy.filter(|_| has_messages),
+            filter: name.filter().filter(|_| has_messages).map(Arc::from),
+        }
     }
 }
 

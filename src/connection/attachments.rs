@@ -61,6 +61,11 @@ impl Attachments {
             cursor.unwrap_or(NO_CURSOR);
     }
 
+    pub fn rejoin(&mut self, stream: u32) {
+        let attachment = self.find_mut(stream);
+        attachment.expect("only of streams that it is attached to").cursor = JOINING;
+    }
+
     pub fn add(&mut self, stream: u32, modes: Modes) {
         let mut list = std::mem::take(&mut self.list).into_vec();
         list.reserve_exact(1);

@@ -16,7 +16,8 @@ use self::acks::{Ack, Acks};
 use self::attachments::Attachments;
 use crate::ably::{
     self, Accepted, Action, ChannelName, ChannelParams, ChannelSerial, ErrorCode, ErrorInfo,
-    Format, Modes, Outbound, Params, Principal, ProtocolMessage, Publisher, Since, flags,
+    Filter, Format, Modes, Operation, Outbound, Params, Principal, ProtocolMessage, Publisher,
+    Since, flags,
 };
 use crate::ws::{Data, FrameBuilder, OpCode};
 
@@ -68,7 +69,9 @@ pub enum Command {
         name: ChannelName,
         /// What the attachment may do; never empty.
         modes: Modes,
-        /// Recognised channel params, to be echoed.
+        /// What else was asked for and is granted.
+        read: ChannelParams,
+        /// The same as it is to be echoed.
         params: Params,
         /// From where on it is wanted.
         since: Since,
@@ -205,10 +208,22 @@ impl Connection {
     fn accept_attach(&self, message: ProtocolMessage) -> Result<Command, ErrorInfo> {
         let name = ChannelName::parse(message.channel.as_deref().unwrap_or_default())?;
         self.principal.enter(name.base())?;
+        if let Some(filter) = name.filter() {
+            Filter::compile(filter)?;
+        }
+        let capability = self.principal.capability();
+        let resource = name.resource();
         let params = if name.params().is_empty() { message.params } else { name.params() };
-        let read = ChannelParams::read(&params)?;
-        let requested = Modes::requested(message.flags, &params);
-        let modes = requested.granted_by(self.principal.capability(), name.base());
+        let mut read = ChannelParams::read(&params)?;
+        if !capability.allows(&resource, Operation::ChannelMetadata) {
+            read.occupancy = None;
+        }
+        let mut requested = Modes::requested(message.flags, &params);
+        if name.is_read_only() {
+            requested = requested.only(Modes::SUBSCRIBE);
+            read = ChannelParams { echo: read.echo, ..ChannelParams::default() };
+        }
+        let modes = requested.granted_by(capability, &resource);
         if modes.is_empty() {
             let text = "the capability permits none of the requested modes";
             return Err(ErrorInfo::new(ErrorCode::CAPABILITY_DENIED, text));
@@ -220,7 +235,8 @@ impl Connection {
             }
             (None, _) => Since::Head,
         };
-        Ok(Command::Attach { name, modes, params: read.echoed(&params, modes), since })
+        let params = read.echoed(&params, modes);
+        Ok(Command::Attach { name, modes, read, params, since })
     }
 
     fn handle_detach(&mut self, message: &ProtocolMessage, lane: &mut Vec<u8>) -> Command {
@@ -285,7 +301,8 @@ impl Connection {
         msg_serial: u64,
         message: ProtocolMessage,
     ) -> Result<(ChannelName, Accepted), ErrorInfo> {
-        let name = ChannelName::parse(message.channel.as_deref().unwrap_or_default())?;
+        let name =
+            ChannelName::parse(message.channel.as_deref().unwrap_or_default())?.writable()?;
         self.principal.enter(name.base())?;
         let publisher = Publisher {
             id: format!("{}:{msg_serial}", self.id()),
@@ -406,6 +423,11 @@ impl Connection {
     /// Notes the attachment's cursor, or that it is sent nothing.
     pub fn set_cursor(&mut self, stream: u32, cursor: Option<u32>) {
         self.attachments.set_cursor(stream, cursor);
+    }
+
+    /// Has an attachment wait again for what goes before the stream; its cursor is forgotten.
+    pub fn rejoin(&mut self, stream: u32) {
+        self.attachments.rejoin(stream);
     }
 
     /// Notes an attachment that waits for what goes before the stream.

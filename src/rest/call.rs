@@ -60,7 +60,14 @@ impl Call<'_> {
     /// # Errors
     /// 40010.
     pub fn channel(&self) -> Result<ChannelName, ErrorInfo> {
-        ChannelName::parse(self.path_param("channel"))
+        let name = ChannelName::parse(self.path_param("channel"))?;
+        match name.filter() {
+            None => Ok(name),
+            Some(_) => {
+                let text = "a derived channel can only be attached to";
+                Err(ErrorInfo::new(ErrorCode::INVALID_CHANNEL_NAME, text))
+            }
+        }
     }
 
     /// Who calls.

@@ -5,12 +5,15 @@
 //! home is asked for those ([`Mail::Join`]); they wait in the transport's backlog and are sent before
 //! the stream. Then the attachment gets its cursor. Most attachments need only the last step.
 
+use std::sync::Arc;
+
 use super::mail::Joined;
 use super::streams::{StreamName, WaitingAttach};
 use super::transport::{InFlight, Stage};
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
-    ChannelName, ChannelSerial, ErrorCode, ErrorInfo, Modes, Params, Since, Wants, flags,
+    ChannelName, ChannelParams, ChannelSerial, ErrorCode, ErrorInfo, Modes, Params, Since, Wants,
+    flags,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
@@ -33,12 +36,15 @@ impl Shard {
         index: u32,
         name: &ChannelName,
         modes: Modes,
+        read: &ChannelParams,
         params: Params,
         since: Since,
     ) {
+        let view = View::of(name, modes, read);
         let (name, attached) = self.attachment_to(index, name);
-        let view = View::of(modes);
-        let request = WaitingAttach { index, params, since };
+        let connection = self.transports[index as usize].connection();
+        let echo = read.echo && connection.expect("only connections attach").wants_echo();
+        let request = WaitingAttach { index, params, since, echo };
         match attached {
             None if self.has_all_channels(index) => {
                 let text = "the connection is attached to as many channels as it may be";
@@ -54,9 +60,32 @@ impl Shard {
             }
             Some(stream) if self.streams.at(stream).view == view => {
                 self.set_modes(index, stream, modes);
+                if view.delta && self.is_behind_stream(&request.since, stream) {
+                    self.rejoin(index, stream);
+                }
                 self.settle_attach(stream, request);
             }
             Some(stream) => self.change_view(index, stream, view, modes, request),
+        }
+    }
+
+    /// Whether a client asks for messages that it was sent already.
+    fn is_behind_stream(&mut self, since: &Since, stream: u32) -> bool {
+        match (since, self.streams.at(stream).serial) {
+            (Since::Serial(known), Some(serial)) => **known != *serial.to_string(),
+            _ => false,
+        }
+    }
+
+    /// Takes an attachment back to before its cursor: its client could not decode a delta, has thrown
+    /// away what followed, and wants it again (RTL18c). The cursor comes back behind the replay.
+    fn rejoin(&mut self, index: u32, stream: u32) {
+        let transport = &mut self.transports[index as usize];
+        let connection = transport.connection().expect("only connections attach");
+        if let Some(cursor) = connection.cursor(stream) {
+            connection.rejoin(stream);
+            drop(transport.take_backlog_of(stream));
+            self.drop_cursor(index, stream, cursor);
         }
     }
 
@@ -104,17 +133,17 @@ impl Shard {
         let log = &mut self.streams.at(stream_index).log;
         log.commit();
         let transport = &mut self.transports[index as usize];
-        if let InFlight::Stream { stream, bytes, .. } = transport.in_flight
+        if let InFlight::Stream { stream, log_bytes, .. } = transport.in_flight
             && stream == stream_index
         {
             // Counted now; its completion has nothing left to count.
             transport.in_flight = InFlight::Unaccounted;
-            log.advance(cursor, bytes);
+            log.advance(cursor, log_bytes);
         }
         let mut rest = Vec::new();
-        while let Some(piece) = log.pending(cursor) {
-            log.advance(cursor, piece.len());
-            rest.push(piece);
+        while let Some(owed) = log.pending(cursor) {
+            log.advance(cursor, owed.log_bytes);
+            rest.push(owed.bytes);
         }
         rest
     }
@@ -182,6 +211,23 @@ impl Shard {
         }
     }
 
+    /// The home does not take a stream: none of its attachments has come about.
+    pub(super) fn handle_refused(&mut self, reference: StreamRef, error: &ErrorInfo) {
+        let Some(stream) = self.streams.resolve(reference) else { return };
+        let display_name = Arc::clone(&stream.name.display_name);
+        let waiting = std::mem::take(&mut stream.waiting);
+        for WaitingAttach { index, .. } in waiting {
+            // The last one takes the stream with it; a second ATTACH has lost its attachment already.
+            if self.streams.resolve(reference).is_some() {
+                self.leave_stream(index, reference.index);
+            }
+            if let Some((connection, lane)) = self.transports[index as usize].speak() {
+                connection.refuse_channel(&display_name, error, lane);
+                self.set_ready(index);
+            }
+        }
+    }
+
     /// Answers an ATTACH, or asks the home for what the answer needs.
     fn settle_attach(&mut self, stream_index: u32, request: WaitingAttach) {
         let stream = self.streams.at(stream_index);
@@ -200,7 +246,9 @@ impl Shard {
             return self.ask_to_join(stream_index, request);
         }
         if is_joining {
-            self.complete_attachment(index, stream_index);
+            self.complete_attachment(index, stream_index, request.echo, false);
+        } else {
+            self.set_echo(index, stream_index, request.echo);
         }
         let status = if resumes { flags::RESUMED } else { 0 };
         let params = &request.params;
@@ -224,7 +272,7 @@ impl Shard {
         let since = if is_first { request.since.clone() } else { Since::Head };
         let connection = self.transports[index as usize].connection();
         let connection = connection.expect("only connections attach");
-        let skip = (!connection.wants_echo()).then(|| connection.id());
+        let skip = (!request.echo).then(|| connection.id());
         self.streams.at(stream_index).joining.push((number, request));
         let reply_to =
             self.return_address(index, u64::from(stream_index) << 32 | u64::from(number));
@@ -245,7 +293,7 @@ impl Shard {
         let index = request.index;
         let mut status = 0;
         if self.is_joining(index, stream_index) {
-            self.complete_attachment(index, stream_index);
+            self.complete_attachment(index, stream_index, request.echo, joined.has_base);
             if joined.resumed {
                 status |= flags::RESUMED;
             }
@@ -253,6 +301,7 @@ impl Shard {
                 status |= flags::HAS_BACKLOG;
             }
         } else {
+            self.set_echo(index, stream_index, request.echo);
             status |= flags::RESUMED;
         }
         if joined.has_members {
@@ -269,16 +318,26 @@ impl Shard {
         self.confirm_attach(index, stream_index, &confirmation);
     }
 
-    /// The attachment is sent what the stream gets from now on.
-    fn complete_attachment(&mut self, index: u32, stream_index: u32) {
+    /// The attachment is sent what the stream gets from now on. `has_base` tells whether it was sent the
+    /// message that the next delta starts from.
+    fn complete_attachment(&mut self, index: u32, stream_index: u32, echo: bool, has_base: bool) {
         let address = self.transports[index as usize].address(index);
         let connection = self.transports[index as usize].connection();
         let connection = connection.expect("only connections attach");
         let stream = self.streams.at(stream_index);
-        let skip_own = !connection.wants_echo();
         let wants_any = !stream.view.wants.is_empty();
-        let cursor = wants_any.then(|| stream.log.attach(address, skip_own));
+        let cursor = wants_any.then(|| stream.log.attach(address, !echo, has_base));
         connection.set_cursor(stream_index, cursor);
+    }
+
+    /// Changes whether the attachment is sent what its own connection publishes from now on.
+    fn set_echo(&mut self, index: u32, stream_index: u32, echo: bool) {
+        let address = self.transports[index as usize].address(index);
+        let connection = self.transports[index as usize].connection();
+        let connection = connection.expect("only connections attach");
+        if let Some(cursor) = connection.cursor(stream_index) {
+            self.streams.at(stream_index).log.set_skip_own(cursor, address, !echo);
+        }
     }
 
     fn confirm_attach(&mut self, index: u32, stream_index: u32, with: &Confirmation<'_>) {

@@ -2,7 +2,8 @@
 
 use super::Shard;
 use super::transport::Stage;
-use crate::ably::{ChannelName, ErrorCode, ErrorInfo, Params, Since};
+use crate::ably::{ChannelName, ChannelParams, ErrorCode, ErrorInfo, Params, Since};
+use crate::channel::view::View;
 
 impl Shard {
     /// Looks whether the token of `index` has ended or is to be renewed. Returns whether the
@@ -65,7 +66,10 @@ impl Shard {
                 }
             } else if granted != modes {
                 let name = ChannelName::parse(&display_name).expect("was attached under it");
-                self.attach(index, &name, granted, Params::default(), Since::Head);
+                // What it sees beyond its modes stays as it was.
+                let View { delta, occupancy, .. } = self.streams.at(stream).view;
+                let read = ChannelParams { delta, occupancy, ..ChannelParams::default() };
+                self.attach(index, &name, granted, &read, Params::default(), Since::Head);
             }
         }
     }

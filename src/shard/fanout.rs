@@ -6,7 +6,7 @@ use super::Shard;
 use super::streams::Stream;
 use crate::ably::ChannelSerial;
 use crate::channel::home::StreamRef;
-use crate::channel::log::TransportRef;
+use crate::channel::log::{Frame, Link, TransportRef};
 
 impl Shard {
     /// One event of a channel has come from its home.
@@ -16,15 +16,15 @@ impl Shard {
         serial: ChannelSerial,
         publisher: Option<(u16, TransportRef)>,
         has_members: bool,
-        frame: Option<Bytes>,
+        frame: Option<(Bytes, Link)>,
     ) {
         let own_id = self.id;
         let Some(stream) = self.streams.resolve(reference) else { return };
         stream.serial = Some(serial);
         stream.has_members = has_members;
-        let Some(frame) = frame else { return };
+        let Some((bytes, link)) = frame else { return };
         let publisher = publisher.filter(|(shard, _)| *shard == own_id).map(|(_, at)| at);
-        stream.log.stage(frame, publisher);
+        stream.log.stage(Frame { bytes, publisher, link });
         if !stream.is_staged {
             stream.is_staged = true;
             self.staged.push(reference.index);

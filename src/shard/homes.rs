@@ -2,34 +2,28 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
-use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-
+use super::encode::{EncodedOnce, Joining, Replay};
 use super::mail::Joined;
 use super::{Mail, ReturnAddress, Shard};
+use crate::ably::vcdiff::Encoder;
 use crate::ably::{
-    Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, Format, HistoryItem, Message,
-    Publication, PublishResult, Question, SeriesId, Since, Survey, Wants,
+    Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, HistoryItem, Message,
+    Publication, PublishResult, Question, SeriesId, Survey, Wants,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
 use crate::channel::broadcast::Broadcast;
 use crate::channel::history::HistoryConfig;
 use crate::channel::home::{HomeChannel, Published, StreamRef, Subscriber};
-use crate::channel::log::{SEND_BYTES_MAX, TransportRef};
-use crate::channel::view::{Past, View};
-use crate::connection::ConnectionId;
-use crate::ws::{Data, FrameBuilder, OpCode};
+use crate::channel::log::TransportRef;
+use crate::channel::view::Past;
 
 /// Pause between two sweeps over the channels, in milliseconds.
 const SWEEP_MS: u64 = 1000;
 
 /// Channels that one sweep looks at, so that it never holds up a turn.
 const SWEEP_CHANNELS: usize = 4096;
-
-/// Bytes of an encoded message beyond its data, about; saves growing the frame.
-const ENVELOPE_BYTES: usize = 320;
 
 /// Channels by key; each lives until nobody subscribes and its history has run out.
 pub(super) struct Homes {
@@ -45,6 +39,8 @@ pub(super) struct Homes {
     history_bytes: u64,
     config: HistoryConfig,
     series: SeriesId,
+    /// Makes the deltas of all channels.
+    encoder: Encoder,
 }
 
 impl Homes {
@@ -58,6 +54,7 @@ impl Homes {
             history_bytes: 0,
             config,
             series,
+            encoder: Encoder::default(),
         }
     }
 
@@ -128,71 +125,6 @@ impl Homes {
     }
 }
 
-/// Who joins a subscribed stream, and from where on.
-pub(super) struct Joining {
-    pub display_name: Arc<str>,
-    pub format: Format,
-    pub view: View,
-    pub since: Since,
-    /// The connection whose own messages are left out.
-    pub skip: Option<ConnectionId>,
-}
-
-/// One encoding for each format and name in use, made when the first subscriber wants it.
-struct EncodedOnce<'a> {
-    event: &'a Broadcast,
-    frames: Vec<(Format, Arc<str>, Bytes)>,
-}
-
-impl EncodedOnce<'_> {
-    fn frame(&mut self, subscriber: &Subscriber) -> Bytes {
-        let known = self.frames.iter().find(|(format, name, _)| {
-            *format == subscriber.format && *name == subscriber.display_name
-        });
-        if let Some((_, _, frame)) = known {
-            return frame.clone();
-        }
-        let frame = encode(self.event, subscriber.format, &subscriber.display_name);
-        let name = Arc::clone(&subscriber.display_name);
-        self.frames.push((subscriber.format, name, frame.clone()));
-        frame
-    }
-}
-
-/// The complete WebSocket frame of an event.
-fn encode(event: &Broadcast, format: Format, display_name: &str) -> Bytes {
-    let opcode = match format {
-        Format::Json => OpCode::Data(Data::Text),
-        Format::MsgPack => OpCode::Data(Data::Binary),
-    };
-    let capacity = event.size_bytes() as usize + ENVELOPE_BYTES;
-    let mut frame = FrameBuilder::with_capacity(opcode, capacity);
-    event.encode(format, display_name, frame.payload());
-    frame.finish()
-}
-
-/// The frames of what a joining attachment has missed, laid together into pieces of one send each.
-fn encode_replay(missed: &[Arc<Publication>], joining: &Joining) -> Vec<Bytes> {
-    let skip = joining.skip.as_ref().map(ConnectionId::as_str);
-    let mut pieces = Vec::new();
-    let mut piece = BytesMut::new();
-    for publication in missed {
-        if skip.is_some() && publication.connection_id.as_deref() == skip {
-            continue;
-        }
-        let event = Broadcast::Messages(Arc::clone(publication));
-        let frame = encode(&event, joining.format, &joining.display_name);
-        if !piece.is_empty() && piece.len() + frame.len() > SEND_BYTES_MAX {
-            pieces.push(piece.split().freeze());
-        }
-        piece.extend_from_slice(&frame);
-    }
-    if !piece.is_empty() {
-        pieces.push(piece.freeze());
-    }
-    pieces
-}
-
 impl Shard {
     /// A publish for a channel that is at home here.
     pub(super) fn handle_publish(
@@ -242,19 +174,20 @@ impl Shard {
         event: &Broadcast,
         publisher: Option<(u16, TransportRef)>,
     ) {
-        let Some(home) = self.homes.channels.get(key) else { return };
-        let (kind, serial, has_members) = (event.kind(), event.serial(), home.has_members());
-        let mut encoded = EncodedOnce { event, frames: Vec::new() };
+        let Homes { channels, encoder, .. } = &mut self.homes;
+        let Some(home) = channels.get_mut(key) else { return };
+        let (serial, has_members) = (event.serial(), home.has_members());
+        let mut encoded = EncodedOnce::new(event, home, encoder);
         for subscriber in home.subscribers() {
-            let is_wanted = subscriber.view.wants.contains(kind);
-            let frame = is_wanted.then(|| encoded.frame(subscriber));
-            let stream = subscriber.stream;
+            let (frame, link) = encoded.frame(subscriber).unzip();
+            let (stream, link) = (subscriber.stream, link.unwrap_or_default());
             self.outboxes[usize::from(subscriber.shard)].push_back(Mail::Frame {
                 stream,
                 serial,
                 publisher,
                 has_members,
                 frame,
+                link,
             });
         }
     }
@@ -263,6 +196,11 @@ impl Shard {
     pub(super) fn handle_subscribe(&mut self, channel: ChannelKey, subscriber: Subscriber) {
         let (shard, stream) = (subscriber.shard, subscriber.stream);
         let home = self.homes.open(self.now, channel);
+        if subscriber.view.filter.as_ref().is_some_and(|filter| !home.takes_filter(filter)) {
+            let text = "the channel has as many different filters as it may have";
+            let error = ErrorInfo::new(ErrorCode::TOO_MANY_CHANNELS, text);
+            return self.post(usize::from(shard), Mail::Refused { stream, error });
+        }
         home.subscribe(subscriber);
         let (serial, has_members) = (home.last_serial(), home.has_members());
         self.post(usize::from(shard), Mail::Subscribed { stream, serial, has_members });
@@ -275,21 +213,28 @@ impl Shard {
         channel: ChannelKey,
         joining: &Joining,
     ) {
-        let home = self.homes.open(self.now, channel);
+        self.homes.open(self.now, channel.clone());
+        let Homes { channels, encoder, .. } = &mut self.homes;
+        let home = channels.get_mut(&channel).expect("opened above");
         let Past { serial, resumed, error, publications } =
             home.past(self.now, &joining.since, self.config.replay_bytes_max.into());
         let missed = match joining.view.wants.contains(Wants::MESSAGES) {
             true => &publications[..],
             false => &[],
         };
-        let frames = encode_replay(missed, joining);
+        let Replay { pieces, last } = Replay::new(missed, joining, home, encoder);
+        let is_head = last.is_some_and(|last| last.channel_serial == home.last_serial());
+        let chain = home.chain();
+        let has_base =
+            last.is_some_and(|last| chain.is_some_and(|chain| chain.joins(last, is_head)));
         let joined = Joined {
             serial,
             resumed,
             error,
-            has_backlog: !frames.is_empty(),
+            has_backlog: !pieces.is_empty(),
             has_members: home.has_members(),
-            frames,
+            has_base,
+            frames: pieces,
         };
         let ReturnAddress { shard, transport, request } = reply_to;
         let joined = Box::new(joined);

@@ -10,7 +10,7 @@ use crate::ably::{
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
-use crate::channel::log::TransportRef;
+use crate::channel::log::{Link, TransportRef};
 use crate::channel::view::View;
 use crate::connection::{Connection, ConnectionId, ConnectionKey};
 
@@ -38,6 +38,8 @@ pub struct Joined {
     pub has_backlog: bool,
     /// Whether the channel has presence members; the SYNC is among `frames`.
     pub has_members: bool,
+    /// Whether the last message of `frames` is the one that the stream's next delta starts from.
+    pub has_base: bool,
     /// Complete WebSocket frames, oldest first, several to a piece.
     pub frames: Vec<Bytes>,
 }
@@ -84,6 +86,13 @@ pub enum Mail {
         has_members: bool,
         /// Of the last publication that is not part of it.
         serial: ChannelSerial,
+    },
+    /// From the home: it takes no such subscriber.
+    Refused {
+        /// The stream that was asked for.
+        stream: StreamRef,
+        /// Why.
+        error: ErrorInfo,
     },
     /// To the home: nobody listens to this stream any more.
     Unsubscribe {
@@ -154,6 +163,8 @@ pub enum Mail {
         /// One complete WebSocket frame, shared by all who get it; none if the stream does not want
         /// this kind of event.
         frame: Option<Bytes>,
+        /// Its place among deltas.
+        link: Link,
     },
     /// To the shard that remembers a nonce: note it; answered with [`Mail::Answer`].
     Nonce {

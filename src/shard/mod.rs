@@ -14,12 +14,14 @@
 //! | `dormant.rs` | connections between two transports |
 //! | `fanout.rs` | frames into the logs of streams |
 //! | `stats.rs` | what is counted for each app |
+//! | `encode.rs` | one frame for all who see the same |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 //! | `registrar.rs` | changes of the directory |
 
 mod attach;
 mod auth;
 mod dormant;
+mod encode;
 mod fanout;
 mod homes;
 mod http;
@@ -36,7 +38,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::dormant::DormantConnections;
-use self::homes::{Homes, Joining};
+use self::encode::Joining;
+use self::homes::Homes;
 use self::nonces::Nonces;
 use self::registrar::{Enforcement, Registrar};
 use self::stats::Stats;
@@ -46,7 +49,7 @@ use crate::ably::{Directory, ErrorCode, ErrorInfo, SeriesId};
 use crate::base::{Entropy, Now, Wheel};
 use crate::channel::history::HistoryConfig;
 use crate::channel::home::Subscriber;
-use crate::channel::log::{Due, TransportRef};
+use crate::channel::log::{Due, Owed, TransportRef};
 use crate::connection::ConnectionConfig;
 use crate::http::RequestParser;
 use crate::sys::SendBuf;
@@ -264,14 +267,14 @@ impl Shard {
     pub fn handle_sent(&mut self, index: u32, result: Result<u32, i32>) {
         let transport = &mut self.transports[index as usize];
         let in_flight = std::mem::replace(&mut transport.in_flight, InFlight::Nothing);
-        let Ok(bytes) = result else {
+        if result.is_err() {
             // The peer has gone; its receive says so too, whichever comes first.
             return self.close(index);
-        };
-        if let InFlight::Stream { stream, cursor, .. } = in_flight {
+        }
+        if let InFlight::Stream { stream, cursor, log_bytes } = in_flight {
             self.counters.stream_sends += 1;
             let log = &mut self.streams.at(stream).log;
-            log.advance(cursor, bytes);
+            log.advance(cursor, log_bytes);
             // The common case ends here, without a look at the connection.
             if !log.is_behind(cursor) && !transport.has_more() {
                 return;
@@ -359,6 +362,7 @@ impl Shard {
             Mail::Subscribed { stream, serial, has_members } => {
                 self.handle_subscribed(stream, serial, has_members);
             }
+            Mail::Refused { stream, error } => self.handle_refused(stream, &error),
             Mail::Unsubscribe { channel, stream } => {
                 self.handle_unsubscribe(from, &channel, stream);
             }
@@ -376,7 +380,8 @@ impl Shard {
                 self.handle_resumed(usize::from(from), transport, result);
             }
             Mail::GiveBack { connection } => self.handle_give_back(connection),
-            Mail::Frame { stream, serial, publisher, has_members, frame } => {
+            Mail::Frame { stream, serial, publisher, has_members, frame, link } => {
+                let frame = frame.map(|bytes| (bytes, link));
                 self.handle_frame(stream, serial, publisher, has_members, frame);
             }
             Mail::Nonce { reply_to, nonce } => self.handle_nonce(reply_to, nonce),
@@ -427,9 +432,9 @@ impl Shard {
                 stream.log.next_due(lag_bytes_max, |index| transports[index as usize].is_idle())
             });
             match due {
-                Some(Due::Send { transport, cursor, bytes }) => {
-                    let (stream, len) = (stream_index, bytes.len());
-                    self.note_send(transport, InFlight::Stream { stream, cursor, bytes: len });
+                Some(Due::Send { transport, cursor, owed: Owed { bytes, log_bytes } }) => {
+                    let stream = stream_index;
+                    self.note_send(transport, InFlight::Stream { stream, cursor, log_bytes });
                     return Some((transport, bytes));
                 }
                 Some(Due::Slow(index)) => self.cut_slow_consumer(index),
@@ -487,9 +492,8 @@ impl Shard {
         let connection = transport.connection()?;
         for _ in 0..connection.attachment_count() {
             let Some((stream, cursor)) = connection.next_cursor() else { continue };
-            if let Some(bytes) = self.streams.at(stream).log.pending(cursor) {
-                let len = bytes.len();
-                self.note_send(index, InFlight::Stream { stream, cursor, bytes: len });
+            if let Some(Owed { bytes, log_bytes }) = self.streams.at(stream).log.pending(cursor) {
+                self.note_send(index, InFlight::Stream { stream, cursor, log_bytes });
                 return Some(bytes);
             }
         }

@@ -71,8 +71,8 @@ impl Shard {
         let Some((connection, lane)) = transport.speak() else { return };
         match connection.handle_payload(&self.config.connection, payload, lane) {
             Ok(Command::None) => {}
-            Ok(Command::Attach { name, modes, params, since }) => {
-                self.attach(index, &name, modes, params, since);
+            Ok(Command::Attach { name, modes, read, params, since }) => {
+                self.attach(index, &name, modes, &read, params, since);
             }
             Ok(Command::Authenticate { token }) => self.reauthenticate(index, &token),
             Ok(Command::Detach { name }) => self.detach(index, &name),

@@ -28,6 +28,8 @@ pub(super) struct WaitingAttach {
     pub params: Params,
     /// From where on the client wants the channel.
     pub since: Since,
+    /// Whether it is sent what its own connection publishes.
+    pub echo: bool,
 }
 
 pub(super) struct Stream {
@@ -99,10 +101,11 @@ impl Streams {
             self.slots.len() as u32 - 1
         });
         self.by_name.entry(name.clone()).or_default().push(index);
+        let has_deltas = view.delta;
         let stream = Stream {
             name,
             view,
-            log: FrameLog::default(),
+            log: FrameLog::new(has_deltas),
             serial: None,
             has_members: false,
             attachments: 0,

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
+mod views;
+
 use super::*;
 use crate::ably::{ApiKey, Capability};
 use crate::connection::Connection;

@@ -20,7 +20,7 @@ pub(super) enum InFlight {
     Unaccounted,
     /// Frames of a stream; the transport's cursor there moves when they were taken. All is kept
     /// here so that a completion has no need to look into the connection.
-    Stream { stream: u32, cursor: u32, bytes: u32 },
+    Stream { stream: u32, cursor: u32, log_bytes: u32 },
 }
 
 /// Who speaks over the transport.

@@ -1,0 +1,204 @@
+//! What a home sends to subscribers, encoded: one frame for all who see the same.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::ably::vcdiff::Encoder;
+use crate::ably::{self, Delta, Format, Publication, Since};
+use crate::channel::broadcast::Broadcast;
+use crate::channel::chain::deltas;
+use crate::channel::home::{HomeChannel, Subscriber};
+use crate::channel::log::{Link, SEND_BYTES_MAX};
+use crate::channel::view::View;
+use crate::connection::ConnectionId;
+use crate::ws::{Data, FrameBuilder, OpCode};
+
+/// Bytes of an encoded message beyond its data, about; saves growing the frame.
+const ENVELOPE_BYTES: usize = 320;
+
+/// One encoding of an event for each format and name in use, made when the first subscriber wants it.
+/// A name with a filter has a frame of its own, and so do those who are sent deltas.
+pub(super) struct EncodedOnce<'a> {
+    event: &'a Broadcast,
+    /// By message; empty without subscribers to deltas.
+    deltas: Vec<Option<Delta>>,
+    /// The messages that pass each filter in use.
+    passing: Vec<(Arc<str>, Vec<usize>)>,
+    frames: Vec<Encoded>,
+}
+
+struct Encoded {
+    format: Format,
+    display_name: Arc<str>,
+    has_deltas: bool,
+    frame: Bytes,
+}
+
+impl<'a> EncodedOnce<'a> {
+    pub fn new(event: &'a Broadcast, home: &mut HomeChannel, encoder: &mut Encoder) -> Self {
+        let (deltas, passing) = match event {
+            Broadcast::Messages(publication) => {
+                let chain = home.chain();
+                let deltas = chain.map(|chain| chain.next(encoder, publication));
+                (deltas.unwrap_or_default(), home.select(publication))
+            }
+        };
+        EncodedOnce { event, deltas, passing, frames: Vec::new() }
+    }
+
+    /// The frame for `subscriber`, and its place among deltas; none if nothing of the event is for it.
+    pub fn frame(&mut self, subscriber: &Subscriber) -> Option<(Bytes, Link)> {
+        let Subscriber { view, .. } = subscriber;
+        if !view.wants.contains(self.event.kind()) {
+            return None;
+        }
+        match self.event {
+            Broadcast::Messages(publication) => self.messages(subscriber, publication),
+        }
+    }
+
+    fn messages(
+        &mut self,
+        subscriber: &Subscriber,
+        publication: &Publication,
+    ) -> Option<(Bytes, Link)> {
+        let Subscriber { view, .. } = subscriber;
+        if let Some(filter) = &view.filter {
+            let passing = self.passing.iter().find(|(known, _)| known == filter);
+            let (_, passing) = passing.expect("the filters of subscribers are applied");
+            if passing.is_empty() {
+                return None;
+            }
+            let passing = passing.clone();
+            return Some((self.part(subscriber, publication, Some(&passing), false), Link::None));
+        }
+        let full = self.part(subscriber, publication, None, false);
+        if !view.delta {
+            return Some((full, Link::None));
+        }
+        match self.deltas.first() {
+            // Decodable by itself, whatever else is in it.
+            Some(None) if self.deltas.iter().any(Option::is_some) => {
+                Some((self.part(subscriber, publication, None, true), Link::Full))
+            }
+            Some(Some(_)) => {
+                let frame = self.part(subscriber, publication, None, true);
+                Some((frame, Link::Delta(Box::new(full))))
+            }
+            Some(None) | None => Some((full, Link::Full)),
+        }
+    }
+
+    /// The frame of some messages, or all of them, encoded once.
+    fn part(
+        &mut self,
+        subscriber: &Subscriber,
+        publication: &Publication,
+        part: Option<&[usize]>,
+        has_deltas: bool,
+    ) -> Bytes {
+        let Subscriber { format, display_name, .. } = subscriber;
+        let known = self.frames.iter().find(|known| {
+            known.format == *format
+                && known.has_deltas == has_deltas
+                && known.display_name == *display_name
+        });
+        if let Some(known) = known {
+            return known.frame.clone();
+        }
+        let deltas = if has_deltas { &self.deltas[..] } else { &[] };
+        let frame = encode(publication, *format, display_name, part, deltas);
+        let display_name = Arc::clone(display_name);
+        let encoded = Encoded { format: *format, display_name, has_deltas, frame: frame.clone() };
+        self.frames.push(encoded);
+        frame
+    }
+}
+
+/// The complete WebSocket frame of some messages of a publication, or of all.
+fn encode(
+    publication: &Publication,
+    format: Format,
+    display_name: &str,
+    part: Option<&[usize]>,
+    deltas: &[Option<Delta>],
+) -> Bytes {
+    let opcode = match format {
+        Format::Json => OpCode::Data(Data::Text),
+        Format::MsgPack => OpCode::Data(Data::Binary),
+    };
+    let capacity = publication.size_bytes() as usize + ENVELOPE_BYTES;
+    let mut frame = FrameBuilder::with_capacity(opcode, capacity);
+    let out = frame.payload();
+    let with_delta = |index| (index, deltas.get(index).and_then(Option::as_ref));
+    match part {
+        None => {
+            let all = (0..publication.messages.len()).map(with_delta);
+            ably::encode_part(format, display_name, publication, all, out);
+        }
+        Some(part) => {
+            let part = part.iter().copied().map(with_delta);
+            ably::encode_part(format, display_name, publication, part, out);
+        }
+    }
+    frame.finish()
+}
+
+/// Who joins a subscribed stream, and from where on.
+pub(super) struct Joining {
+    pub display_name: Arc<str>,
+    pub format: Format,
+    pub view: View,
+    pub since: Since,
+    /// The connection whose own messages are left out.
+    pub skip: Option<ConnectionId>,
+}
+
+/// What a joining attachment has missed.
+pub(super) struct Replay<'a> {
+    /// Complete frames, laid together into pieces of one send each.
+    pub pieces: Vec<Bytes>,
+    /// What went into them last.
+    pub last: Option<&'a Arc<Publication>>,
+}
+
+impl<'a> Replay<'a> {
+    pub fn new(
+        missed: &'a [Arc<Publication>],
+        joining: &Joining,
+        home: &HomeChannel,
+        encoder: &mut Encoder,
+    ) -> Replay<'a> {
+        let Joining { display_name, format, view, .. } = joining;
+        let skip = joining.skip.as_ref().map(ConnectionId::as_str);
+        // Who looks back at what it never had is sent it in full (10).
+        let has_deltas = view.delta && matches!(joining.since, Since::Serial(_));
+        let mut replay = Replay { pieces: Vec::new(), last: None };
+        let mut piece = BytesMut::new();
+        for publication in missed {
+            if skip.is_some() && publication.connection_id.as_deref() == skip {
+                continue;
+            }
+            let part = view.filter.as_ref().map(|filter| home.passing(filter, publication));
+            if part.as_ref().is_some_and(Vec::is_empty) {
+                continue;
+            }
+            let base = replay.last.and_then(|last| last.messages.last());
+            let deltas = match has_deltas {
+                true => deltas(encoder, base, publication),
+                false => Vec::new(),
+            };
+            let frame = encode(publication, *format, display_name, part.as_deref(), &deltas);
+            if !piece.is_empty() && piece.len() + frame.len() > SEND_BYTES_MAX {
+                replay.pieces.push(piece.split().freeze());
+            }
+            piece.extend_from_slice(&frame);
+            replay.last = Some(publication);
+        }
+        if !piece.is_empty() {
+            replay.pieces.push(piece.freeze());
+        }
+        replay
+    }
+}

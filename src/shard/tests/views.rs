@@ -1,0 +1,372 @@
+//! Attachments that see a channel in their own way: deltas, filters, params.
+
+use data_encoding::BASE64;
+
+use super::*;
+use crate::ably::vcdiff::tests::decode;
+
+/// A client of ably-js's kind: it applies deltas to what it was sent last, and checks where they say
+/// they start from.
+#[derive(Default)]
+struct Subscriber {
+    /// Id of the last message, and its payload.
+    last: Option<(String, Vec<u8>)>,
+    serial: Option<String>,
+    data: Vec<String>,
+    /// Messages that came as deltas.
+    deltas: usize,
+}
+
+impl Subscriber {
+    /// Takes what has come for `channel`.
+    fn take(&mut self, messages: &[Value], channel: &str) {
+        for message in messages.iter().filter(|message| message["channel"] == channel) {
+            if let Some(serial) = message["channelSerial"].as_str() {
+                self.serial = Some(serial.into());
+            }
+            for message in message["messages"].as_array().into_iter().flatten() {
+                self.take_message(message);
+            }
+        }
+    }
+
+    fn take_message(&mut self, message: &Value) {
+        let text = message["data"].as_str().expect("text in JSON");
+        let payload = match message["extras"]["delta"].as_object() {
+            None => text.as_bytes().to_vec(),
+            Some(delta) => {
+                self.deltas += 1;
+                let (id, base) = self.last.as_ref().expect("a delta follows a message");
+                assert_eq!((&delta["from"], &delta["format"]), (&json!(id), &json!("vcdiff")));
+                assert_eq!(message["encoding"], "utf-8/vcdiff/base64");
+                let delta = BASE64.decode(text.as_bytes()).expect("base64");
+                decode(base, &delta).expect("a delta of what was sent last")
+            }
+        };
+        self.data.push(String::from_utf8(payload.clone()).expect("text"));
+        self.last = Some((message["id"].as_str().expect("every message has one").into(), payload));
+    }
+}
+
+/// A payload like the one before it, told apart by its number.
+fn data_of(number: usize) -> String {
+    format!(r#"{{"status":"as it was","number":{number},"colour":"unchanged"}}"#)
+}
+
+fn expected(numbers: std::ops::Range<usize>) -> Vec<String> {
+    numbers.map(data_of).collect()
+}
+
+fn attach_delta(host: &mut Host, client: usize, serial: Option<&str>) {
+    let mut attach = json!({"action": 10, "channel": "room", "params": {"delta": "vcdiff"}});
+    if let Some(serial) = serial {
+        attach["channelSerial"] = json!(serial);
+    }
+    host.send(client, &attach);
+}
+
+#[test]
+fn all_messages_but_the_first_come_as_deltas() {
+    let mut host = Host::new(2, 1);
+    let (publisher, client, plain) =
+        (host.connect(0, ""), host.connect(1, ""), host.connect(1, ""));
+    host.attach(plain, "room");
+    attach_delta(&mut host, client, None);
+    host.settle();
+    let attached = host.messages(client).pop().expect("answered");
+    assert_eq!(attached["params"], json!({"delta": "vcdiff"}));
+    for number in 0..5 {
+        host.publish(publisher, number as u64, "room", &data_of(number));
+    }
+    host.settle();
+    let mut subscriber = Subscriber::default();
+    subscriber.take(&host.messages(client), "room");
+    assert_eq!((subscriber.data, subscriber.deltas), (expected(0..5), 4));
+    assert_eq!(host.data(plain, "room"), expected(0..5));
+}
+
+#[test]
+fn whoever_comes_later_gets_its_first_message_in_full_and_then_the_same_deltas() {
+    let mut host = Host::new(1, 2);
+    let publisher = host.connect(0, "");
+    let clients = [host.connect(0, ""), host.connect(0, "")];
+    let mut subscribers = [Subscriber::default(), Subscriber::default()];
+    attach_delta(&mut host, clients[0], None);
+    for number in 0..3 {
+        host.publish(publisher, number as u64, "room", &data_of(number));
+    }
+    host.settle();
+    attach_delta(&mut host, clients[1], None);
+    for number in 3..6 {
+        host.publish(publisher, number as u64, "room", &data_of(number));
+    }
+    host.settle();
+    for (client, subscriber) in clients.iter().zip(&mut subscribers) {
+        subscriber.take(&host.messages(*client), "room");
+    }
+    let [first, second] = subscribers;
+    assert_eq!((first.data, first.deltas), (expected(0..6), 5));
+    assert_eq!((second.data, second.deltas), (expected(3..6), 2));
+}
+
+#[test]
+fn a_client_that_could_not_decode_gets_everything_again_from_where_it_says() {
+    for seed in 1..=20 {
+        let mut host = Host::new(3, seed);
+        let (publisher, client) = (host.connect(0, ""), host.connect(1, ""));
+        attach_delta(&mut host, client, None);
+        host.settle();
+        let mut subscriber = Subscriber::default();
+        for number in 0..2 {
+            host.publish(publisher, number as u64, "room", &data_of(number));
+        }
+        host.settle();
+        subscriber.take(&host.messages(client), "room");
+        assert_eq!(subscriber.deltas, 1);
+        // The third is not understood, and neither it nor what follows is kept.
+        host.publish(publisher, 2, "room", &data_of(2));
+        for _ in 0..host.below(60) {
+            host.step();
+        }
+        host.publish(publisher, 3, "room", &data_of(3));
+        attach_delta(&mut host, client, subscriber.serial.as_deref());
+        for _ in 0..host.below(60) {
+            host.step();
+        }
+        host.publish(publisher, 4, "room", &data_of(4));
+        host.settle();
+        let messages = host.messages(client);
+        let attached = messages.iter().position(|message| message["action"] == 11);
+        let attached = attached.expect("answered");
+        let flags = messages[attached]["flags"].as_u64().unwrap();
+        assert_eq!(flags & 4, 4, "RESUMED");
+        subscriber.take(&messages[attached..], "room");
+        assert_eq!(subscriber.data, expected(0..5), "seed={seed}");
+        // The first that came again was in full, all others were not: one before, and two since.
+        assert_eq!(subscriber.deltas, 3, "seed={seed}");
+    }
+}
+
+#[test]
+fn deltas_make_sense_to_everybody_whatever_the_order_of_things() {
+    for seed in 1..=60 {
+        let mut host = Host::new(3, seed);
+        let publisher = host.connect(0, "");
+        // The first does not hear itself and publishes as well.
+        let queries = ["&echo=false", "", "", ""];
+        let clients: Vec<usize> =
+            queries.iter().enumerate().map(|(at, query)| host.connect(at % 3, query)).collect();
+        let mut subscribers: Vec<Subscriber> = clients.iter().map(|_| Default::default()).collect();
+        let (mut own_serial, mut foreign, mut all) = (0, Vec::new(), Vec::new());
+        for number in 0..40 {
+            let (at, data) = (host.below(clients.len()), data_of(number));
+            match host.below(4) {
+                // What it was sent on the old attachment is sorted out from what comes on the new one.
+                0 => {
+                    host.settle();
+                    let messages = host.messages(clients[at]);
+                    subscribers[at].take(&messages, "room");
+                    let serial = subscribers[at].serial.clone();
+                    attach_delta(&mut host, clients[at], serial.as_deref());
+                    subscribers[at].last = subscribers[at].last.take();
+                }
+                1 => {
+                    host.publish(clients[0], own_serial, "room", &data);
+                    own_serial += 1;
+                    all.push(data);
+                }
+                _ => {
+                    host.publish(publisher, foreign.len() as u64, "room", &data);
+                    foreign.push(data.clone());
+                    all.push(data);
+                }
+            }
+            for _ in 0..host.below(30) {
+                host.step();
+            }
+        }
+        host.settle();
+        for (at, subscriber) in subscribers.iter_mut().enumerate() {
+            subscriber.take(&host.messages(clients[at]), "room");
+            let expected = if at == 0 { &foreign } else { &all };
+            // From when it first attached on, and in the order that the home has given.
+            for pair in subscriber.data.windows(2) {
+                assert_ne!(pair[0], pair[1], "seed={seed}");
+            }
+            assert!(subscriber.data.iter().all(|data| expected.contains(data)), "seed={seed}");
+        }
+        let longest = subscribers[1..].iter().map(|subscriber| &subscriber.data);
+        let longest = longest.max_by_key(|data| data.len()).expect("three");
+        for subscriber in &subscribers[1..] {
+            let tail = &longest[longest.len() - subscriber.data.len()..];
+            assert_eq!(subscriber.data, tail, "seed={seed}");
+        }
+    }
+}
+
+#[test]
+fn several_messages_of_one_publish_build_on_each_other() {
+    let mut host = Host::new(1, 4);
+    let (publisher, client) = (host.connect(0, ""), host.connect(0, ""));
+    attach_delta(&mut host, client, None);
+    let mut subscriber = Subscriber::default();
+    for msg_serial in 0..2 {
+        let messages: Vec<Value> =
+            (0..3).map(|at| json!({"data": data_of(3 * msg_serial + at)})).collect();
+        let publish =
+            json!({"action": 15, "msgSerial": msg_serial, "channel": "room", "messages": messages});
+        host.send(publisher, &publish);
+    }
+    host.settle();
+    subscriber.take(&host.messages(client), "room");
+    assert_eq!((subscriber.data, subscriber.deltas), (expected(0..6), 5));
+}
+
+#[test]
+fn a_message_without_a_usable_payload_breaks_the_chain_and_the_next_mends_it() {
+    let mut host = Host::new(1, 4);
+    let (publisher, client) = (host.connect(0, ""), host.connect(0, ""));
+    attach_delta(&mut host, client, None);
+    let payloads = [json!(data_of(0)), Value::Null, json!(data_of(2)), json!(data_of(3))];
+    for (msg_serial, data) in payloads.iter().enumerate() {
+        let messages = json!([{"data": data, "extras": {"headers": {"n": 1}}}]);
+        let publish =
+            json!({"action": 15, "msgSerial": msg_serial, "channel": "room", "messages": messages});
+        host.send(publisher, &publish);
+    }
+    host.settle();
+    let messages = host.messages(client);
+    let messages = messages.iter().filter(|message| message["action"] == 15);
+    let messages: Vec<_> = messages.map(|message| &message["messages"][0]).collect();
+    let deltas: Vec<_> =
+        messages.iter().map(|message| !message["extras"]["delta"].is_null()).collect();
+    assert_eq!(deltas, [false, false, false, true]);
+    assert!(messages.iter().all(|message| message["extras"]["headers"]["n"] == 1));
+}
+
+fn filtered(expression: &str) -> String {
+    format!("[filter={}]room", BASE64.encode(expression.as_bytes()))
+}
+
+/// What of several messages in one publish arrives on `channel`: their indexes.
+fn indexes(host: &mut Host, client: usize, channel: &str) -> Vec<Vec<u64>> {
+    let messages = host.messages(client);
+    let of_channel =
+        messages.iter().filter(|message| message["action"] == 15 && message["channel"] == channel);
+    let index = |message: &Value| {
+        let serial = message["serial"].as_str().expect("always there");
+        serial.rsplit_once(':').unwrap().1.parse::<u64>().unwrap()
+    };
+    of_channel
+        .map(|message| message["messages"].as_array().unwrap().iter().map(index).collect())
+        .collect()
+}
+
+#[test]
+fn a_derived_channel_has_the_messages_that_pass_its_filter() {
+    let mut host = Host::new(2, 6);
+    let (publisher, client) = (host.connect(0, ""), host.connect(1, ""));
+    let (red, blue) = (filtered("headers.colour == 'red'"), filtered("headers.colour == 'blue'"));
+    let attached = host.attach(client, &red);
+    // Nothing but a subscription.
+    assert_eq!(attached["flags"], 1 << 18);
+    host.attach(client, &blue);
+    host.attach(client, "room");
+    for (msg_serial, colours) in
+        [&["red", "blue", "red"][..], &["blue"], &["green"]].iter().enumerate()
+    {
+        let messages: Vec<Value> = colours
+            .iter()
+            .map(|colour| json!({"data": "x", "extras": {"headers": {"colour": colour}}}))
+            .collect();
+        let publish =
+            json!({"action": 15, "msgSerial": msg_serial, "channel": "room", "messages": messages});
+        host.send(publisher, &publish);
+    }
+    host.settle();
+    let received = host.messages(client);
+    let count = |channel: &str| {
+        let of_channel = received.iter().filter(|message| message["channel"] == channel);
+        of_channel.filter(|message| message["action"] == 15).count()
+    };
+    assert_eq!((count(&red), count(&blue), count("room")), (1, 2, 3));
+    let reader = host.connect(0, "");
+    host.messages(reader);
+    host.send(
+        reader,
+        &json!({"action": 10, "channel": red, "channelSerial": attached["channelSerial"]}),
+    );
+    host.settle();
+    // The places in the publish are those of the channel itself.
+    assert_eq!(indexes(&mut host, reader, &red), [[0, 2]]);
+}
+
+#[test]
+fn a_derived_channel_refuses_what_it_cannot_do() {
+    let mut host = Host::new(2, 6);
+    let client = host.connect(0, "");
+    host.messages(client);
+    for (channel, code) in [
+        (filtered("name =="), 40000),
+        (filtered("headers.*"), 40000),
+        ("[filter=%%%]room".into(), 40010),
+        ("[meta]nothing".into(), 40010),
+    ] {
+        host.send(client, &json!({"action": 10, "channel": channel}));
+        host.settle();
+        let answer = host.messages(client).pop().expect("answered");
+        assert_eq!((&answer["action"], &answer["error"]["code"]), (&json!(9), &json!(code)));
+        assert_eq!(answer["channel"], json!(channel));
+    }
+    host.publish(client, 0, &filtered("name == 'a'"), "x");
+    host.settle();
+    let answer = host.messages(client).pop().expect("answered");
+    assert_eq!((&answer["action"], &answer["error"]["code"]), (&json!(2), &json!(40010)));
+}
+
+#[test]
+fn one_filter_more_than_a_channel_applies_is_refused_and_those_in_use_go_on() {
+    let mut host = Host::new(2, 8);
+    let (client, other) = (host.connect(0, ""), host.connect(1, ""));
+    for number in 0..crate::channel::home::FILTERS_MAX {
+        host.send(
+            client,
+            &json!({"action": 10, "channel": filtered(&format!("name == 'n{number}'"))}),
+        );
+    }
+    host.settle();
+    host.messages(client);
+    host.messages(other);
+    host.attach(other, &filtered("name == 'n7'"));
+    let more = filtered("name == 'more'");
+    host.send(other, &json!({"action": 10, "channel": more}));
+    host.settle();
+    let answer = host.messages(other).pop().expect("answered");
+    assert_eq!((&answer["action"], &answer["error"]["code"]), (&json!(9), &json!(90010)));
+    host.send(client, &json!({"action": 12, "channel": filtered("name == 'n3'")}));
+    host.settle();
+    host.attach(other, &more);
+}
+
+#[test]
+fn echo_is_a_matter_of_the_attachment() {
+    let mut host = Host::new(2, 3);
+    let client = host.connect(0, "");
+    host.attach(client, "loud");
+    let quiet = json!({"action": 10, "channel": "quiet", "params": {"echo": "false"}});
+    host.send(client, &quiet);
+    host.settle();
+    let attached = host.messages(client).pop().expect("answered");
+    assert_eq!(attached["params"], json!({"echo": "false"}));
+    host.publish(client, 0, "loud", "x");
+    host.publish(client, 1, "quiet", "x");
+    host.settle();
+    let messages = host.messages(client);
+    let heard = messages.iter().filter(|message| message["action"] == 15);
+    assert!(heard.map(|message| &message["channel"]).eq([&json!("loud")]));
+    // Changed on the way.
+    host.attach(client, "quiet");
+    host.publish(client, 2, "quiet", "heard");
+    host.settle();
+    assert_eq!(host.data(client, "quiet"), ["heard"]);
+}
