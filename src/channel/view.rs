@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::ably::{
-    Category, ChannelName, ChannelParams, ChannelSerial, ErrorInfo, Modes, Publication, Wants,
+    Category, ChannelName, ChannelParams, ChannelSerial, ErrorInfo, EventShape, Modes, Publication,
+    Wants,
 };
 
 /// What attachments are sent of a channel; those with equal views share one log of frames.
@@ -17,6 +18,8 @@ pub struct View {
     pub occupancy: Option<Category>,
     /// The expression that messages have to pass; known to compile (6.10).
     pub filter: Option<Arc<str>>,
+    /// The shape of its events, if it listens over HTTP; else it is sent WebSocket frames.
+    pub events: Option<EventShape>,
 }
 
 impl View {
@@ -29,7 +32,16 @@ impl View {
             delta: params.delta && has_messages,
             occupancy: params.occupancy.filter(|_| has_messages),
             filter: name.filter().filter(|_| has_messages).map(Arc::from),
+            events: None,
         }
+    }
+}
+
+impl View {
+    /// What somebody who listens over HTTP sees of `name`: messages, in full.
+    pub fn of_events(name: &ChannelName, shape: EventShape) -> View {
+        let plain = View::of(name, Modes::SUBSCRIBE, &ChannelParams::default());
+        View { events: Some(shape), ..plain }
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn publish(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
                 capability: principal.capability(),
             };
             let accept = || -> Result<(ChannelName, Accepted), ErrorInfo> {
-                let channel = ChannelName::parse(&name)?;
+                let channel = ChannelName::parse(&name)?.writable()?;
                 principal.enter(channel.base())?;
                 let drafts = spec.drafts.clone();
                 let accepted =

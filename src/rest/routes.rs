@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use super::reply::Reply;
 use super::{
-    Account, Call, Context, Outcome, apps, batch, channels, history, publish, service, stats,
-    tokens, unserved,
+    Account, Call, Context, Outcome, apps, batch, channels, events, history, publish, service,
+    stats, tokens, unserved,
 };
 use crate::ably::{ErrorCode, ErrorInfo};
 use crate::base::Entropy;
@@ -23,6 +23,8 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("GET", "/channels", channels::list),
     ("POST", "/messages", batch::publish),
     ("GET", "/stats", stats::get),
+    ("GET", "/sse", events::server_sent),
+    ("GET", "/event-stream", events::stream),
     ("POST", "/keys/{key}/requestToken", tokens::request),
     ("POST", "/keys/{key}/revokeTokens", tokens::revoke),
     ("POST", "/apps", apps::post),

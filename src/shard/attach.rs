@@ -150,7 +150,7 @@ impl Shard {
 
     /// Notes an attachment to the stream of that name and view; `None`, and the client is told, when
     /// that takes a new stream and its home is behind.
-    fn join_stream(
+    pub(super) fn join_stream(
         &mut self,
         index: u32,
         name: StreamName,
@@ -229,7 +229,7 @@ impl Shard {
     }
 
     /// Answers an ATTACH, or asks the home for what the answer needs.
-    fn settle_attach(&mut self, stream_index: u32, request: WaitingAttach) {
+    pub(super) fn settle_attach(&mut self, stream_index: u32, request: WaitingAttach) {
         let stream = self.streams.at(stream_index);
         let Some(serial) = stream.serial else { return stream.waiting.push(request) };
         let index = request.index;
@@ -341,7 +341,10 @@ impl Shard {
     }
 
     fn confirm_attach(&mut self, index: u32, stream_index: u32, with: &Confirmation<'_>) {
-        let Some((connection, lane)) = self.transports[index as usize].speak() else { return };
+        let Some((connection, lane)) = self.transports[index as usize].speak() else {
+            let has_backlog = with.status & flags::HAS_BACKLOG != 0;
+            return self.events_attached(index, &with.serial, has_backlog, with.error);
+        };
         let modes = connection.modes(stream_index).expect("attached");
         let flags = modes.bits() | with.status;
         let name = &self.streams.at(stream_index).name.display_name;
@@ -354,6 +357,8 @@ impl Shard {
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.detached(display_name, Some(error), lane);
             self.set_ready(index);
+        } else {
+            self.end_events(index, error);
         }
     }
 
@@ -435,10 +440,7 @@ impl Shard {
     }
 
     pub(super) fn modes(&self, index: u32, stream: u32) -> Option<Modes> {
-        match &self.transports[index as usize].stage {
-            Stage::Realtime(_, connection) => connection.modes(stream),
-            _ => None,
-        }
+        self.transports[index as usize].peek_connection()?.modes(stream)
     }
 
     fn set_modes(&mut self, index: u32, stream: u32, modes: Modes) {
@@ -447,10 +449,8 @@ impl Shard {
     }
 
     fn is_joining(&self, index: u32, stream: u32) -> bool {
-        match &self.transports[index as usize].stage {
-            Stage::Realtime(_, connection) => connection.is_joining(stream),
-            _ => false,
-        }
+        let connection = self.transports[index as usize].peek_connection();
+        connection.is_some_and(|connection| connection.is_joining(stream))
     }
 
     pub(super) fn return_address(&self, index: u32, request: u64) -> ReturnAddress {

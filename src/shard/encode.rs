@@ -5,13 +5,14 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::ably::vcdiff::Encoder;
-use crate::ably::{self, Delta, Format, Publication, Since};
+use crate::ably::{self, Delta, EventShape, Format, Publication, Since};
 use crate::channel::broadcast::Broadcast;
 use crate::channel::chain::deltas;
 use crate::channel::home::{HomeChannel, Subscriber};
 use crate::channel::log::{Link, SEND_BYTES_MAX};
 use crate::channel::view::View;
 use crate::connection::ConnectionId;
+use crate::http;
 use crate::ws::{Data, FrameBuilder, OpCode};
 
 /// Bytes of an encoded message beyond its data, about; saves growing the frame.
@@ -32,6 +33,7 @@ struct Encoded {
     format: Format,
     display_name: Arc<str>,
     has_deltas: bool,
+    events: Option<EventShape>,
     frame: Bytes,
 }
 
@@ -98,19 +100,24 @@ impl<'a> EncodedOnce<'a> {
         part: Option<&[usize]>,
         has_deltas: bool,
     ) -> Bytes {
-        let Subscriber { format, display_name, .. } = subscriber;
+        let Subscriber { format, display_name, view, .. } = subscriber;
         let known = self.frames.iter().find(|known| {
             known.format == *format
                 && known.has_deltas == has_deltas
+                && known.events == view.events
                 && known.display_name == *display_name
         });
         if let Some(known) = known {
             return known.frame.clone();
         }
         let deltas = if has_deltas { &self.deltas[..] } else { &[] };
-        let frame = encode(publication, *format, display_name, part, deltas);
-        let display_name = Arc::clone(display_name);
-        let encoded = Encoded { format: *format, display_name, has_deltas, frame: frame.clone() };
+        let frame = match view.events {
+            Some(shape) => encode_events(publication, shape, display_name, part),
+            None => encode(publication, *format, display_name, part, deltas),
+        };
+        let (display_name, events) = (Arc::clone(display_name), view.events);
+        let encoded =
+            Encoded { format: *format, display_name, has_deltas, events, frame: frame.clone() };
         self.frames.push(encoded);
         frame
     }
@@ -143,6 +150,20 @@ fn encode(
         }
     }
     frame.finish()
+}
+
+/// The events of some messages of a publication, or of all, as one chunk of their streams.
+fn encode_events(
+    publication: &Publication,
+    shape: EventShape,
+    display_name: &str,
+    part: Option<&[usize]>,
+) -> Bytes {
+    let mut chunk = Vec::with_capacity(publication.size_bytes() as usize + ENVELOPE_BYTES);
+    http::write_chunk(&mut chunk, |out| {
+        shape.write_messages(display_name, publication, part, out);
+    });
+    chunk.into()
 }
 
 /// Who joins a subscribed stream, and from where on.
@@ -189,7 +210,10 @@ impl<'a> Replay<'a> {
                 true => deltas(encoder, base, publication),
                 false => Vec::new(),
             };
-            let frame = encode(publication, *format, display_name, part.as_deref(), &deltas);
+            let frame = match view.events {
+                Some(shape) => encode_events(publication, shape, display_name, part.as_deref()),
+                None => encode(publication, *format, display_name, part.as_deref(), &deltas),
+            };
             if !piece.is_empty() && piece.len() + frame.len() > SEND_BYTES_MAX {
                 replay.pieces.push(piece.split().freeze());
             }
