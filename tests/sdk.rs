@@ -34,6 +34,18 @@ fn ably_js_rest() {
 
 #[test]
 #[ignore = "needs npm packages: tests/run"]
+fn ably_js_deltas_filters_and_params() {
+    run(&mut node_tests(&Daemon::start(), "views.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
+fn ably_js_presence() {
+    run(&mut node_tests(&Daemon::start(), "presence.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
 fn ably_js_many_publishers_and_channels() {
     run(&mut node_tests(&Daemon::start(), "many.test.mjs"));
 }

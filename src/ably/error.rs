@@ -146,8 +146,12 @@ codes! {
     CHANNEL_CREATION_RATE = 90021;
     /// Presence of a client without clientId.
     PRESENCE_WITHOUT_CLIENT_ID = 91000;
+    /// Presence on a channel that is not attached.
+    PRESENCE_CHANNEL_STATE = 91001;
     /// More presence members on the channel than allowed.
     TOO_MANY_MEMBERS = 91003;
+    /// More presence data on the channel than allowed.
+    TOO_MUCH_PRESENCE_DATA = 91006;
     /// The server lost a presence membership.
     MEMBERSHIP_LOST = 91007;
     /// Messages of this channel cannot be updated or deleted.

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use data_encoding::BASE64;
 
 use super::message::write_event;
-use super::writer::write_map;
-use super::{Data, ErrorInfo, Format, Publication};
+use super::presence::write_presence_event;
+use super::writer::{MapWriter, write_map};
+use super::{Data, ErrorInfo, Format, PresenceEvents, Publication};
 
 /// How events are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,23 +55,40 @@ impl EventShape {
                 &all
             }
         };
-        let last = indices.last();
         let serial = publication.channel_serial.to_string();
-        for index in indices {
-            // Whoever goes on behind the serial has had the whole publication.
-            let id = (self.has_ids && Some(index) == last).then_some(&*serial);
-            let message = &publication.messages[*index];
-            let data = match self.is_enveloped {
-                true => {
-                    let mut text = Vec::new();
-                    write_map(Format::Json, &mut text, |map| {
-                        write_event(map, channel, publication, *index);
-                    });
-                    Cow::Owned(String::from_utf8(text).expect("JSON text is written from strings"))
-                }
+        let events = indices.iter().map(|&index| {
+            let message = &publication.messages[index];
+            match self.is_enveloped {
+                true => json_text(|map| write_event(map, channel, publication, index)),
                 false => bare(&message.data),
-            };
-            self.write(id, Some("message"), Some((&data, self.is_enveloped)), out);
+            }
+        });
+        self.write_events("message", &serial, events, out);
+    }
+
+    /// Appends presence events of `channel`.
+    pub fn write_presence(self, channel: &str, events: &PresenceEvents, out: &mut Vec<u8>) {
+        let serial = events.channel_serial.to_string();
+        let events = events.messages.iter().map(|message| match self.is_enveloped {
+            true => json_text(|map| write_presence_event(map, channel, message)),
+            false => bare(&message.data),
+        });
+        self.write_events("presence", &serial, events, out);
+    }
+
+    /// Appends events whose data these are. Whoever goes on behind `serial` has had all of them, so it
+    /// is the id of the last one.
+    fn write_events<'a>(
+        self,
+        event: &str,
+        serial: &str,
+        data: impl ExactSizeIterator<Item = Cow<'a, str>>,
+        out: &mut Vec<u8>,
+    ) {
+        let count = data.len();
+        for (index, data) in data.enumerate() {
+            let id = (self.has_ids && index + 1 == count).then_some(serial);
+            self.write(id, Some(event), Some((&data, self.is_enveloped)), out);
         }
     }
 
@@ -81,9 +99,7 @@ impl EventShape {
 
     /// Appends an error.
     pub fn write_error(self, error: &ErrorInfo, out: &mut Vec<u8>) {
-        let mut text = Vec::new();
-        write_map(Format::Json, &mut text, |map| error.write(map));
-        let text = String::from_utf8(text).expect("JSON text is written from strings");
+        let text = json_text(|map| error.write(map));
         self.write(None, Some("error"), Some((&text, true)), out);
     }
 
@@ -137,6 +153,13 @@ impl EventShape {
         }
         out.push(b'\n');
     }
+}
+
+/// The JSON text of an object.
+fn json_text(fill: impl FnOnce(&mut MapWriter<'_>)) -> Cow<'static, str> {
+    let mut text = Vec::new();
+    write_map(Format::Json, &mut text, fill);
+    Cow::Owned(String::from_utf8(text).expect("JSON text is written from strings"))
 }
 
 /// Data without its message: text as it is, bytes in base64.

@@ -113,7 +113,7 @@ impl FromIterator<(Box<str>, Box<str>)> for Params {
     }
 }
 
-/// A message as a client sent it: decoded, not checked.
+/// A message or presence message as a client sent it: decoded, not checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Draft {
     /// Client-chosen id.
@@ -134,7 +134,8 @@ pub struct Draft {
     pub connection_key: Option<Field>,
     /// JSON text of whatever value it was.
     pub extras: Option<Box<str>>,
-    /// 0 or absent: create; others change or delete what `serial` names.
+    /// Of a message, 0 or absent: create; others change or delete what `serial` names. Of a presence
+    /// message: see [`PresenceAction`](super::PresenceAction).
     pub action: u64,
 }
 
@@ -225,6 +226,8 @@ pub struct ProtocolMessage {
     pub access_token: Option<Box<str>>,
     /// MESSAGE: what to publish; `None` where an element was no object.
     pub messages: Option<Vec<Draft>>,
+    /// PRESENCE: who enters, changes or leaves; `None` where an element was no object.
+    pub presence: Option<Vec<Draft>>,
 }
 
 /// Decodes one payload.
@@ -253,6 +256,7 @@ fn read<'a>(value: impl Value<'a>) -> Result<ProtocolMessage, DecodeError> {
         params: Params::default(),
         access_token: None,
         messages: Some(Vec::new()),
+        presence: Some(Vec::new()),
     };
     let text = |value: Option<Cow<'_, str>>| value.map(Box::<str>::from);
     for (key, value) in value.entries() {
@@ -275,6 +279,7 @@ fn read<'a>(value: impl Value<'a>) -> Result<ProtocolMessage, DecodeError> {
                 message.access_token = text(token.and_then(|(_, token)| token.str()));
             }
             "messages" => message.messages = read_drafts(value),
+            "presence" => message.presence = read_drafts(value),
             _ => {}
         }
     }

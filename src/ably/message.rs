@@ -204,7 +204,13 @@ fn write_message(
     });
 }
 
-fn write_data(map: &mut MapWriter<'_>, format: Format, data: &Data, encoding: Option<&str>) {
+/// Writes `data` and `encoding`, as they are in `format`.
+pub(super) fn write_data(
+    map: &mut MapWriter<'_>,
+    format: Format,
+    data: &Data,
+    encoding: Option<&str>,
+) {
     match data {
         Data::None => {}
         Data::Text(text) => map.str("data", text),

@@ -25,6 +25,7 @@ mod modes;
 mod msgpack;
 mod occupancy;
 mod outbound;
+mod presence;
 mod principal;
 mod publish;
 mod question;
@@ -61,6 +62,11 @@ pub use message::{Data, Message, Publication, encode_message, encode_part, encod
 pub use modes::{Modes, Wants, flags};
 pub use occupancy::{Category, Metric, Metrics};
 pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};
+pub use presence::{
+    MembersPage, MembersQuery, PresenceAction, PresenceChange, PresenceEvents, PresenceHistoryPage,
+    PresenceMessage, PresenceRequest, encode_members, encode_presence, encode_presence_history,
+    encode_sync,
+};
 pub use principal::{Principal, Token};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
 pub use question::{Answer, ChannelsQuery, Question, Survey, merge_channels};

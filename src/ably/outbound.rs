@@ -16,6 +16,11 @@ pub struct PublishResult {
 }
 
 impl PublishResult {
+    /// What a client is told whose members have changed: nothing has a serial.
+    pub fn of_presence() -> PublishResult {
+        PublishResult { message_id: "".into(), serials: Vec::new() }
+    }
+
     /// What the publisher of `publication` is told.
     pub fn of(publication: &Publication) -> PublishResult {
         let serial = |index| Some(publication.message_serial(index).into());

@@ -211,7 +211,11 @@ fn client_id(claimed: Option<Field>, identity: &Identity) -> Result<Option<Box<s
     }
 }
 
-fn check_extras(name: &str, extras: &str, publisher: &Publisher<'_>) -> Result<(), ErrorInfo> {
+pub(super) fn check_extras(
+    name: &str,
+    extras: &str,
+    publisher: &Publisher<'_>,
+) -> Result<(), ErrorInfo> {
     let code = ErrorCode::INVALID_EXTRAS;
     let value = JsonValue::of_validated(extras);
     if value.node() != Node::Map {

@@ -1,12 +1,19 @@
 //! What a request asks of a channel's home or of the shards, and what they answer (13).
 
-use super::{HistoryPage, HistoryQuery, Identity, IntervalTally, PublishResult, StatsQuery};
+use super::{
+    HistoryPage, HistoryQuery, Identity, IntervalTally, MembersPage, MembersQuery,
+    PresenceHistoryPage, PublishResult, StatsQuery,
+};
 
 /// What is asked of one channel's home.
 #[derive(Clone, Debug)]
 pub enum Question {
     /// One page of its history.
     History(HistoryQuery),
+    /// One page of its presence members.
+    Members(MembersQuery),
+    /// One page of its presence history.
+    PresenceHistory(HistoryQuery),
 }
 
 /// What is asked of every shard about an app.
@@ -25,6 +32,8 @@ pub enum Answer {
     Published(PublishResult),
     /// Every shard has the changed directory.
     Changed,
+    /// A nonce was not used before, and is from now on.
+    FreshNonce,
     /// The connection that a connectionKey is of.
     Connection {
         /// Its public id.
@@ -32,10 +41,12 @@ pub enum Answer {
         /// Who it is.
         identity: Identity,
     },
-    /// A nonce was not used before, and is from now on.
-    FreshNonce,
     /// To [`Question::History`].
     History(HistoryPage),
+    /// To [`Question::Members`].
+    Members(MembersPage),
+    /// To [`Question::PresenceHistory`].
+    PresenceHistory(PresenceHistoryPage),
     /// To [`Survey::Channels`]: names in order, one more than a page has if there are as many.
     Channels(Vec<Box<str>>),
     /// To [`Survey::Stats`]: intervals in the order that was asked for, as many likewise.

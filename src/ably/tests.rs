@@ -30,7 +30,7 @@ fn bytes_of(value: &rmpv::Value) -> Vec<u8> {
 }
 
 /// `value` in `format`.
-fn payload(format: Format, value: &Value) -> Vec<u8> {
+pub(super) fn payload(format: Format, value: &Value) -> Vec<u8> {
     match format {
         Format::Json => serde_json::to_vec(value).expect("serializable"),
         Format::MsgPack => bytes_of(&msgpack_of(value)),
@@ -38,7 +38,7 @@ fn payload(format: Format, value: &Value) -> Vec<u8> {
 }
 
 /// What is in `bytes`, which have to be exactly one value of `format`; bin as `{"bin": base64}`.
-fn parsed(format: Format, bytes: &[u8]) -> Value {
+pub(super) fn parsed(format: Format, bytes: &[u8]) -> Value {
     fn json_of(value: rmpv::Value) -> Value {
         match value {
             rmpv::Value::Nil => Value::Null,

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::ably::{self, ChannelSerial, Format, Publication, Wants};
+use crate::ably::{self, ChannelSerial, Format, PresenceEvents, Publication, Wants};
 
 /// One event of a channel; each becomes one protocol message.
 #[derive(Clone, Debug)]
 pub enum Broadcast {
     /// MESSAGE.
     Messages(Arc<Publication>),
+    /// PRESENCE.
+    Presence(Arc<PresenceEvents>),
 }
 
 impl Broadcast {
@@ -16,6 +18,7 @@ impl Broadcast {
     pub fn kind(&self) -> Wants {
         match self {
             Broadcast::Messages(_) => Wants::MESSAGES,
+            Broadcast::Presence(_) => Wants::PRESENCE,
         }
     }
 
@@ -23,6 +26,7 @@ impl Broadcast {
     pub fn serial(&self) -> ChannelSerial {
         match self {
             Broadcast::Messages(publication) => publication.channel_serial,
+            Broadcast::Presence(events) => events.channel_serial,
         }
     }
 
@@ -30,6 +34,7 @@ impl Broadcast {
     pub fn size_bytes(&self) -> u64 {
         match self {
             Broadcast::Messages(publication) => publication.size_bytes(),
+            Broadcast::Presence(events) => events.size_bytes(),
         }
     }
 
@@ -38,6 +43,9 @@ impl Broadcast {
         match self {
             Broadcast::Messages(publication) => {
                 ably::encode_publication(format, display_name, publication, out);
+            }
+            Broadcast::Presence(events) => {
+                ably::encode_presence(format, display_name, events, out);
             }
         }
     }

@@ -4,13 +4,17 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::ChannelKey;
 use super::chain::Chain;
 use super::history::{History, HistoryConfig};
+use super::presence::{Members, Presence, PresenceConfig};
 use super::view::{Past, View};
 use crate::ably::{
     Accepted, ChannelSerial, ErrorCode, ErrorInfo, Filter, Format, HistoryPage, HistoryQuery,
-    Publication, Rewind, SerialClock, SeriesId, Since, Subject,
+    PresenceEvents, PresenceMessage, PresenceRequest, Publication, Rewind, SerialClock, SeriesId,
+    Since, Subject,
 };
 use crate::base::Now;
 
@@ -76,6 +80,8 @@ pub struct HomeChannel {
     chain: Option<Box<Chain>>,
     /// The distinct filters of subscribers, with how many have them.
     filters: Vec<(Arc<str>, Filter, u32)>,
+    /// Most channels have no members, and never had.
+    presence: Option<Box<Presence>>,
 }
 
 impl HomeChannel {
@@ -95,6 +101,7 @@ impl HomeChannel {
             subscribers: Vec::new(),
             ids: HashMap::new(),
             ids_until: VecDeque::new(),
+            presence: None,
         }
     }
 
@@ -115,13 +122,12 @@ impl HomeChannel {
 
     /// Whether anybody is present.
     pub fn has_members(&self) -> bool {
-        // Presence is not served yet.
-        false
+        self.presence.as_ref().is_some_and(|presence| !presence.members.is_empty())
     }
 
-    /// Bytes of history.
+    /// Bytes of history, that of presence included.
     pub fn history_bytes(&self) -> u64 {
-        self.history.bytes()
+        self.history.bytes() + self.presence.as_ref().map_or(0, |known| known.history.bytes())
     }
 
     /// Gives `accepted` its place in the order. `trim` has been called this turn.
@@ -147,6 +153,74 @@ impl HomeChannel {
             self.ids_until.push_back((now.mono_ms + ID_WINDOW_MS, id));
         }
         Published::New(publication)
+    }
+
+    /// Does what a client wants of its members, heard over its `transport_count`th transport; returns
+    /// what others are to hear of it.
+    ///
+    /// # Errors
+    /// As [`Members::apply`].
+    pub fn change_members(
+        &mut self,
+        now: Now,
+        config: &PresenceConfig,
+        request: PresenceRequest,
+        transport_count: u32,
+    ) -> Result<Option<Arc<PresenceEvents>>, ErrorInfo> {
+        let id = request.id.clone();
+        let members = &mut self.presence.get_or_insert_default().members;
+        let messages = members.apply(now, config, request, transport_count)?;
+        Ok((!messages.is_empty()).then(|| self.order_presence(now, Some(id), messages)))
+    }
+
+    /// The members do what [`Members::withdraw`] and its like say; returns what others are to hear.
+    pub fn withdraw_members(
+        &mut self,
+        now: Now,
+        withdraw: impl FnOnce(&mut Members) -> Vec<Vec<Arc<PresenceMessage>>>,
+    ) -> Vec<Arc<PresenceEvents>> {
+        let Some(presence) = &mut self.presence else { return Vec::new() };
+        let parts = withdraw(&mut presence.members).into_iter();
+        parts.map(|messages| self.order_presence(now, None, messages)).collect()
+    }
+
+    /// Gives presence events their place in the order.
+    fn order_presence(
+        &mut self,
+        now: Now,
+        id: Option<Box<str>>,
+        messages: Vec<Arc<PresenceMessage>>,
+    ) -> Arc<PresenceEvents> {
+        let channel_serial = self.clock.next(now.unix_ms);
+        self.last_serial = channel_serial;
+        let timestamp_ms = now.unix_ms;
+        let events = Arc::new(PresenceEvents { channel_serial, id, timestamp_ms, messages });
+        let presence = self.presence.as_mut().expect("events come from members");
+        presence.history.push(Arc::clone(&events));
+        events
+    }
+
+    /// Who is present, if anybody is or was lately.
+    pub fn presence(&self) -> Option<&Presence> {
+        self.presence.as_deref()
+    }
+
+    /// When the first of those members leave that were lost, on the monotonic clock.
+    pub fn next_leave_ms(&self) -> Option<u64> {
+        self.presence.as_ref().and_then(|presence| presence.members.next_leave_ms())
+    }
+
+    /// As [`Members::sync`].
+    pub fn sync(
+        &mut self,
+        format: Format,
+        display_name: &Arc<str>,
+        frame: impl Fn(u64, &dyn Fn(&mut Vec<u8>)) -> Bytes,
+    ) -> Vec<Bytes> {
+        match &mut self.presence {
+            Some(presence) => presence.members.sync(format, display_name, frame),
+            None => Members::default().sync(format, display_name, frame),
+        }
     }
 
     /// Adds a subscribing stream; frames of what is published from now on are for it.
@@ -273,7 +347,18 @@ impl HomeChannel {
     /// Forgets what is too old, and the oldest publications beyond `bytes_max`.
     pub fn trim(&mut self, now: Now, config: &HistoryConfig, bytes_max: u64) {
         let oldest_ms = now.unix_ms.saturating_sub(config.retention.as_millis() as u64);
-        self.history.trim(oldest_ms, bytes_max);
+        let mut presence_bytes = 0;
+        if let Some(presence) = &mut self.presence {
+            // Where it is tight, presence takes no more than half, so that messages keep theirs for
+            // those who resume.
+            let unused_bytes = bytes_max.saturating_sub(self.history.bytes());
+            presence.history.trim(oldest_ms, unused_bytes.max(bytes_max / 2));
+            presence_bytes = presence.history.bytes();
+            if presence.is_empty() {
+                self.presence = None;
+            }
+        }
+        self.history.trim(oldest_ms, bytes_max - presence_bytes);
         while self.ids_until.front().is_some_and(|(until, _)| *until <= now.mono_ms) {
             self.forget_oldest_id();
         }
@@ -284,6 +369,7 @@ impl HomeChannel {
         self.subscribers.is_empty()
             && self.history.is_empty()
             && self.ids.is_empty()
+            && self.presence.is_none()
             && self.kept_until_ms <= now.mono_ms
     }
 
@@ -298,4 +384,90 @@ impl HomeChannel {
 fn passing(filter: &Filter, subjects: &[Subject]) -> Vec<usize> {
     let passing = subjects.iter().enumerate().filter(|(_, subject)| filter.passes(subject));
     passing.map(|(index, _)| index).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ably::{Data, Direction, Identity, Params, PresenceAction, PresenceChange};
+
+    const NOW: Now = Now { mono_ms: 5_000, unix_ms: 1_700_000_000_000 };
+
+    fn count(home: &HomeChannel) -> (usize, usize) {
+        let query = HistoryQuery {
+            start_ms: None,
+            end_ms: None,
+            direction: Direction::Forwards,
+            limit: 1_000,
+            until: None,
+            after: None,
+        };
+        let presence = home.presence().map(|presence| presence.history.read(&query).events.len());
+        (home.read_history(&query).items.len(), presence.unwrap_or(0))
+    }
+
+    #[test]
+    fn presence_history_takes_what_messages_leave_and_half_where_it_is_tight() {
+        let config = HistoryConfig {
+            retention: Duration::from_secs(120),
+            channel_bytes_max: 1 << 20,
+            shard_bytes_max: 1 << 20,
+        };
+        let bounds = PresenceConfig { members_max: 10, bytes_max: 1 << 20 };
+        let key = ChannelKey::new("app", "room");
+        let mut home = HomeChannel::new(NOW, key, SeriesId::new([7; 10]));
+        for serial in 0..20 {
+            let change = PresenceChange {
+                action: PresenceAction::Enter,
+                id: format!("conn:{serial}:0").into(),
+                has_chosen_id: false,
+                client_id: "ann".into(),
+                data: Data::Text("x".repeat(1_000).into()),
+                encoding: None,
+                extras: None,
+            };
+            let request = PresenceRequest {
+                id: format!("conn:{serial}").into(),
+                connection_id: "conn".into(),
+                changes: vec![change],
+            };
+            home.change_members(NOW, &bounds, request, 1).expect("within bounds");
+        }
+        home.trim(NOW, &config, home.history_bytes());
+        assert_eq!(count(&home), (0, 20), "nothing is over its bound");
+        let identity = Identity::Wildcard;
+        let capability = crate::ably::Capability::all();
+        for serial in 0..20 {
+            let publisher = crate::ably::Publisher {
+                id: format!("other:{serial}"),
+                connection_id: None,
+                identity: &identity,
+                capability: &capability,
+            };
+            let draft = crate::ably::Draft {
+                data: Data::Text("x".repeat(1_000).into()),
+                ..crate::ably::Draft::default()
+            };
+            let accepted = crate::ably::validate(
+                "room",
+                Some(vec![draft]),
+                &Params::default(),
+                &publisher,
+                65_536,
+            );
+            home.publish(NOW, accepted.expect("valid"));
+        }
+        home.trim(NOW, &config, home.history_bytes());
+        assert_eq!(count(&home), (20, 20));
+        let half = home.history_bytes() / 2;
+        home.trim(NOW, &config, half);
+        let (messages, presence) = count(&home);
+        assert!(home.history_bytes() <= half);
+        assert!((9..=11).contains(&messages) && (9..=11).contains(&presence));
+        // Time ends all of it but the member.
+        let later = Now { unix_ms: NOW.unix_ms + 121_000, ..NOW };
+        home.trim(later, &config, 1 << 20);
+        assert_eq!(count(&home), (0, 0));
+        assert!(home.has_members() && !home.is_idle(later));
+    }
 }

@@ -6,6 +6,7 @@ pub mod chain;
 pub mod history;
 pub mod home;
 pub mod log;
+pub mod presence;
 pub mod view;
 
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -38,9 +38,14 @@ impl View {
 }
 
 impl View {
-    /// What somebody who listens over HTTP sees of `name`: messages, in full.
-    pub fn of_events(name: &ChannelName, shape: EventShape) -> View {
-        let plain = View::of(name, Modes::SUBSCRIBE, &ChannelParams::default());
+    /// Whether it is told who is present when it begins; who listens over HTTP hears of changes alone.
+    pub fn wants_members(&self) -> bool {
+        self.wants.contains(Wants::PRESENCE) && self.events.is_none()
+    }
+
+    /// What somebody who listens over HTTP with these modes sees of `name`; messages come in full.
+    pub fn of_events(name: &ChannelName, modes: Modes, shape: EventShape) -> View {
+        let plain = View::of(name, modes, &ChannelParams::default());
         View { events: Some(shape), ..plain }
     }
 }

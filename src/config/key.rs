@@ -137,7 +137,7 @@ pub(super) fn capability(value: &DeValue) -> Result<BTreeMap<String, Vec<String>
 }
 
 fn everything() -> BTreeMap<String, Vec<String>> {
-    BTreeMap::from([("*".into(), vec!["*".into()])])
+    BTreeMap::from([("[*]*".into(), vec!["*".into()])])
 }
 
 #[cfg(test)]

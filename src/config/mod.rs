@@ -77,6 +77,8 @@ pub struct Limits {
     pub channels_per_connection_max: usize,
     /// Publishes of one connection that may wait for their ACK; reading stops until one returns.
     pub publishes_in_flight_max: usize,
+    /// Bytes of the presence members of one channel, their data and what goes with it.
+    pub presence_bytes_max: usize,
     /// How long a client may take to send a whole request head.
     pub head_timeout: Duration,
     /// Entries of the mailbox from each shard to each other.
@@ -90,6 +92,8 @@ pub struct ConnectionTimes {
     pub idle_interval: Duration,
     /// How long a connection outlives its transport; sent as `connectionStateTtl` (CD2f).
     pub state_ttl: Duration,
+    /// How long presence members stay after their connection was lost, unless a client says otherwise.
+    pub remain_present: Duration,
 }
 
 /// How much of each channel's past is kept in memory, for history and resume.
@@ -128,12 +132,14 @@ impl Default for Config {
                 outbound_lag_max: Duration::from_secs(10),
                 channels_per_connection_max: 200,
                 publishes_in_flight_max: 1024,
+                presence_bytes_max: MIB,
                 head_timeout: Duration::from_secs(10),
                 mesh_entries: 1024,
             },
             connection: ConnectionTimes {
                 idle_interval: Duration::from_secs(15),
                 state_ttl: Duration::from_secs(120),
+                remain_present: Duration::from_secs(15),
             },
             history: HistoryBounds {
                 retention: Duration::from_secs(120),
@@ -276,6 +282,7 @@ impl Config {
             frame_bytes_max: limits.frame_bytes_max as u32,
             idle_interval: self.connection.idle_interval,
             state_ttl: self.connection.state_ttl,
+            remain_present: self.connection.remain_present,
             channels_max: limits.channels_per_connection_max as u32,
             publishes_in_flight_max: limits.publishes_in_flight_max,
             ..ConnectionConfig::default()
@@ -292,6 +299,7 @@ impl Config {
             frame_bytes_max: limits.frame_bytes_max as u32,
             lag_bytes_max: limits.lag_bytes_max(&self.listener),
             lag_max: limits.outbound_lag_max,
+            presence_bytes_max: limits.presence_bytes_max as u32,
             echo: self.echo,
             sandbox: self.sandbox,
             ..ShardConfig::default()
@@ -339,6 +347,8 @@ impl Limits {
         )?;
         let publishes = units::count(1..=65_536);
         section.read("publishes_in_flight_max", &mut self.publishes_in_flight_max, publishes)?;
+        let presence = units::bytes(64 * KIB..=1024 * MIB);
+        section.read("presence_bytes_max", &mut self.presence_bytes_max, presence)?;
         section.read("head_timeout", &mut self.head_timeout, units::duration("1s"..="5m"))?;
         section.read("mesh_entries", &mut self.mesh_entries, units::count(16..=65_536))?;
         if self.frame_bytes_max < self.message_bytes_max {
@@ -356,6 +366,7 @@ impl ConnectionTimes {
     fn read(&mut self, mut section: Section) -> Result<(), ConfigError> {
         section.read("idle_interval", &mut self.idle_interval, units::duration("1s"..="10m"))?;
         section.read("state_ttl", &mut self.state_ttl, units::duration("1s"..="1h"))?;
+        section.read("remain_present", &mut self.remain_present, units::duration("1s"..="1h"))?;
         section.finish()
     }
 }
@@ -528,7 +539,7 @@ mod tests {
              [[keys]]\nkey = \"app.sub:hush\"\ncapability = { \"news:*\" = [\"subscribe\"] }",
         )
         .unwrap();
-        assert_eq!(config.keys[0].capability["*"], ["*"]);
+        assert_eq!(config.keys[0].capability["[*]*"], ["*"]);
         assert_eq!(config.keys[1].capability["news:*"], ["subscribe"]);
         assert!(!format!("{config:?}").contains("hush"));
     }

@@ -82,8 +82,8 @@ impl Attachments {
         Some(removed.cursor())
     }
 
-    pub fn streams(&self) -> Vec<u32> {
-        self.list.iter().map(|attachment| attachment.stream).collect()
+    pub fn streams(&self) -> impl Iterator<Item = u32> {
+        self.list.iter().map(|attachment| attachment.stream)
     }
 
     pub fn any_stream(&self) -> Option<u32> {

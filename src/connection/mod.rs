@@ -16,8 +16,8 @@ use self::acks::{Ack, Acks};
 use self::attachments::Attachments;
 use crate::ably::{
     self, Accepted, Action, ChannelName, ChannelParams, ChannelSerial, ErrorCode, ErrorInfo,
-    Filter, Format, Modes, Operation, Outbound, Params, Principal, ProtocolMessage, Publisher,
-    Since, flags,
+    Filter, Format, Modes, Operation, Outbound, Params, PresenceRequest, Principal,
+    ProtocolMessage, PublishResult, Publisher, Since, flags,
 };
 use crate::ws::{Data, FrameBuilder, OpCode};
 
@@ -38,6 +38,9 @@ pub struct ConnectionConfig {
     pub state_ttl: Duration,
     /// Channels that one connection may be attached to.
     pub channels_max: u32,
+    /// How long members stay after their connection was lost, unless its client says otherwise with the
+    /// transport param `remainPresentFor`.
+    pub remain_present: Duration,
     /// Publishes whose ACK is owed; a client that has more under way is told to go.
     pub publishes_in_flight_max: usize,
     /// Bytes of control frames that may wait for a client that does not read.
@@ -52,6 +55,7 @@ impl Default for ConnectionConfig {
             idle_interval: Duration::from_secs(15),
             state_ttl: Duration::from_secs(120),
             channels_max: 200,
+            remain_present: Duration::from_secs(15),
             publishes_in_flight_max: 8192,
             lane_bytes_max: 1 << 20,
         }
@@ -95,6 +99,20 @@ pub enum Command {
         /// What was checked.
         accepted: Accepted,
     },
+    /// Members enter, change or leave; the outcome goes to [`Connection::resolve`].
+    Presence {
+        /// The client's number for it.
+        msg_serial: u64,
+        /// The channel.
+        name: ChannelName,
+        /// What was checked.
+        request: PresenceRequest,
+    },
+    /// Send a SYNC.
+    Sync {
+        /// The channel.
+        name: ChannelName,
+    },
     /// The client has said goodbye and was answered; connection and transport may go.
     Close,
     /// The client lets go of the transport, and may resume the connection.
@@ -117,6 +135,13 @@ pub struct Connection {
     /// `None` while no publish is under way or remembered.
     acks: Option<Box<Acks>>,
     attachments: Attachments,
+    /// Transports that it has had, this one included.
+    transport_count: u32,
+    /// How long its members stay after it has lost its transport, in milliseconds.
+    remain_present_ms: u32,
+    /// Channels, without qualifier, in which it may have members. Bounded by what it is attached to:
+    /// one enters by way of an attachment, and leaves with it.
+    entered: Box<[Box<str>]>,
 }
 
 impl Connection {
@@ -171,8 +196,10 @@ impl Connection {
             Action::Attach => Ok(self.handle_attach(message, lane)),
             Action::Detach => Ok(self.handle_detach(&message, lane)),
             Action::Message => self.handle_message(config, message, lane),
-            Action::Presence | Action::Annotation | Action::Object => {
-                let text = "presence, annotations and objects are not served yet";
+            Action::Presence => self.handle_presence(config, message, lane),
+            Action::Sync => Ok(self.handle_sync(&message, lane)),
+            Action::Annotation | Action::Object => {
+                let text = "annotations and objects are not served yet";
                 let error = ErrorInfo::new(ErrorCode::UNSUPPORTED_FEATURE, text);
                 if let Some(msg_serial) = self.begin(config, &message, lane)? {
                     self.resolve(msg_serial, Err(error), lane);
@@ -268,6 +295,38 @@ impl Connection {
         }
     }
 
+    fn handle_presence(
+        &mut self,
+        config: &ConnectionConfig,
+        message: ProtocolMessage,
+        lane: &mut Vec<u8>,
+    ) -> Result<Command, ErrorInfo> {
+        let Some(msg_serial) = self.begin(config, &message, lane)? else {
+            return Ok(Command::None);
+        };
+        let outcome = match self.accept_presence(config, msg_serial, message) {
+            Ok((name, Some(request))) => {
+                return Ok(Command::Presence { msg_serial, name, request });
+            }
+            Ok((_, None)) => Ok(PublishResult::of_presence()),
+            Err(error) => Err(error),
+        };
+        self.resolve(msg_serial, outcome, lane);
+        Ok(Command::None)
+    }
+
+    fn handle_sync(&mut self, message: &ProtocolMessage, lane: &mut Vec<u8>) -> Command {
+        let requested_name = message.channel.as_deref().unwrap_or_default();
+        match ChannelName::parse(requested_name) {
+            // The cursor is not looked at: everything is sent, and more than was asked for does no harm.
+            Ok(name) => Command::Sync { name },
+            Err(error) => {
+                self.refuse_channel(requested_name, &error, lane);
+                Command::None
+            }
+        }
+    }
+
     /// Notes that the client waits for an ACK. `None`: this was published before, and the ACK is told
     /// again if that was on another transport.
     fn begin(
@@ -316,7 +375,66 @@ impl Connection {
         Ok((name, accepted))
     }
 
-    /// A publish that [`Command::Publish`] asked for has ended; its ACK follows when its turn comes.
+    /// Checks what is to become of members.
+    fn accept_presence(
+        &self,
+        config: &ConnectionConfig,
+        msg_serial: u64,
+        message: ProtocolMessage,
+    ) -> Result<(ChannelName, Option<PresenceRequest>), ErrorInfo> {
+        let name =
+            ChannelName::parse(message.channel.as_deref().unwrap_or_default())?.writable()?;
+        self.principal.enter(name.base())?;
+        let publisher = Publisher {
+            id: format!("{}:{msg_serial}", self.id()),
+            connection_id: Some(self.key.id.as_str()),
+            identity: self.principal.identity(),
+            capability: self.principal.capability(),
+        };
+        let bytes_max = config.message_bytes_max.into();
+        let request = PresenceRequest::check(name.base(), message.presence, &publisher, bytes_max)?;
+        Ok((name, request))
+    }
+
+    /// Transports that it has had, this one included.
+    pub fn transport_count(&self) -> u32 {
+        self.transport_count
+    }
+
+    /// How long its members stay after it has lost its transport.
+    pub fn remain_present(&self) -> Duration {
+        Duration::from_millis(self.remain_present_ms.into())
+    }
+
+    /// Notes that it may have members in `channel`.
+    pub fn enter(&mut self, channel: &str) {
+        if !self.has_entered(channel) {
+            let mut entered = std::mem::take(&mut self.entered).into_vec();
+            entered.reserve_exact(1);
+            entered.push(channel.into());
+            self.entered = entered.into_boxed_slice();
+        }
+    }
+
+    /// Whether it may have members in `channel`.
+    pub fn has_entered(&self, channel: &str) -> bool {
+        self.entered().any(|known| known == channel)
+    }
+
+    /// Channels in which it may have members.
+    pub fn entered(&self) -> impl Iterator<Item = &str> {
+        self.entered.iter().map(|channel| &**channel)
+    }
+
+    /// Notes that it has no members any more in those channels that `leaves` names; returns which.
+    pub fn leave(&mut self, leaves: impl Fn(&str) -> bool) -> Vec<Box<str>> {
+        let entered = std::mem::take(&mut self.entered).into_vec();
+        let (left, stays) = entered.into_iter().partition(|channel| leaves(channel));
+        self.entered = Vec::into_boxed_slice(stays);
+        left
+    }
+
+    /// What [`Command::Publish`] or [`Command::Presence`] asked for has ended; its ACK follows when its turn comes.
     pub fn resolve(&mut self, msg_serial: u64, outcome: Outcome, lane: &mut Vec<u8>) {
         let Some(acks) = &mut self.acks else { return };
         acks.resolve(msg_serial, outcome);
@@ -440,8 +558,8 @@ impl Connection {
         self.attachments.remove(stream)
     }
 
-    /// Every stream that it is attached to.
-    pub fn streams(&self) -> Vec<u32> {
+    /// The streams that it is attached to.
+    pub fn streams(&self) -> impl Iterator<Item = u32> {
         self.attachments.streams()
     }
 

@@ -2,6 +2,7 @@
 //! had another transport before, and CONNECTED as the first frame.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Connection, ConnectionConfig, ConnectionId, ConnectionKey, Place, tell};
 use crate::ably::{ConnectionDetails, ErrorCode, ErrorInfo, Format, Identity, Outbound, Principal};
@@ -10,6 +11,9 @@ use crate::http::Request;
 
 /// The oldest protocol version that is served: channel serials carry continuity since then (2.3).
 const VERSION_MIN: f32 = 2.0;
+
+/// Shortest time that members stay after their connection was lost (7.6).
+const REMAIN_PRESENT_MIN: Duration = Duration::from_secs(1);
 
 /// Why a transport never became a connection. The upgrade is completed all the same, as clients
 /// cannot see an HTTP error; the error is the first and last frame.
@@ -32,6 +36,8 @@ pub struct Opening {
     wants_echo: bool,
     wants_heartbeats: bool,
     resumes: Option<Result<ConnectionKey, ErrorInfo>>,
+    /// How long members shall stay after the transport was lost, in milliseconds.
+    remain_present_ms: Option<u64>,
 }
 
 impl Opening {
@@ -63,7 +69,10 @@ impl Opening {
             })
         });
         let (wants_echo, wants_heartbeats) = (flag("echo"), flag("heartbeats"));
-        Ok(Opening { principal, format, wants_echo, wants_heartbeats, resumes })
+        // What is no number is no wish.
+        let remain_present_ms = request.query_param("remainPresentFor");
+        let remain_present_ms = remain_present_ms.and_then(|text| text.parse().ok());
+        Ok(Opening { principal, format, wants_echo, wants_heartbeats, resumes, remain_present_ms })
     }
 
     /// Who opens the transport.
@@ -98,6 +107,9 @@ impl Opening {
             next_msg_serial: 0,
             acks: None,
             attachments: super::Attachments::default(),
+            transport_count: 1,
+            remain_present_ms: remain_present_ms(config, self.remain_present_ms),
+            entered: Box::default(),
         };
         connection.plan_renewal(now);
         connection.connected(config, error, lane);
@@ -119,6 +131,8 @@ impl Opening {
         connection.format = self.format;
         connection.wants_echo = self.wants_echo;
         connection.wants_heartbeats = self.wants_heartbeats;
+        connection.transport_count += 1;
+        connection.remain_present_ms = remain_present_ms(config, self.remain_present_ms);
         if connection.next_msg_serial > 0 {
             connection.acks.get_or_insert_default().expect_resends(connection.next_msg_serial);
         }
@@ -141,6 +155,9 @@ impl Connection {
             next_msg_serial: 0,
             acks: None,
             attachments: super::Attachments::default(),
+            transport_count: 1,
+            remain_present_ms: 0,
+            entered: Box::default(),
         }
     }
 
@@ -186,4 +203,14 @@ impl Connection {
         let id = self.id();
         self.tell(&Outbound::Connected { connection_id: id.as_str(), details, error }, lane);
     }
+}
+
+/// How long members stay: as the client wishes, but not less than a change of network takes, and not
+/// longer than the connection can come back.
+fn remain_present_ms(config: &ConnectionConfig, wished_ms: Option<u64>) -> u32 {
+    let granted = wished_ms.map_or(config.remain_present, |wished_ms| {
+        let longest = config.state_ttl.max(REMAIN_PRESENT_MIN);
+        Duration::from_millis(wished_ms).clamp(REMAIN_PRESENT_MIN, longest)
+    });
+    granted.as_millis() as u32
 }

@@ -26,7 +26,8 @@ pub(super) fn get(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
     ))
 }
 
-fn parse(call: &Call<'_>) -> Result<HistoryQuery, ErrorInfo> {
+/// The parameters of a history request.
+pub(super) fn parse(call: &Call<'_>) -> Result<HistoryQuery, ErrorInfo> {
     let PageParams { start_ms, end_ms, direction, limit } =
         PageParams::parse(call, Direction::Backwards)?;
     // ably-js says `from_serial`, the specification `fromSerial` (RTL10b).

@@ -12,6 +12,7 @@ mod channels;
 mod events;
 mod history;
 mod pages;
+mod presence;
 mod publish;
 mod reply;
 mod routes;
@@ -92,12 +93,12 @@ pub enum Ask {
         /// What to ask there.
         question: Question,
     },
+    /// Whether this was never used before; answered with [`Answer::FreshNonce`] or 40105.
+    Nonce([u8; 16]),
     /// The connection that this connectionKey is of; answered with [`Answer::Connection`].
     Connection(Box<str>),
     /// Something of which every shard knows a part; there are as many answers.
     Shards(Survey),
-    /// Whether this was never used before; answered with [`Answer::FreshNonce`] or 40105.
-    Nonce([u8; 16]),
     /// A change of the directory; answered with [`Answer::Changed`] once every shard has it.
     Change(Change),
 }
@@ -158,8 +159,8 @@ pub fn handle(
 mod tests {
     use super::*;
     use crate::ably::{
-        ApiKey, Capability, Direction, ErrorCode, HistoryPage, HistoryQuery, Identity, Position,
-        PublishResult,
+        ApiKey, Capability, Data, Direction, ErrorCode, HistoryPage, HistoryQuery, Identity,
+        MembersPage, Position, PresenceAction, PresenceHistoryPage, PresenceMessage, PublishResult,
     };
     use crate::http::{Progress, RequestParser};
     use crate::ws::handshake::HandshakeError;
@@ -439,6 +440,60 @@ mod tests {
         assert_eq!(query.until, SERIAL.parse().ok());
         let (_, query, _) = history(get("start=1&end=1&limit=1000"));
         assert_eq!((query.direction, query.limit), (Direction::Backwards, 1000));
+    }
+
+    #[test]
+    fn members_are_filtered_and_linked() {
+        let get = |query: &str| outcome(&format!("GET /channels/a/presence?{query}"), BASIC, "");
+        let asked = |query: &str| {
+            let Outcome::Ask(mut inquiry) = get(query) else { panic!() };
+            match inquiry.asks.pop() {
+                Some(Ask::Home { question: Question::Members(query), .. }) => (query, inquiry.then),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(error(get("limit=0")), (400, 40003));
+        assert_eq!(error(get("cursor=x")), (400, 40003));
+        let (query, then) = asked("clientId=a%3Ab&connectionId=conn&limit=1");
+        let (client, connection) = (Some("a:b".into()), Some("conn".into()));
+        assert_eq!((query.client_id, query.connection_id, query.limit), (client, connection, 1));
+        let member = PresenceMessage {
+            action: PresenceAction::Enter,
+            id: Some("conn:0:0".into()),
+            connection_id: "conn".into(),
+            client_id: "a:b".into(),
+            data: Data::None,
+            encoding: None,
+            extras: None,
+            timestamp_ms: 5,
+        };
+        let page = MembersPage { members: vec![member.into()], has_more: true };
+        let Outcome::Reply(response) = then(vec![Ok(Answer::Members(page))]) else { panic!() };
+        let response = text(&response);
+        let body = r#"[{"action":1,"id":"conn:0:0","connectionId":"conn","clientId":"a:b","timestamp":5}]"#;
+        assert!(response.ends_with(body), "{response}");
+        let next = "clientId=a%3Ab&connectionId=conn&cursor=conn%3Aa%3Ab";
+        let link = format!("Link: <./presence?limit=1&{next}>; rel=\"next\"\r\n");
+        assert!(response.contains(&link), "{response}");
+        let (query, _) = asked(next);
+        assert_eq!(query.after, Some(("conn".into(), "a:b".into())));
+    }
+
+    #[test]
+    fn presence_history_is_history_of_another_kind() {
+        let line = "GET /channels/a/presence/history?direction=forwards&limit=3";
+        let Outcome::Ask(mut inquiry) = outcome(line, BASIC, "") else { panic!() };
+        let Some(Ask::Home { question: Question::PresenceHistory(query), .. }) = inquiry.asks.pop()
+        else {
+            panic!()
+        };
+        assert_eq!((query.direction, query.limit), (Direction::Forwards, 3));
+        let page = PresenceHistoryPage::default();
+        let Outcome::Reply(response) = (inquiry.then)(vec![Ok(Answer::PresenceHistory(page))])
+        else {
+            panic!()
+        };
+        assert!(text(&response).contains("<./history?direction=forwards&limit=3>; rel=\"first\""));
     }
 
     #[test]

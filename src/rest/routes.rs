@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use super::reply::Reply;
 use super::{
-    Account, Call, Context, Outcome, apps, batch, channels, events, history, publish, service,
-    stats, tokens, unserved,
+    Account, Call, Context, Outcome, apps, batch, channels, events, history, presence, publish,
+    service, stats, tokens, unserved,
 };
 use crate::ably::{ErrorCode, ErrorInfo};
 use crate::base::Entropy;
@@ -20,13 +20,15 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("GET", "/channels/{channel}/messages", history::get),
     // ably-go asks for /history.
     ("GET", "/channels/{channel}/history", history::get),
+    ("GET", "/channels/{channel}/presence", presence::get),
+    ("GET", "/channels/{channel}/presence/history", presence::history),
     ("GET", "/channels", channels::list),
     ("POST", "/messages", batch::publish),
+    ("POST", "/keys/{key}/requestToken", tokens::request),
+    ("POST", "/keys/{key}/revokeTokens", tokens::revoke),
     ("GET", "/stats", stats::get),
     ("GET", "/sse", events::server_sent),
     ("GET", "/event-stream", events::stream),
-    ("POST", "/keys/{key}/requestToken", tokens::request),
-    ("POST", "/keys/{key}/revokeTokens", tokens::revoke),
     ("POST", "/apps", apps::post),
     ("DELETE", "/apps/{app}", apps::delete),
     ("POST", "/stats", apps::post_stats),

@@ -8,12 +8,11 @@
 use std::sync::Arc;
 
 use super::mail::Joined;
-use super::streams::{StreamName, WaitingAttach};
+use super::streams::{Stream, StreamName, WaitingAttach};
 use super::transport::{InFlight, Stage};
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
-    ChannelName, ChannelParams, ChannelSerial, ErrorCode, ErrorInfo, Modes, Params, Since, Wants,
-    flags,
+    ChannelName, ChannelParams, ChannelSerial, ErrorCode, ErrorInfo, Modes, Params, Since, flags,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
@@ -40,6 +39,7 @@ impl Shard {
         params: Params,
         since: Since,
     ) {
+        self.keep_members(index, name.base());
         let view = View::of(name, modes, read);
         let (name, attached) = self.attachment_to(index, name);
         let connection = self.transports[index as usize].connection();
@@ -241,7 +241,7 @@ impl Shard {
             Since::Serial(text) => **text == *serial.to_string(),
         };
         let wants_past = is_joining && !resumes && request.since != Since::Head;
-        let wants_members = stream.has_members && stream.view.wants.contains(Wants::PRESENCE);
+        let wants_members = stream.has_members && stream.view.wants_members();
         if wants_past || wants_members || stream.is_asked_by(index) {
             return self.ask_to_join(stream_index, request);
         }
@@ -290,6 +290,7 @@ impl Shard {
         let Some(at) = stream.joining.iter().position(number_is) else { return };
         let (_, request) = stream.joining.remove(at);
         stream.has_members = joined.has_members;
+        let wants_members = stream.view.wants_members();
         let index = request.index;
         let mut status = 0;
         if self.is_joining(index, stream_index) {
@@ -304,7 +305,7 @@ impl Shard {
             self.set_echo(index, stream_index, request.echo);
             status |= flags::RESUMED;
         }
-        if joined.has_members {
+        if joined.has_members && wants_members {
             status |= flags::HAS_PRESENCE;
         }
         let transport = &mut self.transports[index as usize];
@@ -366,6 +367,7 @@ impl Shard {
         let (_, attached) = self.attachment_to(index, name);
         if let Some(stream) = attached {
             self.leave_stream(index, stream);
+            self.leave_with_attachment(index, name.base());
         }
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.detached(name.as_str(), None, lane);
@@ -443,12 +445,23 @@ impl Shard {
         self.transports[index as usize].peek_connection()?.modes(stream)
     }
 
+    /// What an attachment was granted beside its modes.
+    pub(super) fn params_of(&mut self, index: u32, stream_index: u32) -> ChannelParams {
+        let connection = self.transports[index as usize].connection();
+        let connection = connection.expect("only connections attach");
+        let (wants_echo, cursor) = (connection.wants_echo(), connection.cursor(stream_index));
+        let Stream { view, log, .. } = self.streams.at(stream_index);
+        let View { delta, occupancy, .. } = *view;
+        let echo = cursor.map_or(wants_echo, |cursor| !log.skips_own(cursor));
+        ChannelParams { delta, occupancy, echo, ..ChannelParams::default() }
+    }
+
     fn set_modes(&mut self, index: u32, stream: u32, modes: Modes) {
         let connection = self.transports[index as usize].connection();
         connection.expect("only connections attach").set_modes(stream, modes);
     }
 
-    fn is_joining(&self, index: u32, stream: u32) -> bool {
+    pub(super) fn is_joining(&self, index: u32, stream: u32) -> bool {
         let connection = self.transports[index as usize].peek_connection();
         connection.is_some_and(|connection| connection.is_joining(stream))
     }

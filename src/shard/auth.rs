@@ -2,8 +2,7 @@
 
 use super::Shard;
 use super::transport::Stage;
-use crate::ably::{ChannelName, ChannelParams, ErrorCode, ErrorInfo, Params, Since};
-use crate::channel::view::View;
+use crate::ably::{ChannelName, ErrorCode, ErrorInfo, Params, Since};
 
 impl Shard {
     /// Looks whether the token of `index` has ended or is to be renewed. Returns whether the
@@ -45,16 +44,17 @@ impl Shard {
     /// Takes from the attachments of `index` what its capability does not permit any more (RTC8a1).
     fn narrow_attachments(&mut self, index: u32) {
         let Some(connection) = self.transports[index as usize].connection() else { return };
-        for stream in connection.streams() {
+        for stream in connection.streams().collect::<Vec<u32>>() {
             let Stage::Realtime(_, connection) = &self.transports[index as usize].stage else {
                 return;
             };
             let stream_name = &self.streams.at(stream).name;
             let display_name = stream_name.display_name.clone();
             let base = stream_name.channel.name();
+            let name = ChannelName::parse(&display_name).expect("was attached under it");
             let principal = connection.principal();
             let modes = connection.modes(stream).expect("attached");
-            let granted = modes.granted_by(principal.capability(), base);
+            let granted = modes.granted_by(principal.capability(), &name.resource());
             let denial = match principal.enter(base) {
                 Err(error) => Some(error),
                 Ok(()) if granted.is_empty() => {
@@ -69,12 +69,10 @@ impl Shard {
                     connection.refuse_channel(&display_name, &error, lane);
                 }
             } else if granted != modes {
-                let name = ChannelName::parse(&display_name).expect("was attached under it");
-                // What it sees beyond its modes stays as it was.
-                let View { delta, occupancy, .. } = self.streams.at(stream).view;
-                let read = ChannelParams { delta, occupancy, ..ChannelParams::default() };
+                let read = self.params_of(index, stream);
                 self.attach(index, &name, granted, &read, Params::default(), Since::Head);
             }
         }
+        self.withdraw_forbidden_members(index);
     }
 }

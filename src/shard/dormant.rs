@@ -57,6 +57,7 @@ impl Shard {
     /// Parts a transport from its connection, which may be resumed.
     pub(super) fn suspend(&mut self, index: u32) {
         let last = self.transports[index as usize].address(index);
+        self.lose_members(index);
         if let Some(connection) = self.part(index) {
             self.keep_dormant(connection, last);
         }
@@ -64,7 +65,9 @@ impl Shard {
 
     /// Ends the connection of a transport for good.
     pub(super) fn end_connection(&mut self, index: u32) {
-        drop(self.part(index));
+        if let Some(mut connection) = self.part(index) {
+            self.withdraw_members_of(&mut connection, |_| true);
+        }
     }
 
     /// Takes the connection from a transport, without its attachments.
@@ -117,7 +120,8 @@ impl Shard {
 
     /// True when it was there.
     fn forget_dormant(&mut self, id: ConnectionId) -> bool {
-        let Some(dormant) = self.dormant.remove(id) else { return false };
+        let Some(mut dormant) = self.dormant.remove(id) else { return false };
+        self.withdraw_members_of(&mut dormant.connection, |_| true);
         if let Some(taker) = dormant.taker {
             self.refuse_resume(taker, "the connection has expired");
         }

@@ -45,6 +45,7 @@ impl<'a> EncodedOnce<'a> {
                 let deltas = chain.map(|chain| chain.next(encoder, publication));
                 (deltas.unwrap_or_default(), home.select(publication))
             }
+            Broadcast::Presence(_) => Default::default(),
         };
         EncodedOnce { event, deltas, passing, frames: Vec::new() }
     }
@@ -57,6 +58,14 @@ impl<'a> EncodedOnce<'a> {
         }
         match self.event {
             Broadcast::Messages(publication) => self.messages(subscriber, publication),
+            Broadcast::Presence(_) => {
+                let (event, Subscriber { format, display_name, .. }) = (self.event, subscriber);
+                let encode = || match view.events {
+                    Some(shape) => encode_http_event(event, shape, display_name, None),
+                    None => encode_event(event, *format, display_name),
+                };
+                Some((self.once(subscriber, false, encode), Link::None))
+            }
         }
     }
 
@@ -101,6 +110,28 @@ impl<'a> EncodedOnce<'a> {
         has_deltas: bool,
     ) -> Bytes {
         let Subscriber { format, display_name, view, .. } = subscriber;
+        let deltas = if has_deltas { std::mem::take(&mut self.deltas) } else { Vec::new() };
+        let event = self.event;
+        let encode = || match view.events {
+            Some(shape) => encode_http_event(event, shape, display_name, part),
+            None => encode(publication, *format, display_name, part, &deltas),
+        };
+        let frame = self.once(subscriber, has_deltas, encode);
+        if has_deltas {
+            self.deltas = deltas;
+        }
+        frame
+    }
+
+    /// The frame for all with the format, name and shape of `subscriber`; `encode` makes it for the
+    /// first.
+    fn once(
+        &mut self,
+        subscriber: &Subscriber,
+        has_deltas: bool,
+        encode: impl FnOnce() -> Bytes,
+    ) -> Bytes {
+        let Subscriber { format, display_name, view, .. } = subscriber;
         let known = self.frames.iter().find(|known| {
             known.format == *format
                 && known.has_deltas == has_deltas
@@ -110,14 +141,9 @@ impl<'a> EncodedOnce<'a> {
         if let Some(known) = known {
             return known.frame.clone();
         }
-        let deltas = if has_deltas { &self.deltas[..] } else { &[] };
-        let frame = match view.events {
-            Some(shape) => encode_events(publication, shape, display_name, part),
-            None => encode(publication, *format, display_name, part, deltas),
-        };
-        let (display_name, events) = (Arc::clone(display_name), view.events);
-        let encoded =
-            Encoded { format: *format, display_name, has_deltas, events, frame: frame.clone() };
+        let (frame, display_name) = (encode(), Arc::clone(display_name));
+        let (format, events) = (*format, view.events);
+        let encoded = Encoded { format, display_name, has_deltas, events, frame: frame.clone() };
         self.frames.push(encoded);
         frame
     }
@@ -131,15 +157,8 @@ fn encode(
     part: Option<&[usize]>,
     deltas: &[Option<Delta>],
 ) -> Bytes {
-    let opcode = match format {
-        Format::Json => OpCode::Data(Data::Text),
-        Format::MsgPack => OpCode::Data(Data::Binary),
-    };
-    let capacity = publication.size_bytes() as usize + ENVELOPE_BYTES;
-    let mut frame = FrameBuilder::with_capacity(opcode, capacity);
-    let out = frame.payload();
     let with_delta = |index| (index, deltas.get(index).and_then(Option::as_ref));
-    match part {
+    frame(format, publication.size_bytes(), |out| match part {
         None => {
             let all = (0..publication.messages.len()).map(with_delta);
             ably::encode_part(format, display_name, publication, all, out);
@@ -148,22 +167,46 @@ fn encode(
             let part = part.iter().copied().map(with_delta);
             ably::encode_part(format, display_name, publication, part, out);
         }
-    }
+    })
+}
+
+/// The complete WebSocket frame of an event.
+pub(super) fn encode_event(event: &Broadcast, format: Format, display_name: &str) -> Bytes {
+    frame(format, event.size_bytes(), |out| event.encode(format, display_name, out))
+}
+
+/// The complete WebSocket frame of what `write` appends, which holds about `bytes`.
+fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let opcode = match format {
+        Format::Json => OpCode::Data(Data::Text),
+        Format::MsgPack => OpCode::Data(Data::Binary),
+    };
+    let mut frame = FrameBuilder::with_capacity(opcode, bytes as usize + ENVELOPE_BYTES);
+    write(frame.payload());
     frame.finish()
 }
 
-/// The events of some messages of a publication, or of all, as one chunk of their streams.
-fn encode_events(
-    publication: &Publication,
+/// An event for those who listen over HTTP, as one chunk of their streams; of messages those in `part`,
+/// or all.
+fn encode_http_event(
+    event: &Broadcast,
     shape: EventShape,
     display_name: &str,
     part: Option<&[usize]>,
 ) -> Bytes {
-    let mut chunk = Vec::with_capacity(publication.size_bytes() as usize + ENVELOPE_BYTES);
-    http::write_chunk(&mut chunk, |out| {
-        shape.write_messages(display_name, publication, part, out);
+    let mut chunk = Vec::with_capacity(event.size_bytes() as usize + ENVELOPE_BYTES);
+    http::write_chunk(&mut chunk, |out| match event {
+        Broadcast::Messages(publication) => {
+            shape.write_messages(display_name, publication, part, out);
+        }
+        Broadcast::Presence(events) => shape.write_presence(display_name, events, out),
     });
     chunk.into()
+}
+
+/// The frames of a SYNC with all members of a channel, at least one frame.
+pub(super) fn sync(home: &mut HomeChannel, format: Format, display_name: &Arc<str>) -> Vec<Bytes> {
+    home.sync(format, display_name, |bytes, write| frame(format, bytes, write))
 }
 
 /// Who joins a subscribed stream, and from where on.
@@ -211,7 +254,10 @@ impl<'a> Replay<'a> {
                 false => Vec::new(),
             };
             let frame = match view.events {
-                Some(shape) => encode_events(publication, shape, display_name, part.as_deref()),
+                Some(shape) => {
+                    let event = Broadcast::Messages(Arc::clone(publication));
+                    encode_http_event(&event, shape, display_name, part.as_deref())
+                }
                 None => encode(publication, *format, display_name, part.as_deref(), &deltas),
             };
             if !piece.is_empty() && piece.len() + frame.len() > SEND_BYTES_MAX {

@@ -39,6 +39,7 @@ impl Shard {
         let connection = Connection::listener(principal, &mut self.entropy, place);
         self.stats.connection_opened(connection.app_id(), self.now.unix_ms);
         let app_id = connection.app_id().to_owned();
+        let modes = Modes::LISTENER;
         let stream = EventStream { connection, shape, wants_heartbeats, has_moved: true };
         let transport = &mut self.transports[index as usize];
         transport.stage = Stage::Events(Box::new(stream));
@@ -48,7 +49,7 @@ impl Shard {
                 // One that could not be joined has ended it.
                 return;
             }
-            let view = View::of_events(&name, shape);
+            let view = View::of_events(&name, modes, shape);
             let name = StreamName {
                 channel: ChannelKey::new(&app_id, name.base()),
                 display_name: name.as_str().into(),
@@ -56,7 +57,7 @@ impl Shard {
             };
             let request =
                 WaitingAttach { index, params: Params::default(), since, echo: params.echo };
-            if let Some(stream) = self.join_stream(index, name, view, Modes::SUBSCRIBE) {
+            if let Some(stream) = self.join_stream(index, name, view, modes) {
                 self.settle_attach(stream, request);
             }
         }
@@ -90,7 +91,7 @@ impl Shard {
         if stream.shape.has_ids || !stream.has_moved {
             return None;
         }
-        let attached = stream.connection.streams();
+        let attached: Vec<u32> = stream.connection.streams().collect();
         let is_joining = attached.iter().any(|&of| stream.connection.is_joining(of));
         let streams: Vec<_> = attached.iter().map(|&of| self.streams.peek(of)).collect();
         if is_joining || streams.iter().any(|of| of.is_staged) {

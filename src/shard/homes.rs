@@ -2,14 +2,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
+use std::sync::Arc;
 
-use super::encode::{EncodedOnce, Joining, Replay};
-use super::mail::Joined;
+use bytes::Bytes;
+
+use super::encode::{EncodedOnce, Joining, Replay, encode_event, sync};
+use super::mail::{ConnectionNews, Joined, MembersChange};
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::vcdiff::Encoder;
 use crate::ably::{
-    Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, HistoryItem, Message,
-    Publication, PublishResult, Question, SeriesId, Survey, Wants,
+    Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, FixtureMember, Format,
+    HistoryItem, Message, PresenceMessage, PresenceRequest, Publication, PublishResult, Question,
+    SeriesId, Survey, Wants,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
@@ -17,13 +21,18 @@ use crate::channel::broadcast::Broadcast;
 use crate::channel::history::HistoryConfig;
 use crate::channel::home::{HomeChannel, Published, StreamRef, Subscriber};
 use crate::channel::log::TransportRef;
+use crate::channel::presence::{Members, PresenceConfig};
 use crate::channel::view::Past;
+use crate::connection::ConnectionId;
 
 /// Pause between two sweeps over the channels, in milliseconds.
 const SWEEP_MS: u64 = 1000;
 
 /// Channels that one sweep looks at, so that it never holds up a turn.
 const SWEEP_CHANNELS: usize = 4096;
+
+/// Members whose connections were lost and that leave in one turn, about.
+const LEAVES_PER_TURN: usize = 1000;
 
 /// Channels by key; each lives until nobody subscribes and its history has run out.
 pub(super) struct Homes {
@@ -35,6 +44,8 @@ pub(super) struct Homes {
     swept_ms: u64,
     /// Channels that have become active, or were forgotten, and are not counted yet.
     changes: Vec<(ChannelKey, bool)>,
+    /// Channels with members that are to leave, by the time of the first.
+    leaving: BTreeSet<(u64, ChannelKey)>,
     /// Sum of the channels' histories.
     history_bytes: u64,
     config: HistoryConfig,
@@ -51,6 +62,7 @@ impl Homes {
             swept_to: None,
             swept_ms: 0,
             changes: Vec::new(),
+            leaving: BTreeSet::new(),
             history_bytes: 0,
             config,
             series,
@@ -58,9 +70,11 @@ impl Homes {
         }
     }
 
-    /// When the next sweep is due, if there is something to sweep.
-    pub fn next_sweep_ms(&self) -> Option<u64> {
-        (!self.channels.is_empty()).then(|| self.swept_ms + SWEEP_MS)
+    /// When there is something to do: a sweep, or members that leave.
+    pub fn next_timeout_ms(&self) -> Option<u64> {
+        let sweep = (!self.channels.is_empty()).then(|| self.swept_ms + SWEEP_MS);
+        let leave = self.leaving.first().map(|(leave_at_ms, _)| *leave_at_ms);
+        [sweep, leave].into_iter().flatten().min()
     }
 
     fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
@@ -72,20 +86,31 @@ impl Homes {
         })
     }
 
-    /// Publishes, and keeps the history within its bounds.
-    fn publish(&mut self, now: Now, key: ChannelKey, accepted: Accepted) -> Published {
+    /// Changes a channel, and keeps its history within bounds.
+    fn change<T>(
+        &mut self,
+        now: Now,
+        key: &ChannelKey,
+        change: impl FnOnce(&mut HomeChannel) -> T,
+    ) -> T {
         let total_bytes = self.history_bytes;
         let config = self.config.clone();
-        let channel = self.open(now, key);
+        let channel = self.open(now, key.clone());
         let before_bytes = channel.history_bytes();
-        let published = channel.publish(now, accepted);
+        let leave_before = channel.next_leave_ms();
+        let changed = change(channel);
         // What all channels hold together beyond the bound is taken from the one that grows.
         let added_bytes = channel.history_bytes() - before_bytes;
         let over_bytes = (total_bytes + added_bytes).saturating_sub(config.shard_bytes_max);
         let own_max = channel.history_bytes().saturating_sub(over_bytes);
         channel.trim(now, &config, own_max.min(config.channel_bytes_max));
+        let leave_after = channel.next_leave_ms();
         self.history_bytes = total_bytes - before_bytes + channel.history_bytes();
-        published
+        if leave_before != leave_after {
+            leave_before.map(|at_ms| self.leaving.remove(&(at_ms, key.clone())));
+            leave_after.map(|at_ms| self.leaving.insert((at_ms, key.clone())));
+        }
+        changed
     }
 
     /// Forgets what has run out, some channels at a time.
@@ -144,18 +169,11 @@ impl Shard {
         key: ChannelKey,
         accepted: Accepted,
     ) -> Result<PublishResult, ErrorInfo> {
-        // Refused before it has a place in the order: a frame that exists is never dropped.
-        let subscribers = self.homes.channels.get(&key).map_or(&[][..], HomeChannel::subscribers);
-        let congested = |subscriber: &Subscriber| {
-            subscriber.shard != self.id
-                && self.outboxes[usize::from(subscriber.shard)].len() >= self.config.mail_max
-        };
-        if subscribers.iter().any(congested) {
-            let text = "a core that subscribes to this channel is behind; try again";
-            return Err(ErrorInfo::new(ErrorCode::BUSY, text));
-        }
+        self.check_subscribers(&key)?;
         let from_connection = accepted.is_from_connection();
-        let publication = match self.homes.publish(self.now, key.clone(), accepted) {
+        let now = self.now;
+        let published = self.homes.change(now, &key, |home| home.publish(now, accepted));
+        let publication = match published {
             Published::New(publication) => publication,
             Published::Repeated(publication) => return Ok(PublishResult::of(&publication)),
         };
@@ -164,6 +182,21 @@ impl Shard {
         let result = PublishResult::of(&publication);
         self.broadcast(&key, &Broadcast::Messages(publication), publisher);
         Ok(result)
+    }
+
+    /// Whether every core that subscribes to the channel keeps up. Events are refused before they have
+    /// a place in the order: a frame that exists is never dropped.
+    fn check_subscribers(&self, key: &ChannelKey) -> Result<(), ErrorInfo> {
+        let subscribers = self.homes.channels.get(key).map_or(&[][..], HomeChannel::subscribers);
+        let congested = |subscriber: &Subscriber| {
+            subscriber.shard != self.id
+                && self.outboxes[usize::from(subscriber.shard)].len() >= self.config.mail_max
+        };
+        if subscribers.iter().any(congested) {
+            let text = "a core that subscribes to this channel is behind; try again";
+            return Err(ErrorInfo::new(ErrorCode::BUSY, text));
+        }
+        Ok(())
     }
 
     /// Sends an event of a channel that is at home here to all streams; those that do not want it
@@ -222,23 +255,140 @@ impl Shard {
             true => &publications[..],
             false => &[],
         };
-        let Replay { pieces, last } = Replay::new(missed, joining, home, encoder);
+        let Replay { pieces: mut frames, last } = Replay::new(missed, joining, home, encoder);
+        let has_backlog = !frames.is_empty();
         let is_head = last.is_some_and(|last| last.channel_serial == home.last_serial());
         let chain = home.chain();
         let has_base =
             last.is_some_and(|last| chain.is_some_and(|chain| chain.joins(last, is_head)));
-        let joined = Joined {
-            serial,
-            resumed,
-            error,
-            has_backlog: !pieces.is_empty(),
-            has_members: home.has_members(),
-            has_base,
-            frames: pieces,
-        };
+        let has_members = home.has_members();
+        if has_members && joining.view.wants_members() {
+            frames.extend(sync(home, joining.format, &joining.display_name));
+        }
+        let joined = Joined { serial, resumed, error, has_backlog, has_members, has_base, frames };
         let ReturnAddress { shard, transport, request } = reply_to;
         let joined = Box::new(joined);
         self.post(usize::from(shard), Mail::Joined { transport, request, joined });
+    }
+
+    /// A client wants something of its members on a channel that is at home here.
+    pub(super) fn handle_change_members(
+        &mut self,
+        reply_to: ReturnAddress,
+        channel: &ChannelKey,
+        change: MembersChange,
+    ) {
+        let result = self.change_members_here(channel, change);
+        let ReturnAddress { shard, transport, request } = reply_to;
+        self.post(usize::from(shard), Mail::MembersChanged { transport, request, result });
+    }
+
+    fn change_members_here(
+        &mut self,
+        channel: &ChannelKey,
+        change: MembersChange,
+    ) -> Result<Option<Bytes>, ErrorInfo> {
+        self.check_subscribers(channel)?;
+        let MembersChange { request, transport_count, members_max, own } = change;
+        let config = PresenceConfig {
+            members_max: members_max as usize,
+            bytes_max: self.config.presence_bytes_max.into(),
+        };
+        let now = self.now;
+        let events = self.homes.change(now, channel, |home| {
+            home.change_members(now, &config, request, transport_count)
+        })?;
+        let Some(events) = events else { return Ok(None) };
+        let event = Broadcast::Presence(events);
+        // Nobody is spared its own presence: echo=false is about messages.
+        self.broadcast(channel, &event, None);
+        Ok(own.map(|(format, display_name)| encode_event(&event, format, &display_name)))
+    }
+
+    /// Members without a connection are there from the beginning of a channel, and never leave.
+    pub(super) fn handle_fixture(&mut self, channel: &ChannelKey, members: Vec<FixtureMember>) {
+        let request = PresenceRequest::of_fixtures(members);
+        let config = PresenceConfig {
+            members_max: usize::MAX, // of an app that is made with them
+            bytes_max: self.config.presence_bytes_max.into(),
+        };
+        let now = self.now;
+        let entered =
+            self.homes.change(now, channel, |home| home.change_members(now, &config, request, 0));
+        match entered {
+            Ok(Some(events)) => self.broadcast(channel, &Broadcast::Presence(events), None),
+            Ok(None) => {}
+            Err(error) => self.log_line(format!("members of a sandbox app were left out: {error}")),
+        }
+    }
+
+    /// Something has become of a connection that may have members on a channel that is at home here.
+    pub(super) fn handle_connection(
+        &mut self,
+        channel: &ChannelKey,
+        id: ConnectionId,
+        news: ConnectionNews,
+    ) {
+        if !self.homes.channels.get(channel).is_some_and(HomeChannel::has_members) {
+            return;
+        }
+        let (now, id) = (self.now, id.as_str());
+        self.withdraw_members(channel, |members| match news {
+            ConnectionNews::Heard { transport_count } => {
+                members.heard_of(id, transport_count);
+                Vec::new()
+            }
+            ConnectionNews::Lost { transport_count, remain_present } => {
+                let leave_at_ms = now.mono_ms + remain_present.as_millis() as u64;
+                members.lose(id, transport_count, leave_at_ms);
+                Vec::new()
+            }
+            ConnectionNews::Gone => members.withdraw(now, id),
+        });
+    }
+
+    /// Members leave whose connections were lost and have not come back.
+    pub(super) fn withdraw_due_members(&mut self) {
+        let mut left = 0;
+        while left < LEAVES_PER_TURN
+            && let Some((leave_at_ms, channel)) = self.homes.leaving.first()
+            && *leave_at_ms <= self.now.mono_ms
+        {
+            let (now, channel) = (self.now, channel.clone());
+            left += self.withdraw_members(&channel, |members| {
+                members.withdraw_due(now, LEAVES_PER_TURN - left)
+            });
+        }
+    }
+
+    /// Has members leave and tells it; returns how many. It is not refused when a subscribing core is
+    /// behind: there are never more leaves than members were let in.
+    fn withdraw_members(
+        &mut self,
+        channel: &ChannelKey,
+        withdraw: impl FnOnce(&mut Members) -> Vec<Vec<Arc<PresenceMessage>>>,
+    ) -> usize {
+        let now = self.now;
+        let parts = self.homes.change(now, channel, |home| home.withdraw_members(now, withdraw));
+        let count = parts.iter().map(|events| events.messages.len()).sum();
+        for events in parts {
+            self.broadcast(channel, &Broadcast::Presence(events), None);
+        }
+        count
+    }
+
+    /// A client wants to know who is present on a channel that is at home here.
+    pub(super) fn handle_sync(
+        &mut self,
+        shard: u16,
+        channel: ChannelKey,
+        to: (TransportRef, StreamRef),
+        format: Format,
+        display_name: &Arc<str>,
+    ) {
+        let (transport, stream) = to;
+        let frames = sync(self.homes.open(self.now, channel), format, display_name);
+        self.post(usize::from(shard), Mail::Synced { transport, stream, frames });
     }
 
     /// A shard has no subscribers left for a stream.
@@ -272,6 +422,16 @@ impl Shard {
                 let bytes = page.items.iter().map(size).sum();
                 tally.add(Counter::OutboundRestMessageBytes, bytes);
                 Answer::History(page)
+            }
+            Question::Members(query) => {
+                let presence = home.and_then(HomeChannel::presence);
+                let page = presence.map(|presence| presence.members.read(query));
+                Answer::Members(page.unwrap_or_default())
+            }
+            Question::PresenceHistory(query) => {
+                let presence = home.and_then(HomeChannel::presence);
+                let page = presence.map(|presence| presence.history.read(query));
+                Answer::PresenceHistory(page.unwrap_or_default())
             }
         });
         let ReturnAddress { shard, transport, request } = reply_to;

@@ -142,6 +142,9 @@ impl Shard {
                     let channel = key(&channel);
                     (channel.home(self.shards), Mail::Ask { reply_to, channel, question })
                 }
+                Ask::Nonce(nonce) => {
+                    (nonces::home(nonce, self.shards), Mail::Nonce { reply_to, nonce })
+                }
                 Ask::Connection(key) => match key.parse::<ConnectionKey>() {
                     Ok(key) if usize::from(key.place.shard) < self.shards => {
                         let (to, app_id) = (key.place.shard.into(), app_id.as_str().into());
@@ -157,9 +160,6 @@ impl Shard {
                     number = reply_to.request + self.shards as u64;
                     self.survey(index, reply_to.request, &app_id, &survey);
                     continue;
-                }
-                Ask::Nonce(nonce) => {
-                    (nonces::home(nonce, self.shards), Mail::Nonce { reply_to, nonce })
                 }
                 Ask::Change(change) => {
                     (REGISTRAR, Mail::Change { reply_to, change: Box::new(change) })

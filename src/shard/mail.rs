@@ -1,12 +1,13 @@
 //! What shards write to each other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::ably::{
     Accepted, Answer, Change, ChannelSerial, Directory, ErrorInfo, FixtureMember, Format,
-    Principal, PublishResult, Question, Since, Survey,
+    PresenceRequest, Principal, PublishResult, Question, Since, Survey,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
@@ -42,6 +43,38 @@ pub struct Joined {
     pub has_base: bool,
     /// Complete WebSocket frames, oldest first, several to a piece.
     pub frames: Vec<Bytes>,
+}
+
+/// What a client wants of its members on one channel.
+#[derive(Debug)]
+pub struct MembersChange {
+    /// What was checked by the shard that received it.
+    pub request: PresenceRequest,
+    /// Over which of the connection's transports it came, counted from the first.
+    pub transport_count: u32,
+    /// Members that a channel of the app may have.
+    pub members_max: u32,
+    /// How the client, which is not sent presence otherwise, is told of its own members (RTP17a).
+    pub own: Option<(Format, Arc<str>)>,
+}
+
+/// What has become of a connection with members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionNews {
+    /// It was heard over this transport, counted from its first.
+    Heard {
+        /// Which.
+        transport_count: u32,
+    },
+    /// It has lost this transport.
+    Lost {
+        /// Which.
+        transport_count: u32,
+        /// How long its members stay.
+        remain_present: Duration,
+    },
+    /// It has closed, failed or left the channel.
+    Gone,
 }
 
 /// One letter. Mail between two shards arrives in the order in which it was sent; everything else
@@ -149,6 +182,55 @@ pub enum Mail {
     GiveBack {
         /// As it was handed over.
         connection: Box<Connection>,
+    },
+    /// To the home: members enter, change or leave; answered with [`Mail::MembersChanged`].
+    ChangeMembers {
+        /// Where the answer goes.
+        reply_to: ReturnAddress,
+        /// The channel.
+        channel: ChannelKey,
+        /// What to do.
+        change: Box<MembersChange>,
+    },
+    /// From the home: how that went.
+    MembersChanged {
+        /// The transport that asked.
+        transport: TransportRef,
+        /// Its number for the request.
+        request: u64,
+        /// The event as a frame, if it was asked for and there is one; or why it was refused.
+        result: Result<Option<Bytes>, ErrorInfo>,
+    },
+    /// To the home: of a connection that may have members on the channel.
+    Connection {
+        /// The channel.
+        channel: ChannelKey,
+        /// Which.
+        id: ConnectionId,
+        /// What there is to know.
+        news: ConnectionNews,
+    },
+    /// To the home: a client wants to know all members; answered with [`Mail::Synced`].
+    Sync {
+        /// The transport that asks.
+        transport: TransportRef,
+        /// The stream through which it is attached.
+        stream: StreamRef,
+        /// The channel.
+        channel: ChannelKey,
+        /// What the client calls it.
+        display_name: Arc<str>,
+        /// In which format the frames shall come.
+        format: Format,
+    },
+    /// From the home: the members of a channel.
+    Synced {
+        /// The transport that asked.
+        transport: TransportRef,
+        /// The stream through which it was attached.
+        stream: StreamRef,
+        /// Complete WebSocket frames, at least one.
+        frames: Vec<Bytes>,
     },
     /// From the home: one event of the channel.
     Frame {

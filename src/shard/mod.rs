@@ -13,9 +13,10 @@
 //! | `attach.rs` | from ATTACH to a cursor in a stream, and back |
 //! | `dormant.rs` | connections between two transports |
 //! | `fanout.rs` | frames into the logs of streams |
-//! | `stats.rs` | what is counted for each app |
 //! | `encode.rs` | one frame for all who see the same |
 //! | `events.rs` | streams of events over HTTP |
+//! | `stats.rs` | what is counted for each app |
+//! | `presence.rs` | what clients ask of their members, and what becomes of those with a connection |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 //! | `registrar.rs` | changes of the directory |
 
@@ -29,6 +30,7 @@ mod homes;
 mod http;
 mod mail;
 mod nonces;
+mod presence;
 mod realtime;
 mod registrar;
 mod stats;
@@ -79,6 +81,8 @@ pub struct ShardConfig {
     pub replay_bytes_max: u32,
     /// How long one send may take before its client counts as stalled.
     pub lag_max: Duration,
+    /// Bytes of the presence members of one channel, their data and what goes with it.
+    pub presence_bytes_max: u32,
     /// Mail that may wait for room in the mesh, per peer. Beyond it publishes are refused.
     pub mail_max: usize,
     /// Serves `/echo`, for conformance tests.
@@ -102,6 +106,7 @@ impl Default for ShardConfig {
             dormant_max: 65_536,
             replay_bytes_max: 4 << 20,
             lag_max: Duration::from_secs(10),
+            presence_bytes_max: 1 << 20,
             mail_max: 4096,
             echo: false,
             sandbox: false,
@@ -318,6 +323,7 @@ impl Shard {
             }
         }
         self.expire_dormant();
+        self.withdraw_due_members();
         self.sweep_homes();
     }
 
@@ -327,7 +333,7 @@ impl Shard {
         if self.is_enforcing() {
             return Some(self.now.mono_ms);
         }
-        let others = [self.homes.next_sweep_ms(), self.dormant.next_ms()];
+        let others = [self.homes.next_timeout_ms(), self.dormant.next_ms()];
         others.into_iter().chain([self.wheel.next_ms(), leaving]).flatten().min()
     }
 
@@ -385,6 +391,19 @@ impl Shard {
                 self.handle_resumed(usize::from(from), transport, result);
             }
             Mail::GiveBack { connection } => self.handle_give_back(connection),
+            Mail::ChangeMembers { reply_to, channel, change } => {
+                self.handle_change_members(reply_to, &channel, *change);
+            }
+            Mail::MembersChanged { transport, request, result } => {
+                self.handle_members_changed(transport, request, result);
+            }
+            Mail::Connection { channel, id, news } => self.handle_connection(&channel, id, news),
+            Mail::Sync { transport, stream, channel, display_name, format } => {
+                self.handle_sync(from, channel, (transport, stream), format, &display_name);
+            }
+            Mail::Synced { transport, stream, frames } => {
+                self.handle_synced(transport, stream, frames);
+            }
             Mail::Frame { stream, serial, publisher, has_members, frame, link } => {
                 let frame = frame.map(|bytes| (bytes, link));
                 self.handle_frame(stream, serial, publisher, has_members, frame);
@@ -395,8 +414,7 @@ impl Shard {
                 self.handle_directory(version, directory, enforce);
             }
             Mail::DirectoryTaken { version } => self.handle_directory_taken(version),
-            // Presence is not served yet: a member that nobody could see is no member.
-            Mail::Fixture { .. } => {}
+            Mail::Fixture { channel, members } => self.handle_fixture(&channel, members),
             Mail::Ask { reply_to, channel, question } => {
                 self.handle_ask(reply_to, &channel, &question);
             }

@@ -79,6 +79,10 @@ impl Shard {
             Ok(Command::Publish { msg_serial, name, accepted }) => {
                 self.publish(index, msg_serial, &name, accepted);
             }
+            Ok(Command::Presence { msg_serial, name, request }) => {
+                self.change_members(index, msg_serial, &name, request);
+            }
+            Ok(Command::Sync { name }) => self.request_sync(index, &name),
             Ok(Command::Close) => {
                 self.end_connection(index);
                 self.close_websocket(index, CloseCode::Normal, Ending::Linger);
@@ -92,7 +96,7 @@ impl Shard {
     }
 
     /// A client that asks and asks and does not read the answers is a slow consumer as well.
-    fn bound_lane(&mut self, index: u32) {
+    pub(super) fn bound_lane(&mut self, index: u32) {
         let transport = &self.transports[index as usize];
         let is_over = transport.lane_bytes() > self.config.connection.lane_bytes_max;
         if is_over && matches!(transport.stage, Stage::Realtime(..)) {
@@ -150,7 +154,12 @@ impl Shard {
         }
     }
 
-    fn resolve(&mut self, index: u32, msg_serial: u64, outcome: Result<PublishResult, ErrorInfo>) {
+    pub(super) fn resolve(
+        &mut self,
+        index: u32,
+        msg_serial: u64,
+        outcome: Result<PublishResult, ErrorInfo>,
+    ) {
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.resolve(msg_serial, outcome, lane);
             self.set_ready(index);

@@ -157,6 +157,11 @@ impl Streams {
         if *generation == reference.generation { slot.as_mut() } else { None }
     }
 
+    /// What other shards call the stream at `index`.
+    pub fn reference(&self, index: u32) -> StreamRef {
+        StreamRef { index, generation: self.slots[index as usize].0 }
+    }
+
     /// The stream at `index`, which is known to exist.
     pub fn at(&mut self, index: u32) -> &mut Stream {
         self.get_mut(index).expect("attachments name streams that exist")

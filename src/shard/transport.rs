@@ -178,6 +178,11 @@ impl Transport {
         }
     }
 
+    /// Whether the attachment to `stream` is owed something before its stream goes on.
+    pub fn has_backlog_of(&self, stream: u32) -> bool {
+        self.backlog.iter().flat_map(|backlog| backlog.iter()).any(|(of, _)| *of == stream)
+    }
+
     /// The next piece of the backlog.
     pub fn take_backlog(&mut self) -> Option<SendBuf> {
         let backlog = self.backlog.as_mut()?;

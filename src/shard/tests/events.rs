@@ -12,7 +12,7 @@ impl Host {
     }
 
     /// What a listener has received without its framing, and forgets.
-    fn heard(&mut self, client: usize) -> String {
+    fn heard_text(&mut self, client: usize) -> String {
         let received = std::mem::take(&mut self.clients[client].received);
         let text = String::from_utf8(received).expect("UTF-8");
         let mut rest = match text.split_once("\r\n\r\n") {
@@ -31,7 +31,7 @@ impl Host {
 
     /// The data of the messages that a listener has received, and the last id.
     fn heard_data(&mut self, client: usize) -> (Vec<String>, Option<String>) {
-        let content = self.heard(client);
+        let content = self.heard_text(client);
         let lines = |field| content.lines().filter_map(move |line| line.strip_prefix(field));
         (lines("data: ").map(str::to_owned).collect(), lines("id: ").next_back().map(str::to_owned))
     }
@@ -106,8 +106,8 @@ fn silence_is_broken_by_comments_or_by_events() {
     for _ in 0..12 {
         host.pass(Duration::from_secs(5));
         host.settle();
-        comments += host.heard(plain).matches(":keepalive\n\n").count();
-        heartbeats += host.heard(eventful).matches("event: heartbeat\n").count();
+        comments += host.heard_text(plain).matches(":keepalive\n\n").count();
+        heartbeats += host.heard_text(eventful).matches("event: heartbeat\n").count();
     }
     assert!((4..=6).contains(&comments), "{comments} in 60 s");
     assert_eq!(heartbeats, comments);
@@ -137,4 +137,24 @@ fn a_stalled_listener_is_cut_and_may_go_on_where_it_was() {
     assert!(host.clients[slow].is_closed);
     let back = host.listen(0, &format!("channels=room&lastEvent={}", id.expect("at the start")));
     assert_eq!(host.heard_data(back).0.len(), 100);
+}
+
+#[test]
+fn listeners_hear_who_comes_and_goes_and_may_go_on_behind_that() {
+    let mut host = Host::new(2, 5);
+    let member = host.connect(0, "&clientId=bob");
+    host.attach(member, "room");
+    let listener = host.listen(1, "channels=room");
+    host.heard_text(listener);
+    let enter = json!([{"action": 2, "data": "here"}]);
+    host.send(member, &json!({"action": 14, "msgSerial": 0, "channel": "room", "presence": enter}));
+    host.settle();
+    let (data, id) = host.heard_data(listener);
+    assert_eq!(data, ["here"]);
+    host.publish(member, 1, "room", "hello");
+    host.settle();
+    // Members that are there already are no event: who comes back hears of what was published.
+    let last = id.expect("presence has its place in the order");
+    let back = host.listen(0, &format!("channels=room&lastEvent={last}"));
+    assert_eq!(host.heard_data(back).0, ["hello"]);
 }
