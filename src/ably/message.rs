@@ -163,6 +163,19 @@ pub fn encode_part<'a>(
     });
 }
 
+/// Writes one message as an event of `channel`: complete by itself, in JSON.
+pub(super) fn write_event(
+    map: &mut MapWriter<'_>,
+    channel: &str,
+    publication: &Publication,
+    index: usize,
+) {
+    map.str("channel", channel);
+    map.opt_str("connectionId", publication.connection_id.as_deref());
+    map.uint("timestamp", publication.timestamp_ms);
+    write_message(map, Format::Json, publication, index, None);
+}
+
 /// Appends one message as history has it: complete by itself.
 pub fn encode_message(format: Format, publication: &Publication, index: usize, out: &mut Vec<u8>) {
     write_map(format, out, |map| {

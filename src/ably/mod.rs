@@ -15,6 +15,7 @@ mod credentials;
 mod delta;
 mod directory;
 mod error;
+mod events;
 mod filter;
 mod history;
 mod inbound;
@@ -60,6 +61,7 @@ pub use credentials::{ApiKey, decode_basic};
 pub use delta::Delta;
 pub use directory::{App, AppLimits, AppSpec, Directory, Key, KeySpec, Namespace};
 pub use error::{DecodeError, ErrorCode, ErrorInfo};
+pub use events::{EventFraming, EventShape};
 pub use filter::{FILTER_BYTES_MAX, Filter, Subject};
 pub use history::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position};
 pub use inbound::{

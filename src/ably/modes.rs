@@ -78,6 +78,9 @@ impl Modes {
             | Modes::ANNOTATION_PUBLISH.0,
     );
 
+    /// What somebody does who listens over HTTP (14).
+    pub const LISTENER: Modes = Modes(Modes::SUBSCRIBE.0 | Modes::PRESENCE_SUBSCRIBE.0);
+
     /// What an ATTACH asks for: by param, else by flags, else the default.
     pub fn requested(flags: u64, params: &Params) -> Modes {
         let every = TABLE.iter().fold(0, |bits, (mode, ..)| bits | mode.0);

@@ -338,6 +338,16 @@ pub(super) fn write_member(format: Format, member: &PresenceMessage, out: &mut V
     write_map(format, out, |map| write_presence(map, format, PresenceAction::Present, member));
 }
 
+/// Writes one event of presence on `channel`, in JSON.
+pub(super) fn write_presence_event(
+    map: &mut MapWriter<'_>,
+    channel: &str,
+    message: &PresenceMessage,
+) {
+    map.str("channel", channel);
+    write_presence(map, Format::Json, message.action, message);
+}
+
 /// Complete by itself: nothing is left for a client to inherit from the protocol message (3.1).
 fn write_presence(
     map: &mut MapWriter<'_>,

@@ -9,6 +9,7 @@ mod auth;
 mod batch;
 mod call;
 mod channels;
+mod events;
 mod history;
 mod messages;
 mod pages;
@@ -32,6 +33,7 @@ use crate::http::Request;
 
 pub use auth::authenticate;
 use call::Call;
+pub use events::{EventsRequest, position_id};
 pub use reply::{bad_handshake, not_found, unreadable};
 
 /// Largest body of a request, in bytes (17). Publishes have a lower bound of their own.
@@ -58,6 +60,8 @@ pub enum Outcome {
     Reply(Bytes),
     /// Others are to be asked first.
     Ask(Inquiry),
+    /// From here on the transport is a stream of events.
+    Events(Box<EventsRequest>),
 }
 
 /// Makes of the answers, which are in the order of the questions, what comes next.
@@ -115,6 +119,7 @@ impl fmt::Debug for Outcome {
         match self {
             Outcome::Reply(response) => f.debug_tuple("Reply").field(response).finish(),
             Outcome::Ask(inquiry) => f.debug_tuple("Ask").field(&inquiry.asks).finish(),
+            Outcome::Events(events) => f.debug_tuple("Events").field(&events.shape).finish(),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use super::reply::Reply;
 use super::{
-    Account, Call, Context, Outcome, apps, batch, channels, history, messages, presence, publish,
-    service, stats, tokens, unserved,
+    Account, Call, Context, Outcome, apps, batch, channels, events, history, messages, presence,
+    publish, service, stats, tokens, unserved,
 };
 use crate::ably::{ErrorCode, ErrorInfo};
 use crate::base::Entropy;
@@ -35,6 +35,8 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("*", "/keys/{key}/requestToken", unserved::other_method),
     ("POST", "/keys/{key}/revokeTokens", tokens::revoke),
     ("GET", "/stats", stats::get),
+    ("GET", "/sse", events::server_sent),
+    ("GET", "/event-stream", events::stream),
     ("POST", "/apps", apps::post),
     ("DELETE", "/apps/{app}", apps::delete),
     ("POST", "/stats", apps::post_stats),

@@ -12,8 +12,7 @@ use super::streams::{Stream, StreamName, WaitingAttach};
 use super::transport::{InFlight, Stage};
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
-    ChannelName, ChannelParams, ChannelSerial, ErrorCode, ErrorInfo, Modes, Params, Since, Wants,
-    flags,
+    ChannelName, ChannelParams, ChannelSerial, ErrorCode, ErrorInfo, Modes, Params, Since, flags,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
@@ -151,7 +150,7 @@ impl Shard {
 
     /// Notes an attachment to the stream of that name and view; `None`, and the client is told, when
     /// that takes a new stream and its home is behind.
-    fn join_stream(
+    pub(super) fn join_stream(
         &mut self,
         index: u32,
         name: StreamName,
@@ -231,7 +230,7 @@ impl Shard {
     }
 
     /// Answers an ATTACH, or asks the home for what the answer needs.
-    fn settle_attach(&mut self, stream_index: u32, request: WaitingAttach) {
+    pub(super) fn settle_attach(&mut self, stream_index: u32, request: WaitingAttach) {
         let stream = self.streams.at(stream_index);
         let Some(serial) = stream.serial else { return stream.waiting.push(request) };
         let index = request.index;
@@ -243,7 +242,7 @@ impl Shard {
             Since::Serial(text) => **text == *serial.to_string(),
         };
         let wants_past = is_joining && !resumes && request.since != Since::Head;
-        let wants_members = stream.has_members && stream.view.wants.contains(Wants::PRESENCE);
+        let wants_members = stream.has_members && stream.view.wants_members();
         let wants_occupancy = is_joining && stream.view.occupancy.is_some();
         if wants_past || wants_members || wants_occupancy || stream.is_asked_by(index) {
             return self.ask_to_join(stream_index, request);
@@ -297,7 +296,7 @@ impl Shard {
         let Some(at) = stream.joining.iter().position(number_is) else { return };
         let (_, request) = stream.joining.remove(at);
         stream.has_members = joined.has_members;
-        let wants_members = stream.view.wants.contains(Wants::PRESENCE);
+        let wants_members = stream.view.wants_members();
         let index = request.index;
         let mut status = 0;
         if self.is_joining(index, stream_index) {
@@ -350,7 +349,10 @@ impl Shard {
     }
 
     fn confirm_attach(&mut self, index: u32, stream_index: u32, with: &Confirmation<'_>) {
-        let Some((connection, lane)) = self.transports[index as usize].speak() else { return };
+        let Some((connection, lane)) = self.transports[index as usize].speak() else {
+            let has_backlog = with.status & flags::HAS_BACKLOG != 0;
+            return self.events_attached(index, &with.serial, has_backlog, with.error);
+        };
         let modes = connection.modes(stream_index).expect("attached");
         let flags = modes.bits() | with.status;
         let name = &self.streams.at(stream_index).name.display_name;
@@ -363,6 +365,8 @@ impl Shard {
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.detached(display_name, Some(error), lane);
             self.set_ready(index);
+        } else {
+            self.end_events(index, error);
         }
     }
 
@@ -447,10 +451,7 @@ impl Shard {
     }
 
     pub(super) fn modes(&self, index: u32, stream: u32) -> Option<Modes> {
-        match &self.transports[index as usize].stage {
-            Stage::Realtime(_, connection) => connection.modes(stream),
-            _ => None,
-        }
+        self.transports[index as usize].peek_connection()?.modes(stream)
     }
 
     /// What an attachment was granted beside its modes.
@@ -473,10 +474,8 @@ impl Shard {
     }
 
     pub(super) fn is_joining(&self, index: u32, stream: u32) -> bool {
-        match &self.transports[index as usize].stage {
-            Stage::Realtime(_, connection) => connection.is_joining(stream),
-            _ => false,
-        }
+        let connection = self.transports[index as usize].peek_connection();
+        connection.is_some_and(|connection| connection.is_joining(stream))
     }
 
     pub(super) fn return_address(&self, index: u32, request: u64) -> ReturnAddress {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::ably::vcdiff::Encoder;
-use crate::ably::{self, Delta, Format, Publication, Since};
+use crate::ably::{self, Delta, EventShape, Format, Publication, Since};
 use crate::channel::broadcast::Broadcast;
 use crate::channel::chain::deltas;
 use crate::channel::home::{HomeChannel, Subscriber};
 use crate::channel::log::{Link, SEND_BYTES_MAX};
 use crate::channel::view::View;
 use crate::connection::ConnectionId;
+use crate::http;
 use crate::ws::{Data, FrameBuilder, OpCode};
 
 /// Bytes of an encoded message beyond its data, about; saves growing the frame.
@@ -36,6 +37,7 @@ struct Encoded {
     format: Format,
     display_name: Arc<str>,
     has_deltas: bool,
+    events: Option<EventShape>,
     frame: Bytes,
 }
 
@@ -71,7 +73,10 @@ impl<'a> EncodedOnce<'a> {
             Broadcast::Messages(publication) => self.messages(subscriber, publication),
             Broadcast::Annotations(_) | Broadcast::Presence(_) => {
                 let (event, Subscriber { format, display_name, .. }) = (self.event, subscriber);
-                let encode = || encode_event(event, *format, display_name);
+                let encode = || match view.events {
+                    Some(shape) => encode_http_event(event, shape, display_name, None),
+                    None => encode_event(event, *format, display_name),
+                };
                 Some((self.once(subscriber, false, encode), Link::None))
             }
         }
@@ -117,9 +122,13 @@ impl<'a> EncodedOnce<'a> {
         part: Option<&[usize]>,
         has_deltas: bool,
     ) -> Bytes {
-        let Subscriber { format, display_name, .. } = subscriber;
+        let Subscriber { format, display_name, view, .. } = subscriber;
         let deltas = if has_deltas { std::mem::take(&mut self.deltas) } else { Vec::new() };
-        let encode = || encode(publication, *format, display_name, part, &deltas);
+        let event = self.event;
+        let encode = || match view.events {
+            Some(shape) => encode_http_event(event, shape, display_name, part),
+            None => encode(publication, *format, display_name, part, &deltas),
+        };
         let frame = self.once(subscriber, has_deltas, encode);
         if has_deltas {
             self.deltas = deltas;
@@ -127,24 +136,27 @@ impl<'a> EncodedOnce<'a> {
         frame
     }
 
-    /// The frame for all with the format and name of `subscriber`; `encode` makes it for the first.
+    /// The frame for all with the format, name and shape of `subscriber`; `encode` makes it for the
+    /// first.
     fn once(
         &mut self,
         subscriber: &Subscriber,
         has_deltas: bool,
         encode: impl FnOnce() -> Bytes,
     ) -> Bytes {
-        let Subscriber { format, display_name, .. } = subscriber;
+        let Subscriber { format, display_name, view, .. } = subscriber;
         let known = self.frames.iter().find(|known| {
             known.format == *format
                 && known.has_deltas == has_deltas
+                && known.events == view.events
                 && known.display_name == *display_name
         });
         if let Some(known) = known {
             return known.frame.clone();
         }
         let (frame, display_name) = (encode(), Arc::clone(display_name));
-        let encoded = Encoded { format: *format, display_name, has_deltas, frame: frame.clone() };
+        let (format, events) = (*format, view.events);
+        let encoded = Encoded { format, display_name, has_deltas, events, frame: frame.clone() };
         self.frames.push(encoded);
         frame
     }
@@ -185,6 +197,25 @@ pub(super) fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)
     let mut frame = FrameBuilder::with_capacity(opcode, bytes as usize + ENVELOPE_BYTES);
     write(frame.payload());
     frame.finish()
+}
+
+/// An event for those who listen over HTTP, as one chunk of their streams; of messages those in `part`,
+/// or all.
+fn encode_http_event(
+    event: &Broadcast,
+    shape: EventShape,
+    display_name: &str,
+    part: Option<&[usize]>,
+) -> Bytes {
+    let mut chunk = Vec::with_capacity(event.size_bytes() as usize + ENVELOPE_BYTES);
+    http::write_chunk(&mut chunk, |out| match event {
+        Broadcast::Messages(publication) => {
+            shape.write_messages(display_name, publication, part, out);
+        }
+        Broadcast::Presence(events) => shape.write_presence(display_name, events, out),
+        Broadcast::Annotations(_) => unreachable!("listeners have no mode for annotations"),
+    });
+    chunk.into()
 }
 
 /// The frames of a SYNC with all members of a channel, at least one frame.
@@ -244,11 +275,19 @@ impl<'a> Replay<'a> {
                         None => Vec::new(),
                     };
                     replay.last = Some(publication);
-                    encode(publication, *format, display_name, part.as_deref(), &deltas)
+                    match view.events {
+                        Some(shape) => {
+                            encode_http_event(event, shape, display_name, part.as_deref())
+                        }
+                        None => {
+                            encode(publication, *format, display_name, part.as_deref(), &deltas)
+                        }
+                    }
                 }
-                Broadcast::Annotations(_) | Broadcast::Presence(_) => {
-                    encode_event(event, *format, display_name)
-                }
+                Broadcast::Annotations(_) | Broadcast::Presence(_) => match view.events {
+                    Some(shape) => encode_http_event(event, shape, display_name, None),
+                    None => encode_event(event, *format, display_name),
+                },
             };
             if !piece.is_empty() && piece.len() + frame.len() > SEND_BYTES_MAX {
                 replay.pieces.push(piece.split().freeze());

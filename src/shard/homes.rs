@@ -15,7 +15,7 @@ use crate::ably::vcdiff::Encoder;
 use crate::ably::{
     Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, FixtureMember, Format,
     HistoryItem, Message, Position, PresenceMessage, PresenceRequest, Publication, PublishResult,
-    Question, SeriesId, Survey, Wants, no_such_message,
+    Question, SeriesId, Survey, no_such_message,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
@@ -425,7 +425,7 @@ impl Shard {
         let has_base =
             last.is_some_and(|last| chain.is_some_and(|chain| chain.joins(last, is_head)));
         let has_members = home.has_members();
-        if has_members && joining.view.wants.contains(Wants::PRESENCE) {
+        if has_members && joining.view.wants_members() {
             frames.extend(sync(home, joining.format, &joining.display_name));
         }
         let joined = Joined { serial, resumed, error, has_backlog, has_members, has_base, frames };

@@ -14,6 +14,7 @@
 //! | `dormant.rs` | connections between two transports |
 //! | `fanout.rs` | frames into the logs of streams |
 //! | `encode.rs` | one frame for all who see the same |
+//! | `events.rs` | streams of events over HTTP |
 //! | `stats.rs` | what is counted for each app |
 //! | `occupancy.rs` | how many attachments channels have |
 //! | `presence.rs` | what clients ask of their members, and what becomes of those with a connection |
@@ -24,6 +25,7 @@ mod attach;
 mod auth;
 mod dormant;
 mod encode;
+mod events;
 mod fanout;
 mod homes;
 mod http;
@@ -258,6 +260,8 @@ impl Shard {
             }
             Stage::Echo(_) => self.handle_echo_bytes(index, bytes),
             Stage::Opening(_) => self.handle_early_bytes(index, bytes),
+            // A listener has nothing to say.
+            Stage::Events(_) => {}
             // Closing: completions of this turn that lay behind the one that made us close.
             Stage::Leaving(None) | Stage::Closing => {}
             Stage::Free => unreachable!("the ring reports open slots only"),
@@ -293,6 +297,7 @@ impl Shard {
             if !log.is_behind(cursor) && !transport.has_more() {
                 return;
             }
+            self.events_moved(index);
         }
         self.set_ready(index);
     }
@@ -533,7 +538,9 @@ impl Shard {
                 return Some(bytes);
             }
         }
-        None
+        let position = self.events_position(index)?;
+        self.note_send(index, InFlight::Unaccounted);
+        Some(position)
     }
 
     fn note_send(&mut self, index: u32, in_flight: InFlight) {
@@ -585,7 +592,8 @@ impl Shard {
                 }
             }
             Stage::Echo(_) | Stage::Opening(_) => {}
-            Stage::Realtime(..) if stalled => self.cut_slow_consumer(index),
+            Stage::Realtime(..) | Stage::Events(_) if stalled => self.cut_slow_consumer(index),
+            Stage::Events(_) => self.check_events(index),
             Stage::Realtime(..) => {
                 if self.check_token(index) {
                     self.check_silence(index);

@@ -176,6 +176,7 @@ impl Shard {
 
     /// Has the client connect again: the transport goes, the connection may be resumed.
     pub(super) fn disconnect(&mut self, index: u32, error: &ErrorInfo) {
+        self.end_events(index, error);
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.disconnected(error, lane);
             self.close_websocket(index, CloseCode::Normal, Ending::Linger);
@@ -184,6 +185,7 @@ impl Shard {
 
     /// The connection has failed and is not to be tried again.
     pub(super) fn fail(&mut self, index: u32, error: &ErrorInfo) {
+        self.end_events(index, error);
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.failed(error, lane);
             self.end_connection(index);

@@ -194,6 +194,12 @@ impl Streams {
         Some((slot.as_mut()?, StreamRef { index, generation: *generation }))
     }
 
+    /// The stream at `index`, which is known to exist, to look at.
+    pub fn peek(&self, index: u32) -> &Stream {
+        let (_, slot) = &self.slots[index as usize];
+        slot.as_ref().expect("attachments name streams that exist")
+    }
+
     /// The stream that another shard means, unless it was removed meanwhile.
     pub fn resolve(&mut self, reference: StreamRef) -> Option<&mut Stream> {
         let (generation, slot) = self.slots.get_mut(reference.index as usize)?;
