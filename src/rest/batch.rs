@@ -31,9 +31,10 @@ pub(super) fn publish(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
                 connection_id: None,
                 identity: principal.identity(),
                 capability: principal.capability(),
+                has_mutable_messages: principal.app().namespace(&name).mutable_messages,
             };
             let accept = || -> Result<(ChannelName, Accepted), ErrorInfo> {
-                let channel = ChannelName::parse(&name)?;
+                let channel = ChannelName::parse(&name)?.writable()?;
                 principal.enter(channel.base())?;
                 let drafts = spec.drafts.clone();
                 let accepted =

@@ -43,9 +43,18 @@ impl<'a> EncodedOnce<'a> {
                 let deltas = chain.map(|chain| chain.next(encoder, publication));
                 (deltas.unwrap_or_default(), home.select(publication))
             }
-            Broadcast::Presence(_) => Default::default(),
+            Broadcast::Annotations(_) | Broadcast::Presence(_) => Default::default(),
         };
         EncodedOnce { event, deltas, passing, frames: Vec::new() }
+    }
+
+    /// The same for an event that subscribers to deltas are not sent.
+    pub fn without_deltas(event: &'a Broadcast, home: &HomeChannel) -> Self {
+        let passing = match event {
+            Broadcast::Messages(publication) => home.select(publication),
+            Broadcast::Annotations(_) | Broadcast::Presence(_) => Vec::new(),
+        };
+        EncodedOnce { event, deltas: Vec::new(), passing, frames: Vec::new() }
     }
 
     /// The frame for `subscriber`, and its place among deltas; none if nothing of the event is for it.
@@ -56,7 +65,7 @@ impl<'a> EncodedOnce<'a> {
         }
         match self.event {
             Broadcast::Messages(publication) => self.messages(subscriber, publication),
-            Broadcast::Presence(_) => {
+            Broadcast::Annotations(_) | Broadcast::Presence(_) => {
                 let (event, Subscriber { format, display_name, .. }) = (self.event, subscriber);
                 let encode = || encode_event(event, *format, display_name);
                 Some((self.once(subscriber, false, encode), Link::None))
@@ -164,7 +173,7 @@ pub(super) fn encode_event(event: &Broadcast, format: Format, display_name: &str
 }
 
 /// The complete WebSocket frame of what `write` appends, which holds about `bytes`.
-fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+pub(super) fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let opcode = match format {
         Format::Json => OpCode::Data(Data::Text),
         Format::MsgPack => OpCode::Data(Data::Binary),
@@ -199,7 +208,7 @@ pub(super) struct Replay<'a> {
 
 impl<'a> Replay<'a> {
     pub fn new(
-        missed: &'a [Arc<Publication>],
+        missed: &'a [Broadcast],
         joining: &Joining,
         home: &HomeChannel,
         encoder: &mut Encoder,
@@ -210,25 +219,33 @@ impl<'a> Replay<'a> {
         let has_deltas = view.delta && matches!(joining.since, Since::Serial(_));
         let mut replay = Replay { pieces: Vec::new(), last: None };
         let mut piece = BytesMut::new();
-        for publication in missed {
-            if skip.is_some() && publication.connection_id.as_deref() == skip {
+        for event in missed {
+            let is_own = skip.is_some() && event.connection_id() == skip;
+            if is_own || !view.wants.contains(event.kind()) {
                 continue;
             }
-            let part = view.filter.as_ref().map(|filter| home.passing(filter, publication));
-            if part.as_ref().is_some_and(Vec::is_empty) {
-                continue;
-            }
-            let base = replay.last.and_then(|last| last.messages.last());
-            let deltas = match has_deltas {
-                true => deltas(encoder, base, publication),
-                false => Vec::new(),
+            let frame = match event {
+                Broadcast::Messages(publication) => {
+                    let part = view.filter.as_ref().map(|filter| home.passing(filter, publication));
+                    if part.as_ref().is_some_and(Vec::is_empty) {
+                        continue;
+                    }
+                    let base = replay.last.and_then(|last| last.messages.last());
+                    let deltas = match has_deltas {
+                        true => deltas(encoder, base, publication),
+                        false => Vec::new(),
+                    };
+                    replay.last = Some(publication);
+                    encode(publication, *format, display_name, part.as_deref(), &deltas)
+                }
+                Broadcast::Annotations(_) | Broadcast::Presence(_) => {
+                    encode_event(event, *format, display_name)
+                }
             };
-            let frame = encode(publication, *format, display_name, part.as_deref(), &deltas);
             if !piece.is_empty() && piece.len() + frame.len() > SEND_BYTES_MAX {
                 replay.pieces.push(piece.split().freeze());
             }
             piece.extend_from_slice(&frame);
-            replay.last = Some(publication);
         }
         if !piece.is_empty() {
             replay.pieces.push(piece.freeze());
