@@ -460,6 +460,7 @@ mod tests {
             connection_id: Some("conn"),
             identity,
             capability: &capability,
+            has_mutable_messages: false,
         };
         PresenceRequest::check("room", message.presence, &publisher, BYTES_MAX)
     }
@@ -560,6 +561,7 @@ mod tests {
             connection_id: Some("conn"),
             identity: &alice,
             capability: &Capability::parse(r#"{"room":["subscribe"]}"#).expect("valid"),
+            has_mutable_messages: false,
         };
         let refused = PresenceRequest::check("room", Some(Vec::new()), &publisher, BYTES_MAX);
         assert_eq!(refused.expect_err("refused").code, ErrorCode::CAPABILITY_DENIED);

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::ably::{
-    Category, ChannelName, ChannelParams, ChannelSerial, ErrorInfo, Modes, Publication, Wants,
-};
+use super::broadcast::Broadcast;
+use crate::ably::{Category, ChannelName, ChannelParams, ChannelSerial, ErrorInfo, Modes, Wants};
 
 /// What attachments are sent of a channel; those with equal views share one log of frames.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +16,9 @@ pub struct View {
     pub occupancy: Option<Category>,
     /// The expression that messages have to pass; known to compile (6.10).
     pub filter: Option<Arc<str>>,
+    /// Whether a message that was appended to comes as a whole (6.5): when that was asked for, and where
+    /// the next delta starts from it.
+    pub whole_appends: bool,
 }
 
 impl View {
@@ -29,6 +31,7 @@ impl View {
             delta: params.delta && has_messages,
             occupancy: params.occupancy.filter(|_| has_messages),
             filter: name.filter().filter(|_| has_messages).map(Arc::from),
+            whole_appends: (params.append_full || params.delta) && has_messages,
         }
     }
 }
@@ -36,12 +39,12 @@ impl View {
 /// What a joining attachment gets of the past.
 #[derive(Clone, Debug)]
 pub struct Past {
-    /// The attach point: everything behind it is sent, first `publications` and then what follows.
+    /// The attach point: everything behind it is sent, first `events` and then what follows.
     pub serial: ChannelSerial,
     /// Whether nothing is missing since the point that the client named.
     pub resumed: bool,
     /// Why something is.
     pub error: Option<ErrorInfo>,
     /// To be replayed, oldest first.
-    pub publications: Vec<Arc<Publication>>,
+    pub events: Vec<Broadcast>,
 }

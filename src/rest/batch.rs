@@ -26,6 +26,7 @@ pub(super) fn publish(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
                 connection_id: None,
                 identity: principal.identity(),
                 capability: principal.capability(),
+                has_mutable_messages: principal.app().namespace(&name).mutable_messages,
             };
             let accept = || -> Result<(ChannelName, Accepted), ErrorInfo> {
                 let channel = ChannelName::parse(&name)?.writable()?;

@@ -334,6 +334,7 @@ impl Shard {
         let connection = connection.expect("only connections attach");
         let stream = self.streams.at(stream_index);
         let wants_any = !stream.view.wants.is_empty();
+        stream.joined = stream.serial;
         let cursor = wants_any.then(|| stream.log.attach(address, !echo, has_base));
         connection.set_cursor(stream_index, cursor);
     }

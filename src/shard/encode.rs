@@ -47,9 +47,18 @@ impl<'a> EncodedOnce<'a> {
                 let deltas = chain.map(|chain| chain.next(encoder, publication));
                 (deltas.unwrap_or_default(), home.select(publication))
             }
-            Broadcast::Presence(_) => Default::default(),
+            Broadcast::Annotations(_) | Broadcast::Presence(_) => Default::default(),
         };
         EncodedOnce { event, deltas, passing, frames: Vec::new() }
+    }
+
+    /// The same for an event that subscribers to deltas are not sent.
+    pub fn without_deltas(event: &'a Broadcast, home: &HomeChannel) -> Self {
+        let passing = match event {
+            Broadcast::Messages(publication) => home.select(publication),
+            Broadcast::Annotations(_) | Broadcast::Presence(_) => Vec::new(),
+        };
+        EncodedOnce { event, deltas: Vec::new(), passing, frames: Vec::new() }
     }
 
     /// The frame for `subscriber`, and its place among deltas; none if nothing of the event is for it.
@@ -60,7 +69,7 @@ impl<'a> EncodedOnce<'a> {
         }
         match self.event {
             Broadcast::Messages(publication) => self.messages(subscriber, publication),
-            Broadcast::Presence(_) => {
+            Broadcast::Annotations(_) | Broadcast::Presence(_) => {
                 let (event, Subscriber { format, display_name, .. }) = (self.event, subscriber);
                 let encode = || encode_event(event, *format, display_name);
                 Some((self.once(subscriber, false, encode), Link::None))
@@ -203,7 +212,7 @@ pub(super) struct Replay<'a> {
 
 impl<'a> Replay<'a> {
     pub fn new(
-        missed: &'a [Arc<Publication>],
+        missed: &'a [Broadcast],
         joining: &Joining,
         home: &HomeChannel,
         encoder: &mut Encoder,
@@ -215,28 +224,36 @@ impl<'a> Replay<'a> {
         let mut delta_bytes_left = if has_deltas { REPLAY_DELTA_BYTES_MAX } else { 0 };
         let mut replay = Replay { pieces: Vec::new(), last: None };
         let mut piece = BytesMut::new();
-        for publication in missed {
-            if skip.is_some() && publication.connection_id.as_deref() == skip {
+        for event in missed {
+            let is_own = skip.is_some() && event.connection_id() == skip;
+            if is_own || !view.wants.contains(event.kind()) {
                 continue;
             }
-            let part = view.filter.as_ref().map(|filter| home.passing(filter, publication));
-            if part.as_ref().is_some_and(Vec::is_empty) {
-                continue;
-            }
-            let base = replay.last.and_then(|last| last.messages.last());
-            let deltas = match delta_bytes_left.checked_sub(publication.size_bytes()) {
-                Some(bytes_left) => {
-                    delta_bytes_left = bytes_left;
-                    deltas(encoder, base, publication)
+            let frame = match event {
+                Broadcast::Messages(publication) => {
+                    let part = view.filter.as_ref().map(|filter| home.passing(filter, publication));
+                    if part.as_ref().is_some_and(Vec::is_empty) {
+                        continue;
+                    }
+                    let base = replay.last.and_then(|last| last.messages.last());
+                    let deltas = match delta_bytes_left.checked_sub(publication.size_bytes()) {
+                        Some(bytes_left) => {
+                            delta_bytes_left = bytes_left;
+                            deltas(encoder, base, publication)
+                        }
+                        None => Vec::new(),
+                    };
+                    replay.last = Some(publication);
+                    encode(publication, *format, display_name, part.as_deref(), &deltas)
                 }
-                None => Vec::new(),
+                Broadcast::Annotations(_) | Broadcast::Presence(_) => {
+                    encode_event(event, *format, display_name)
+                }
             };
-            let frame = encode(publication, *format, display_name, part.as_deref(), &deltas);
             if !piece.is_empty() && piece.len() + frame.len() > SEND_BYTES_MAX {
                 replay.pieces.push(piece.split().freeze());
             }
             piece.extend_from_slice(&frame);
-            replay.last = Some(publication);
         }
         if !piece.is_empty() {
             replay.pieces.push(piece.freeze());

@@ -327,6 +327,7 @@ impl Shard {
             }
         }
         self.expire_dormant();
+        self.tell_summaries();
         self.withdraw_due_members();
         self.sweep_homes();
         self.tell_due_occupancy();
@@ -419,6 +420,7 @@ impl Shard {
                 let frame = frame.map(|bytes| (bytes, link));
                 self.handle_frame(stream, serial, publisher, has_members, frame);
             }
+            Mail::Append(append) => self.handle_append(*append),
             Mail::Nonce { reply_to, nonce } => self.handle_nonce(reply_to, nonce),
             Mail::Change { reply_to, change } => self.handle_change(reply_to, &change),
             Mail::Directory { version, directory, enforce } => {

@@ -107,8 +107,16 @@ impl Shard {
     fn publish(&mut self, index: u32, msg_serial: u64, name: &ChannelName, accepted: Accepted) {
         let (StreamName { channel, .. }, attached) = self.attachment_to(index, name);
         let modes = attached.and_then(|stream| self.modes(index, stream));
-        let error = if modes.is_some_and(|modes| !modes.contains(Modes::PUBLISH)) {
-            let text = "the channel was attached without the mode PUBLISH";
+        let (needed, text) = match &accepted {
+            Accepted::Messages(_) | Accepted::Mutation(_) => {
+                (Modes::PUBLISH, "the channel was attached without the mode PUBLISH")
+            }
+            Accepted::Annotations(_) => (
+                Modes::ANNOTATION_PUBLISH,
+                "the channel was attached without the mode ANNOTATION_PUBLISH",
+            ),
+        };
+        let error = if modes.is_some_and(|modes| !modes.contains(needed)) {
             Some(ErrorInfo::new(ErrorCode::MODE_NOT_GRANTED, text))
         } else {
             self.congestion(&channel)

@@ -1,10 +1,10 @@
 //! The streams of one shard: for each channel, name, format and view with local subscribers its frame
 //! log, who is attached, and whether the home has said yet where it begins.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::ably::{ChannelSerial, Format, Metrics, Params, Since};
+use crate::ably::{ChannelSerial, Format, Metrics, Params, Position, Since};
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
 use crate::channel::log::FrameLog;
@@ -32,6 +32,37 @@ pub(super) struct WaitingAttach {
     pub echo: bool,
 }
 
+/// Messages whose last whole delivery a stream remembers; of those that it forgets it sends the whole
+/// once more.
+const WHOLES_MAX: usize = 64;
+
+/// Messages that a stream was sent as a whole although everybody else got an increment, oldest first.
+#[derive(Default)]
+pub(super) struct Wholes(VecDeque<(Position, ChannelSerial)>);
+
+impl Wholes {
+    /// Whether everybody who has joined by `joined` can make sense of an increment of `message`, which
+    /// all streams were sent as a whole at `whole`.
+    pub fn makes_sense(
+        &self,
+        message: Position,
+        whole: ChannelSerial,
+        joined: Option<ChannelSerial>,
+    ) -> bool {
+        let own = self.0.iter().find(|(known, _)| *known == message).map(|(_, at)| *at);
+        joined.is_none_or(|joined| joined < own.map_or(whole, |own| own.max(whole)))
+    }
+
+    /// Notes that the stream is sent `message` as a whole at `serial`.
+    pub fn note(&mut self, message: Position, serial: ChannelSerial) {
+        self.0.retain(|(known, _)| *known != message);
+        if self.0.len() == WHOLES_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((message, serial));
+    }
+}
+
 pub(super) struct Stream {
     pub name: StreamName,
     pub view: View,
@@ -39,6 +70,10 @@ pub(super) struct Stream {
     /// Of the last event of the channel, whether or not it was wanted here; `None` until the home has
     /// answered.
     pub serial: Option<ChannelSerial>,
+    /// What `serial` was when somebody joined last.
+    pub joined: Option<ChannelSerial>,
+    /// What late joiners were sent of messages that are appended to.
+    pub wholes: Wholes,
     /// Whether the channel had presence members after that event.
     pub has_members: bool,
     /// Attachments, with and without a cursor.
@@ -111,6 +146,8 @@ impl Streams {
             view,
             log: FrameLog::new(has_deltas),
             serial: None,
+            joined: None,
+            wholes: Wholes::default(),
             has_members: false,
             attachments: 0,
             metrics: Metrics::default(),

@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 mod views;
 
 use super::*;
-use crate::ably::{ApiKey, Capability};
+use crate::ably::{ApiKey, AppSpec, Capability, KeySpec, Namespace};
 use crate::connection::Connection;
 use crate::ws::{self, CloseCode};
 
 mod apps;
 mod auth;
+mod mutable;
 
 const KEY: &str = "app.key:secret";
 
@@ -49,7 +50,16 @@ impl Host {
     fn with_config(shards: usize, seed: u64, config: ShardConfig) -> Host {
         let now = Now { mono_ms: 0, unix_ms: 1_800_000_000_000 };
         let api_key: ApiKey = KEY.parse().expect("well-formed");
-        let directory = Arc::new(Directory::of_keys([(api_key, Capability::all())]));
+        let key = KeySpec::new(api_key, &Capability::all().to_string(), false).expect("valid");
+        let mutable =
+            Namespace { id: "mutable".into(), mutable_messages: true, ..Namespace::default() };
+        let app = AppSpec {
+            id: "app".into(),
+            keys: vec![key],
+            namespaces: vec![mutable],
+            ..AppSpec::default()
+        };
+        let directory = Arc::new(Directory::new([app]));
         let shards = (0..shards)
             .map(|id| {
                 let mut next = seed ^ (id as u64 + 1) << 32;
