@@ -34,6 +34,12 @@ fn ably_js_rest() {
 
 #[test]
 #[ignore = "needs npm packages: tests/run"]
+fn ably_js_auth() {
+    run(&mut node_tests(&Daemon::sandbox(), "auth.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
 fn ably_js_mutable_messages() {
     run(&mut node_tests(&Daemon::start(), "mutable.test.mjs"));
 }

@@ -29,7 +29,7 @@ pub(super) fn publish(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
                 has_mutable_messages: principal.app().namespace(&name).mutable_messages,
             };
             let accept = || -> Result<(ChannelName, Accepted), ErrorInfo> {
-                let channel = ChannelName::parse(&name)?;
+                let channel = ChannelName::parse(&name)?.writable()?;
                 principal.enter(channel.base())?;
                 let drafts = spec.drafts.clone();
                 let accepted =

@@ -271,6 +271,8 @@ mod tests {
         for line in ["GET /", "GET /comet/connect", "POST /push/publish", "GET /time/", "PUT /x"] {
             assert_eq!(error(outcome(line, "", "")), (404, 40400), "{line}");
         }
+        // ably-js asks for just that.
+        assert_eq!(error(outcome("GET /keys/app.all/requestToken", "", "")), (404, 40400));
         for line in ["POST /time", "DELETE /channels/a/messages", "POST /channels/a/history"] {
             assert_eq!(error(outcome(line, "", "")), (405, 40500), "{line}");
         }

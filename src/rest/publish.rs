@@ -18,7 +18,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 /// Publishes one message or an array of them.
 pub(super) fn post(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
     let principal = call.authenticate()?;
-    let channel = call.channel()?;
+    let channel = call.channel()?.writable()?;
     principal.enter(channel.base())?;
     let mut drafts = read_drafts(call.request)?;
     let connection_key = connection_key(call.request, &mut drafts)?;

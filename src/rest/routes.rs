@@ -31,6 +31,7 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("GET", "/channels", channels::list),
     ("POST", "/messages", batch::publish),
     ("POST", "/keys/{key}/requestToken", tokens::request),
+    ("*", "/keys/{key}/requestToken", unserved::other_method),
     ("POST", "/keys/{key}/revokeTokens", tokens::revoke),
     ("GET", "/stats", stats::get),
     ("POST", "/apps", apps::post),

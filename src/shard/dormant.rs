@@ -269,6 +269,7 @@ impl Shard {
         self.stats.connection_opened(connection.app_id(), self.now.unix_ms);
         transport.stage = Stage::Realtime(ws::Decoder::new(), Box::new(connection));
         self.set_ready(index);
+        self.begin_token(index);
     }
 
     /// The shard that has the connection has answered.
@@ -295,6 +296,7 @@ impl Shard {
                 self.stats.connection_resumed(connection.app_id(), self.now.unix_ms);
                 transport.stage = Stage::Realtime(ws::Decoder::new(), connection);
                 self.set_ready(index);
+                self.begin_token(index);
             }
             Err(error) => self.begin_connection(index, opening, Some(&error)),
         }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::encode::{EncodedOnce, Joining, Replay, encode_event, sync};
 use super::mail::{Append, ConnectionNews, Joined, MembersChange};
+use super::occupancy::occupancy_frame;
 use super::streams::Stream;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::vcdiff::Encoder;
@@ -48,6 +49,8 @@ pub(super) struct Homes {
     changes: Vec<(ChannelKey, bool)>,
     /// Channels with members that are to leave, by the time of the first.
     leaving: BTreeSet<(u64, ChannelKey)>,
+    /// Apps that were deleted and of which channels may be left.
+    gone: Vec<Box<str>>,
     /// Sum of the channels' histories.
     history_bytes: u64,
     config: HistoryConfig,
@@ -68,6 +71,7 @@ impl Homes {
             swept_ms: 0,
             changes: Vec::new(),
             leaving: BTreeSet::new(),
+            gone: Vec::new(),
             history_bytes: 0,
             config,
             series,
@@ -82,6 +86,11 @@ impl Homes {
         let leave = self.leaving.first().map(|(leave_at_ms, _)| *leave_at_ms);
         let summary = self.summary_pauses.front().map(|(until_ms, ..)| *until_ms);
         [sweep, leave, summary].into_iter().flatten().min()
+    }
+
+    /// A channel that is open.
+    pub fn get_mut(&mut self, key: &ChannelKey) -> Option<&mut HomeChannel> {
+        self.channels.get_mut(key)
     }
 
     fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
@@ -134,6 +143,7 @@ impl Homes {
             return;
         }
         self.swept_ms = now.mono_ms;
+        self.sweep_gone();
         let from = self.swept_to.take().map_or(Bound::Unbounded, Bound::Excluded);
         let swept: Vec<ChannelKey> =
             self.keys.range((from, Bound::Unbounded)).take(SWEEP_CHANNELS).cloned().collect();
@@ -150,6 +160,39 @@ impl Homes {
                 self.changes.push((key, false));
             }
         }
+    }
+
+    /// Has the channels of a deleted app forgotten, with whatever they hold.
+    pub fn forget_app(&mut self, app_id: &str) {
+        self.gone.push(app_id.into());
+    }
+
+    /// Forgets channels of one deleted app, some at a time; those with subscribers wait until these,
+    /// whose connections are being ended, have gone.
+    fn sweep_gone(&mut self) {
+        let Some(app_id) = self.gone.pop() else { return };
+        let from = Bound::Included(ChannelKey::new(&app_id, ""));
+        let keys = self.keys.range((from, Bound::Unbounded)).take_while(|key| key.is_of(&app_id));
+        let keys: Vec<ChannelKey> = keys.take(SWEEP_CHANNELS).cloned().collect();
+        if !keys.is_empty() {
+            self.gone.push(app_id);
+        }
+        for key in keys {
+            let channel = &self.channels[&key];
+            if !channel.subscribers().is_empty() {
+                continue;
+            }
+            self.history_bytes -= channel.history_bytes();
+            channel.next_leave_ms().map(|at_ms| self.leaving.remove(&(at_ms, key.clone())));
+            self.channels.remove(&key);
+            self.keys.remove(&key);
+            self.changes.push((key, false));
+        }
+    }
+
+    #[cfg(test)]
+    pub fn has_channels_of(&self, app_id: &str) -> bool {
+        self.keys.iter().any(|key| key.is_of(app_id)) || !self.gone.is_empty()
     }
 
     /// Names of active channels of an app, one more than a page has if there are as many.
@@ -340,6 +383,9 @@ impl Shard {
                 link,
             });
         }
+        if let Broadcast::Presence(_) = event {
+            self.occupancy_changed(key);
+        }
     }
 
     /// Another shard, or this one, has subscribers for a channel that is at home here.
@@ -370,6 +416,10 @@ impl Shard {
             home.past(self.now, &joining.since, self.config.replay_bytes_max.into());
         let Replay { pieces: mut frames, last } = Replay::new(&events, joining, home, encoder);
         let has_backlog = !frames.is_empty();
+        if let Some(category) = joining.view.occupancy {
+            let key = (joining.format, &*joining.display_name, category);
+            frames.insert(0, occupancy_frame(home, key, self.now.unix_ms));
+        }
         let is_head = last.is_some_and(|last| last.channel_serial == home.last_serial());
         let chain = home.chain();
         let has_base =
@@ -514,6 +564,7 @@ impl Shard {
         let keep = self.config.connection.state_ttl;
         if let Some(home) = self.homes.channels.get_mut(channel) {
             home.unsubscribe(self.now, shard, stream, keep);
+            self.occupancy_changed(channel);
         }
     }
 

@@ -168,3 +168,31 @@ fn there_is_no_sandbox_unless_it_is_asked_for() {
     assert_eq!(request(&mut host, 0, "DELETE /apps/app", "", "").0, 404);
     assert_eq!(request(&mut host, 0, "POST /stats", "", "[]").0, 404);
 }
+
+#[test]
+fn nothing_is_left_of_a_deleted_app_but_what_others_have_stays() {
+    let mut host = sandbox(2, 3);
+    let channels = r#"[{"name":"team","presence":[{"clientId":"a"},{"clientId":"b"}]}]"#;
+    let body = format!(r#"{{"keys":[{{}}],"channels":{channels}}}"#);
+    let (id, keys) = make_app(&mut host, 0, &body);
+    let (_, others) = make_app(&mut host, 1, &body);
+    let client = connect_with(&mut host, 1, &format!("key={}", keys[0]));
+    host.attach(client, "room");
+    host.publish(client, 0, "room", "hello");
+    host.settle();
+    let members = |host: &mut Host, key: &str| {
+        let line = format!("GET /channels/team/presence?key={key}");
+        request(host, 0, &line, "", "").1.as_array().map(Vec::len)
+    };
+    assert_eq!(members(&mut host, &keys[0]), Some(2));
+    let line = format!("DELETE /apps/{id}?key={}", keys[0]);
+    assert_eq!(request(&mut host, 1, &line, "", "").0, 204);
+    for _ in 0..4 {
+        host.pass(Duration::from_secs(1));
+        host.settle();
+    }
+    for shard in &host.shards {
+        assert!(!shard.homes.has_channels_of(&id));
+    }
+    assert_eq!(members(&mut host, &others[0]), Some(2));
+}
