@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::encode::{EncodedOnce, Joining, Replay, encode_event, sync};
 use super::mail::{Append, ConnectionNews, Joined, MembersChange};
 use super::occupancy::occupancy_frame;
+use super::replays::{Replayed, Replays};
 use super::streams::Stream;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::vcdiff::Encoder;
@@ -57,6 +58,8 @@ pub(super) struct Homes {
     series: SeriesId,
     /// Makes the deltas of all channels.
     encoder: Encoder,
+    /// Made since the last sweep.
+    replays: Replays,
     /// Messages whose summary was told within the last pause, with the end of that, oldest first. Each
     /// is in it once and is kept in a history, so there are no more than that has room for.
     summary_pauses: VecDeque<(u64, ChannelKey, Position)>,
@@ -76,6 +79,7 @@ impl Homes {
             config,
             series,
             encoder: Encoder::default(),
+            replays: Replays::default(),
             summary_pauses: VecDeque::new(),
         }
     }
@@ -143,6 +147,7 @@ impl Homes {
             return;
         }
         self.swept_ms = now.mono_ms;
+        self.replays.clear();
         self.sweep_gone();
         let from = self.swept_to.take().map_or(Bound::Unbounded, Bound::Excluded);
         let swept: Vec<ChannelKey> =
@@ -160,6 +165,31 @@ impl Homes {
                 self.changes.push((key, false));
             }
         }
+    }
+
+    /// What somebody who joins a channel that is open gets of its past.
+    fn replay(
+        &mut self,
+        now: Now,
+        channel: &ChannelKey,
+        joining: &Joining,
+        bytes_max: u64,
+    ) -> Replayed {
+        let Homes { channels, encoder, replays, .. } = self;
+        let home = channels.get_mut(channel).expect("opened by the caller");
+        let head = home.last_serial();
+        if let Some(replayed) = replays.find(channel, joining, head) {
+            return replayed;
+        }
+        let Past { serial, resumed, error, events } = home.past(now, &joining.since, bytes_max);
+        let Replay { pieces: frames, last } = Replay::new(&events, joining, home, encoder);
+        let is_head = last.is_some_and(|last| last.channel_serial == head);
+        let chain = home.chain();
+        let has_base =
+            last.is_some_and(|last| chain.is_some_and(|chain| chain.joins(last, is_head)));
+        let replayed = Replayed { serial, resumed, error, has_base, frames };
+        replays.remember(channel, joining, head, &replayed);
+        replayed
     }
 
     /// Has the channels of a deleted app forgotten, with whatever they hold.
@@ -410,20 +440,15 @@ impl Shard {
         joining: &Joining,
     ) {
         self.homes.open(self.now, channel.clone());
-        let Homes { channels, encoder, .. } = &mut self.homes;
-        let home = channels.get_mut(&channel).expect("opened above");
-        let Past { serial, resumed, error, events } =
-            home.past(self.now, &joining.since, self.config.replay_bytes_max.into());
-        let Replay { pieces: mut frames, last } = Replay::new(&events, joining, home, encoder);
+        let bytes_max = self.config.replay_bytes_max.into();
+        let Replayed { serial, resumed, error, has_base, mut frames } =
+            self.homes.replay(self.now, &channel, joining, bytes_max);
+        let home = self.homes.get_mut(&channel).expect("opened above");
         let has_backlog = !frames.is_empty();
         if let Some(category) = joining.view.occupancy {
             let key = (joining.format, &*joining.display_name, category);
             frames.insert(0, occupancy_frame(home, key, self.now.unix_ms));
         }
-        let is_head = last.is_some_and(|last| last.channel_serial == home.last_serial());
-        let chain = home.chain();
-        let has_base =
-            last.is_some_and(|last| chain.is_some_and(|chain| chain.joins(last, is_head)));
         let has_members = home.has_members();
         if has_members && joining.view.wants_members() {
             frames.extend(sync(home, joining.format, &joining.display_name));
