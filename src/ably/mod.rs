@@ -68,7 +68,7 @@ pub use inbound::{
 };
 pub use message::{Data, Message, Publication, encode_message, encode_part, encode_publication};
 pub use modes::{Modes, Wants, flags};
-pub use occupancy::{Category, Metric, Metrics};
+pub use occupancy::{Category, Metric, Metrics, encode_occupancy};
 pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};
 pub use presence::{
     MembersPage, MembersQuery, PresenceAction, PresenceChange, PresenceEvents, PresenceHistoryPage,

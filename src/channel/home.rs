@@ -15,8 +15,8 @@ use super::revisions::{Revised, Revisions};
 use super::view::{Past, View};
 use crate::ably::{
     AnnotationPage, Annotations, AnnotationsPublication, ChannelSerial, ErrorCode, ErrorInfo,
-    Filter, Format, HistoryItem, HistoryPage, HistoryQuery, Messages, Mutation, Position,
-    PresenceEvents, PresenceMessage, PresenceRequest, Publication, PublishResult, Rewind,
+    Filter, Format, HistoryItem, HistoryPage, HistoryQuery, Messages, Metric, Metrics, Mutation,
+    Position, PresenceEvents, PresenceMessage, PresenceRequest, Publication, PublishResult, Rewind,
     SerialClock, SeriesId, Since, Subject, no_such_message,
 };
 use crate::base::Now;
@@ -53,6 +53,15 @@ pub struct Subscriber {
     pub display_name: Arc<str>,
     /// What it calls them.
     pub stream: StreamRef,
+    /// Its attachments, as it has last counted them.
+    pub metrics: Metrics,
+}
+
+/// What subscribers to occupancy were told; kept while there are any.
+pub struct Watch {
+    subscribers: u32,
+    /// The numbers last told.
+    pub told: Metrics,
 }
 
 /// What became of a publish that was accepted.
@@ -114,6 +123,13 @@ pub struct HomeChannel {
     first_serial: ChannelSerial,
     /// Until when somebody may come back and ask for what was missed, on the monotonic clock.
     kept_until_ms: u64,
+    /// The attachments of all subscribers.
+    attached: Metrics,
+    /// While somebody wants to hear of occupancy.
+    watch: Option<Box<Watch>>,
+    /// Whether a change of occupancy waits to be told; also when nobody wants to hear of it any more, so
+    /// that a channel waits once.
+    is_occupancy_due: bool,
     /// While there are subscribers with deltas.
     chain: Option<Box<Chain>>,
     /// The distinct filters of subscribers, with how many have them.
@@ -133,6 +149,9 @@ impl HomeChannel {
             last_serial: first_serial,
             first_serial,
             kept_until_ms: 0,
+            attached: Metrics::default(),
+            watch: None,
+            is_occupancy_due: false,
             chain: None,
             filters: Vec::new(),
             history: History::default(),
@@ -350,6 +369,11 @@ impl HomeChannel {
 
     /// Adds a subscribing stream; frames of what is published from now on are for it.
     pub fn subscribe(&mut self, subscriber: Subscriber) {
+        if subscriber.view.occupancy.is_some() {
+            let told = self.occupancy();
+            let watch = self.watch.get_or_insert_with(|| Box::new(Watch { subscribers: 0, told }));
+            watch.subscribers += 1;
+        }
         if subscriber.view.delta {
             self.chain.get_or_insert_default().add_subscriber();
         }
@@ -370,7 +394,14 @@ impl HomeChannel {
     pub fn unsubscribe(&mut self, now: Now, shard: u16, stream: StreamRef, keep: Duration) {
         let is_it = |known: &Subscriber| (known.shard, known.stream) == (shard, stream);
         let Some(at) = self.subscribers.iter().position(is_it) else { return };
-        let Subscriber { view, .. } = self.subscribers.remove(at);
+        let Subscriber { view, metrics, .. } = self.subscribers.remove(at);
+        self.attached.subtract(&metrics);
+        if view.occupancy.is_some() {
+            self.watch.take_if(|watch| {
+                watch.subscribers -= 1;
+                watch.subscribers == 0
+            });
+        }
         self.kept_until_ms = now.mono_ms + keep.as_millis() as u64;
         if view.delta {
             self.chain.take_if(|chain| chain.remove_subscriber());
@@ -383,6 +414,33 @@ impl HomeChannel {
                 self.filters.swap_remove(known);
             }
         }
+    }
+
+    /// Notes the attachments that `shard` has to the stream.
+    pub fn count(&mut self, shard: u16, stream: StreamRef, metrics: Metrics) {
+        let is_it = |known: &&mut Subscriber| (known.shard, known.stream) == (shard, stream);
+        // Not there when the home did not take it.
+        let Some(subscriber) = self.subscribers.iter_mut().find(is_it) else { return };
+        self.attached.add(&metrics);
+        self.attached.subtract(&std::mem::replace(&mut subscriber.metrics, metrics));
+    }
+
+    /// How many attachments and members there are; right whether or not somebody asks (CHM2).
+    pub fn occupancy(&self) -> Metrics {
+        let mut metrics = self.attached;
+        let members = self.presence.as_ref().map_or(0, |presence| presence.members.len());
+        metrics.set(Metric::PresenceMembers, members as u32);
+        metrics
+    }
+
+    /// What subscribers to occupancy were told, while there are any.
+    pub fn watch(&mut self) -> Option<&mut Watch> {
+        self.watch.as_deref_mut()
+    }
+
+    /// Notes whether a change of occupancy waits to be told, and returns whether one did.
+    pub fn set_occupancy_due(&mut self, is_due: bool) -> bool {
+        std::mem::replace(&mut self.is_occupancy_due, is_due)
     }
 
     /// The chain of deltas, while somebody subscribes to them.

@@ -173,6 +173,7 @@ impl Shard {
         connection.attach(stream, modes);
         transport.has_many = connection.attachment_count() > 1;
         self.streams.at(stream).attachments += 1;
+        self.count_attachment(stream, None, Some(modes));
         Some(stream)
     }
 
@@ -242,7 +243,8 @@ impl Shard {
         };
         let wants_past = is_joining && !resumes && request.since != Since::Head;
         let wants_members = stream.has_members && stream.view.wants_members();
-        if wants_past || wants_members || stream.is_asked_by(index) {
+        let wants_occupancy = is_joining && stream.view.occupancy.is_some();
+        if wants_past || wants_members || wants_occupancy || stream.is_asked_by(index) {
             return self.ask_to_join(stream_index, request);
         }
         if is_joining {
@@ -265,6 +267,10 @@ impl Shard {
         if let Some(error) = self.congestion(&channel) {
             self.leave_stream(index, stream_index);
             return self.refuse_attach(index, &display_name, &error);
+        }
+        if view.occupancy.is_some() {
+            // So that the client is counted in what it is told.
+            self.report_counts();
         }
         // The first ATTACH says from where on; those behind it ask for the members alone.
         let is_first = self.is_joining(index, stream_index)
@@ -380,10 +386,12 @@ impl Shard {
         let transport = &mut self.transports[index as usize];
         drop(transport.take_backlog_of(stream_index));
         let Some(connection) = transport.connection() else { return };
+        let modes = connection.modes(stream_index);
         let Some(cursor) = connection.detach(stream_index) else { return };
         if let Some(cursor) = cursor {
             self.drop_cursor(index, stream_index, cursor);
         }
+        self.count_attachment(stream_index, modes, None);
         let stream = self.streams.at(stream_index);
         stream.waiting.retain(|waiting| waiting.index != index);
         stream.joining.retain(|(_, waiting)| waiting.index != index);
@@ -459,7 +467,10 @@ impl Shard {
 
     fn set_modes(&mut self, index: u32, stream: u32, modes: Modes) {
         let connection = self.transports[index as usize].connection();
-        connection.expect("only connections attach").set_modes(stream, modes);
+        let connection = connection.expect("only connections attach");
+        let before = connection.modes(stream);
+        connection.set_modes(stream, modes);
+        self.count_attachment(stream, before, Some(modes));
     }
 
     pub(super) fn is_joining(&self, index: u32, stream: u32) -> bool {

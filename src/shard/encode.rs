@@ -18,6 +18,10 @@ use crate::ws::{Data, FrameBuilder, OpCode};
 /// Bytes of an encoded message beyond its data, about; saves growing the frame.
 const ENVELOPE_BYTES: usize = 320;
 
+/// Bytes of one replay that become deltas; what is behind them is sent in full. These deltas are made
+/// for one client, which may ask again and again, so they must not hold up a core.
+const REPLAY_DELTA_BYTES_MAX: u64 = 256 << 10;
+
 /// One encoding of an event for each format and name in use, made when the first subscriber wants it.
 /// A name with a filter has a frame of its own, and so do those who are sent deltas.
 pub(super) struct EncodedOnce<'a> {
@@ -185,7 +189,7 @@ pub(super) fn encode_event(event: &Broadcast, format: Format, display_name: &str
 }
 
 /// The complete WebSocket frame of what `write` appends, which holds about `bytes`.
-fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+pub(super) fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let opcode = match format {
         Format::Json => OpCode::Data(Data::Text),
         Format::MsgPack => OpCode::Data(Data::Binary),
@@ -248,6 +252,7 @@ impl<'a> Replay<'a> {
         let skip = joining.skip.as_ref().map(ConnectionId::as_str);
         // Who looks back at what it never had is sent it in full (10).
         let has_deltas = view.delta && matches!(joining.since, Since::Serial(_));
+        let mut delta_bytes_left = if has_deltas { REPLAY_DELTA_BYTES_MAX } else { 0 };
         let mut replay = Replay { pieces: Vec::new(), last: None };
         let mut piece = BytesMut::new();
         for event in missed {
@@ -262,9 +267,12 @@ impl<'a> Replay<'a> {
                         continue;
                     }
                     let base = replay.last.and_then(|last| last.messages.last());
-                    let deltas = match has_deltas {
-                        true => deltas(encoder, base, publication),
-                        false => Vec::new(),
+                    let deltas = match delta_bytes_left.checked_sub(publication.size_bytes()) {
+                        Some(bytes_left) => {
+                            delta_bytes_left = bytes_left;
+                            deltas(encoder, base, publication)
+                        }
+                        None => Vec::new(),
                     };
                     replay.last = Some(publication);
                     match view.events {

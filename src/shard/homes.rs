@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::encode::{EncodedOnce, Joining, Replay, encode_event, sync};
 use super::mail::{Append, ConnectionNews, Joined, MembersChange};
+use super::occupancy::occupancy_frame;
 use super::streams::Stream;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::vcdiff::Encoder;
@@ -85,6 +86,11 @@ impl Homes {
         let leave = self.leaving.first().map(|(leave_at_ms, _)| *leave_at_ms);
         let summary = self.summary_pauses.front().map(|(until_ms, ..)| *until_ms);
         [sweep, leave, summary].into_iter().flatten().min()
+    }
+
+    /// A channel that is open.
+    pub fn get_mut(&mut self, key: &ChannelKey) -> Option<&mut HomeChannel> {
+        self.channels.get_mut(key)
     }
 
     fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
@@ -377,6 +383,9 @@ impl Shard {
                 link,
             });
         }
+        if let Broadcast::Presence(_) = event {
+            self.occupancy_changed(key);
+        }
     }
 
     /// Another shard, or this one, has subscribers for a channel that is at home here.
@@ -407,6 +416,10 @@ impl Shard {
             home.past(self.now, &joining.since, self.config.replay_bytes_max.into());
         let Replay { pieces: mut frames, last } = Replay::new(&events, joining, home, encoder);
         let has_backlog = !frames.is_empty();
+        if let Some(category) = joining.view.occupancy {
+            let key = (joining.format, &*joining.display_name, category);
+            frames.insert(0, occupancy_frame(home, key, self.now.unix_ms));
+        }
         let is_head = last.is_some_and(|last| last.channel_serial == home.last_serial());
         let chain = home.chain();
         let has_base =
@@ -551,6 +564,7 @@ impl Shard {
         let keep = self.config.connection.state_ttl;
         if let Some(home) = self.homes.channels.get_mut(channel) {
             home.unsubscribe(self.now, shard, stream, keep);
+            self.occupancy_changed(channel);
         }
     }
 

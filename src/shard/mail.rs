@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::ably::{
-    Accepted, Answer, Change, ChannelSerial, Directory, ErrorInfo, FixtureMember, Format,
+    Accepted, Answer, Change, ChannelSerial, Directory, ErrorInfo, FixtureMember, Format, Metrics,
     PresenceRequest, Principal, Publication, PublishResult, Question, Since, Survey,
 };
 use crate::channel::ChannelKey;
@@ -144,6 +144,15 @@ pub enum Mail {
         stream: StreamRef,
         /// Why.
         error: ErrorInfo,
+    },
+    /// To the home: what attachments there are to a subscribed stream.
+    Counts {
+        /// The channel.
+        channel: ChannelKey,
+        /// The stream.
+        stream: StreamRef,
+        /// How many of each kind.
+        metrics: Metrics,
     },
     /// To the home: nobody listens to this stream any more.
     Unsubscribe {

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::ably::{ChannelSerial, Format, Params, Position, Since};
+use crate::ably::{ChannelSerial, Format, Metrics, Params, Position, Since};
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
 use crate::channel::log::FrameLog;
@@ -78,6 +78,10 @@ pub(super) struct Stream {
     pub has_members: bool,
     /// Attachments, with and without a cursor.
     pub attachments: u32,
+    /// How many of them there are of each kind.
+    pub metrics: Metrics,
+    /// Whether the home is yet to be told of them.
+    pub is_uncounted: bool,
     /// ATTACHes that wait until the home has said where the stream begins.
     pub waiting: Vec<WaitingAttach>,
     /// ATTACHes that wait for the past or the members, by the number under which they were asked for.
@@ -146,6 +150,8 @@ impl Streams {
             wholes: Wholes::default(),
             has_members: false,
             attachments: 0,
+            metrics: Metrics::default(),
+            is_uncounted: false,
             waiting: Vec::new(),
             joining: Vec::new(),
             is_staged: false,
@@ -186,6 +192,12 @@ impl Streams {
     pub fn peek(&self, index: u32) -> &Stream {
         let (_, slot) = &self.slots[index as usize];
         slot.as_ref().expect("attachments name streams that exist")
+    }
+
+    /// The stream at `index`, unless it was removed, and what other shards call it.
+    pub fn get_with_reference(&mut self, index: u32) -> Option<(&mut Stream, StreamRef)> {
+        let (generation, slot) = self.slots.get_mut(index as usize)?;
+        Some((slot.as_mut()?, StreamRef { index, generation: *generation }))
     }
 
     /// The stream that another shard means, unless it was removed meanwhile.
