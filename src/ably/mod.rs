@@ -50,7 +50,8 @@ pub use annotation::{
 };
 pub use batch::{
     BATCH_CHANNELS_MAX, BATCH_PUBLISHES_MAX, BatchItem, BatchSpec, decode_batch,
-    encode_batch_publish, encode_legacy_batch_publish,
+    encode_batch_presence, encode_batch_publish, encode_legacy_batch_presence,
+    encode_legacy_batch_publish,
 };
 pub use capability::{Capability, CapabilityError, Operation};
 pub use change::Change;

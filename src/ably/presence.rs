@@ -333,7 +333,8 @@ pub fn encode_presence_history<'a>(
     out
 }
 
-fn write_member(format: Format, member: &PresenceMessage, out: &mut Vec<u8>) {
+/// A member as SYNC and REST have it.
+pub(super) fn write_member(format: Format, member: &PresenceMessage, out: &mut Vec<u8>) {
     write_map(format, out, |map| write_presence(map, format, PresenceAction::Present, member));
 }
 
@@ -372,10 +373,17 @@ pub struct MembersQuery {
     pub client_id: Option<Box<str>>,
     /// Only of this connection.
     pub connection_id: Option<Box<str>>,
-    /// Members per page, 1 to 1,000.
+    /// Members per page.
     pub limit: usize,
     /// The last member of the page before: connectionId and clientId.
     pub after: Option<(Box<str>, Box<str>)>,
+}
+
+impl MembersQuery {
+    /// Every member, in one page.
+    pub fn all() -> MembersQuery {
+        MembersQuery { limit: usize::MAX, ..MembersQuery::default() }
+    }
 }
 
 /// An answer to a [`MembersQuery`].

@@ -557,6 +557,35 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_tells_who_is_present_on_each_channel() {
+        let get = |query: &str| outcome(&format!("GET /presence?{query}"), BASIC, "");
+        assert_eq!(error(get("channels=")), (400, 40003));
+        assert_eq!(error(get(&format!("channels={}", "a,".repeat(100)))), (400, 90010));
+        for (query, status, successes) in
+            [("channels=a,:b,c%3Bd&separator=%2C", 200, 2), ("channels=a,:b,c%3Bd&v=2", 400, 0)]
+        {
+            let Outcome::Ask(inquiry) = get(query) else { panic!() };
+            let channels: Vec<_> = inquiry.asks.iter().map(Ask::channel).collect();
+            assert_eq!(channels, [Some("a"), Some("c;d")]);
+            let page = || Ok(Answer::Members(MembersPage::default()));
+            let Outcome::Reply(response) = (inquiry.then)(vec![page(), page()]) else { panic!() };
+            let response = text(&response);
+            assert_eq!(response[9..12].parse::<u16>(), Ok(status));
+            let body = response.split_once("\r\n\r\n").unwrap().1;
+            let body: serde_json::Value = serde_json::from_str(body).unwrap();
+            let results = if successes > 0 { &body["results"] } else { &body["batchResponse"] };
+            let empty = serde_json::json!({ "channel": "c;d", "presence": [] });
+            assert_eq!((&results[1]["error"]["code"], &results[2]), (&40010.into(), &empty));
+            if successes > 0 {
+                assert_eq!((&body["successCount"], &body["failureCount"]), (&2.into(), &1.into()));
+            }
+        }
+        let Outcome::Ask(inquiry) = get("channels=a,b;c&separator=;") else { panic!() };
+        let channels: Vec<_> = inquiry.asks.iter().map(Ask::channel).collect();
+        assert_eq!(channels, [Some("a,b"), Some("c")]);
+    }
+
+    #[test]
     fn what_is_not_served_says_so() {
         for line in ["GET /push/channels", "POST /push/batch/publish", "GET /comet/connect"] {
             let Outcome::Reply(response) = outcome(line, "", "") else { panic!("{line}") };

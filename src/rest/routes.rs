@@ -31,6 +31,7 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("GET", "/channels", channels::list),
     ("GET", "/channels/{channel}", channels::status),
     ("POST", "/messages", batch::publish),
+    ("GET", "/presence", batch::presence),
     ("POST", "/keys/{key}/requestToken", tokens::request),
     ("*", "/keys/{key}/requestToken", unserved::other_method),
     ("POST", "/keys/{key}/revokeTokens", tokens::revoke),

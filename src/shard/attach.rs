@@ -462,9 +462,9 @@ impl Shard {
         let connection = connection.expect("only connections attach");
         let (wants_echo, cursor) = (connection.wants_echo(), connection.cursor(stream_index));
         let Stream { view, log, .. } = self.streams.at(stream_index);
-        let View { delta, occupancy, .. } = *view;
+        let View { delta, occupancy, whole_appends: append_full, .. } = *view;
         let echo = cursor.map_or(wants_echo, |cursor| !log.skips_own(cursor));
-        ChannelParams { delta, occupancy, echo, ..ChannelParams::default() }
+        ChannelParams { delta, occupancy, echo, append_full, ..ChannelParams::default() }
     }
 
     fn set_modes(&mut self, index: u32, stream: u32, modes: Modes) {

@@ -188,16 +188,16 @@ impl Streams {
         self.slots.get_mut(index as usize)?.1.as_mut()
     }
 
-    /// The stream at `index`, which is known to exist, to look at.
-    pub fn peek(&self, index: u32) -> &Stream {
-        let (_, slot) = &self.slots[index as usize];
-        slot.as_ref().expect("attachments name streams that exist")
-    }
-
     /// The stream at `index`, unless it was removed, and what other shards call it.
     pub fn get_with_reference(&mut self, index: u32) -> Option<(&mut Stream, StreamRef)> {
         let (generation, slot) = self.slots.get_mut(index as usize)?;
         Some((slot.as_mut()?, StreamRef { index, generation: *generation }))
+    }
+
+    /// The stream at `index`, which is known to exist, to look at.
+    pub fn peek(&self, index: u32) -> &Stream {
+        let (_, slot) = &self.slots[index as usize];
+        slot.as_ref().expect("attachments name streams that exist")
     }
 
     /// The stream that another shard means, unless it was removed meanwhile.

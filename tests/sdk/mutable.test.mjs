@@ -1,5 +1,6 @@
 // Messages that change: updates, deletes, appends, versions, annotations, with ably-js.
 import assert from 'node:assert/strict';
+import vcdiff from '@ably/vcdiff-decoder';
 import {
   allPages, channelName, formats, keys, realtime, rest, subscribe, test,
 } from './client.mjs';
@@ -244,6 +245,33 @@ for (const format of formats) {
     let text = 'ab';
     for (const { action, data } of await early.take(2)) text = action === 'message.append' ? text + data : data;
     assert.equal(text, 'abcd');
+  });
+
+  test(`deltas start from whole messages, whatever changed in between (${format.name})`, async (t) => {
+    const name = mutable();
+    const author = realtime(t, { ...format, clientId: 'author' }).channels.get(name);
+    const client = realtime(t, { ...format, plugins: { vcdiff } });
+    const inbox = await subscribe(client.channels.get(name, { params: { delta: 'vcdiff' } }));
+    const text = 'a text that is long enough for its delta to be smaller '.repeat(8);
+    const { serials: [serial] } = await author.publish('event', text);
+    await author.appendMessage({ serial, data: '1' });
+    await author.appendMessage({ serial, data: '2' });
+    await author.publish('event', `${text}!`);
+    await author.updateMessage({ serial, data: `${text}?` });
+    await author.annotations.publish(serial, { type: 'count:total.v1' });
+    await author.publish('event', `${text}.`);
+    await author.publish('event', `${text}..`);
+    const seen = (await inbox.take(8)).map(({ action, data }) => [action, data?.slice(text.length)]);
+    assert.deepEqual(seen, [
+      ['message.create', ''],
+      ['message.update', '1'],
+      ['message.update', '12'],
+      ['message.create', '!'],
+      ['message.update', '?'],
+      ['message.summary', undefined],
+      ['message.create', '.'],
+      ['message.create', '..'],
+    ]);
   });
 
   test(`a repeated id is published once, an ephemeral message not kept (${format.name})`, async (t) => {

@@ -101,6 +101,38 @@ fn everybody_sees_each_version_once_and_in_order() {
 }
 
 #[test]
+fn each_version_is_later_than_the_one_before_within_a_millisecond_too() {
+    let mut host = Host::new(1, 8);
+    let mut author = Author::connect(&mut host, 0);
+    let client = host.connect(0, "");
+    host.attach(client, ROOM);
+    let serial = author.create(&mut host, "x");
+    for action in [1, 5, 5, 2, 1] {
+        author.message(&mut host, json!({ "action": action, "serial": serial, "data": "x" }));
+    }
+    host.settle();
+    let messages = host.messages(client);
+    let first = messages[0]["messages"][0].clone();
+    let versions = messages.iter().map(|message| &message["messages"][0]["version"]);
+    let times: Vec<u64> = versions.map(|version| version["timestamp"].as_u64().unwrap()).collect();
+    assert_eq!(times.len(), 6);
+    assert!(times.is_sorted_by(|a, b| a < b), "{times:?}");
+    for message in &messages[1..] {
+        assert_eq!(message["messages"][0]["timestamp"], messages[0]["timestamp"]);
+        assert_eq!(message["messages"][0]["serial"], serial);
+        assert_eq!(message["messages"][0]["id"], first["id"]);
+    }
+}
+
+#[test]
+fn a_message_that_never_changes_pays_one_pointer() {
+    use crate::ably::Message;
+    let revision = size_of::<Option<Box<crate::ably::Revision>>>();
+    assert_eq!(revision, size_of::<usize>());
+    assert!(size_of::<Message>() <= 128, "{} bytes", size_of::<Message>());
+}
+
+#[test]
 fn increments_add_up_to_the_same_for_everybody_whenever_they_joined() {
     let mut increments = 0;
     for seed in 1..=20 {
