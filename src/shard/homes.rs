@@ -15,8 +15,8 @@ use super::{Mail, ReturnAddress, Shard};
 use crate::ably::vcdiff::Encoder;
 use crate::ably::{
     Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, FixtureMember, Format,
-    HistoryItem, Message, Position, PresenceMessage, PresenceRequest, Publication, PublishResult,
-    Question, SeriesId, Survey, no_such_message,
+    HistoryItem, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage,
+    PresenceRequest, Publication, PublishResult, Question, SeriesId, Survey, no_such_message,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
@@ -225,8 +225,8 @@ impl Homes {
         self.keys.iter().any(|key| key.is_of(app_id)) || !self.gone.is_empty()
     }
 
-    /// Names of active channels of an app, one more than a page has if there are as many.
-    fn list(&self, app_id: &str, query: &ChannelsQuery) -> Vec<Box<str>> {
+    /// Active channels of an app, one more than a page has if there are as many.
+    fn list(&self, app_id: &str, query: &ChannelsQuery) -> Vec<ListedChannel> {
         let from = match query.after.as_deref().filter(|after| **after >= *query.prefix) {
             Some(after) => Bound::Excluded(ChannelKey::new(app_id, after)),
             None => Bound::Included(ChannelKey::new(app_id, &query.prefix)),
@@ -234,7 +234,8 @@ impl Homes {
         let keys = self.keys.range((from, Bound::Unbounded));
         let wanted =
             keys.take_while(|key| key.is_of(app_id) && key.name().starts_with(&*query.prefix));
-        wanted.take(query.limit + 1).map(|key| key.name().into()).collect()
+        let listed = wanted.take(query.limit + 1);
+        listed.map(|key| (key.name().into(), self.channels[key].occupancy())).collect()
     }
 }
 
@@ -372,6 +373,8 @@ impl Shard {
             };
             self.outboxes[usize::from(*shard)].push_back(mail);
         }
+        let occupancy = home.occupancy();
+        self.count_deliveries(key, &increment, &occupancy);
     }
 
     /// Whether every core that subscribes to the channel keeps up. Events are refused before they have
@@ -413,6 +416,8 @@ impl Shard {
                 link,
             });
         }
+        let occupancy = home.occupancy();
+        self.count_deliveries(key, event, &occupancy);
         if let Broadcast::Presence(_) = event {
             self.occupancy_changed(key);
         }
@@ -603,6 +608,9 @@ impl Shard {
         // Not opened by asking: a channel that was never used has no history and no members.
         let home = self.homes.channels.get(channel);
         let answer = match question {
+            Question::Status => {
+                Ok(Answer::Status(home.map(HomeChannel::occupancy).unwrap_or_default()))
+            }
             Question::History(query) => {
                 let page = home.map(|home| home.read_history(query)).unwrap_or_default();
                 let size = |item: &HistoryItem| item.publication.messages[item.index].size_bytes();
@@ -655,6 +663,35 @@ impl Shard {
         tally.add(count, messages);
         tally.add(data, bytes);
         self.counters.published += messages;
+    }
+
+    /// Counts what an event comes to when it has reached all who were attached when it got its place.
+    fn count_deliveries(&mut self, key: &ChannelKey, event: &Broadcast, occupancy: &Metrics) {
+        let tally = self.stats.of(key.app_id(), self.now.unix_ms);
+        match event {
+            Broadcast::Messages(publication) => {
+                let subscribers = u64::from(occupancy.get(Metric::Subscribers));
+                let bytes: u64 = publication.messages.iter().map(Message::size_bytes).sum();
+                let messages = publication.messages.len() as u64;
+                tally.add(Counter::OutboundRealtimeMessages, messages * subscribers);
+                tally.add(Counter::OutboundRealtimeMessageBytes, bytes * subscribers);
+            }
+            Broadcast::Presence(events) => {
+                let subscribers = u64::from(occupancy.get(Metric::PresenceSubscribers));
+                let size = |message: &Arc<PresenceMessage>| message.data.size_bytes();
+                let bytes: u64 = events.messages.iter().map(size).sum();
+                let messages = events.messages.len() as u64;
+                // What the server made up nobody has sent.
+                if events.id.is_some() {
+                    tally.add(Counter::InboundRealtimePresence, messages);
+                    tally.add(Counter::InboundRealtimePresenceBytes, bytes);
+                }
+                tally.add(Counter::OutboundRealtimePresence, messages * subscribers);
+                tally.add(Counter::OutboundRealtimePresenceBytes, bytes * subscribers);
+            }
+            // Not among what is told.
+            Broadcast::Annotations(_) => {}
+        }
     }
 
     /// Counts the channels that have come and gone.
