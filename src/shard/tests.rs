@@ -21,6 +21,7 @@ use crate::ws::{self, CloseCode};
 mod apps;
 mod auth;
 mod events;
+mod lifecycle;
 mod mutable;
 
 const KEY: &str = "app.key:secret";
