@@ -84,6 +84,16 @@ impl Homes {
         }
     }
 
+    /// Channels that are at home here.
+    pub fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Bytes of all their histories.
+    pub fn history_bytes(&self) -> u64 {
+        self.history_bytes
+    }
+
     /// When there is something to do: a sweep, members that leave, a summary that waits.
     pub fn next_timeout_ms(&self) -> Option<u64> {
         let sweep = (!self.channels.is_empty()).then(|| self.swept_ms + SWEEP_MS);

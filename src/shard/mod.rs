@@ -22,13 +22,17 @@
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 //! | `replays.rs` | what was made lately for those who have missed something |
 //! | `registrar.rs` | changes of the directory |
+//! | `gauges.rs` | how much it holds |
+//! | `drain.rs` | the end: clients are sent away at a pace |
 
 mod attach;
 mod auth;
 mod dormant;
+mod drain;
 mod encode;
 mod events;
 mod fanout;
+mod gauges;
 mod homes;
 mod http;
 mod lifecycle;
@@ -48,6 +52,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::dormant::DormantConnections;
+use self::drain::Drain;
 use self::encode::Joining;
 use self::homes::Homes;
 use self::lifecycle::Lifecycles;
@@ -66,6 +71,8 @@ use crate::connection::ConnectionConfig;
 use crate::http::RequestParser;
 use crate::sys::SendBuf;
 
+pub use self::drain::DRAIN_GRACE;
+pub use self::gauges::Gauges;
 pub use self::mail::{Mail, ReturnAddress};
 
 /// Limits of one shard; each bounds memory or time.
@@ -169,6 +176,12 @@ pub struct Shard {
     /// Transports that are leaving, by the time at which they are closed if they still are there.
     leaving: VecDeque<(u64, TransportRef)>,
     wheel: Wheel,
+    /// Transports that the ring has not freed.
+    open_transports: u32,
+    /// Realtime connections with a transport.
+    connections: u64,
+    /// `None`: clients are welcome.
+    drain: Option<Box<Drain>>,
     streams: Streams,
     /// Streams with frames that were staged this turn.
     staged: Vec<u32>,
@@ -216,6 +229,9 @@ impl Shard {
             to_shut_down: Vec::new(),
             leaving: VecDeque::new(),
             wheel: Wheel::new(now.mono_ms),
+            open_transports: 0,
+            connections: 0,
+            drain: None,
             streams: Streams::default(),
             staged: Vec::new(),
             uncounted: Vec::new(),
@@ -247,6 +263,7 @@ impl Shard {
     /// A client has connected at `index`.
     pub fn handle_accept(&mut self, index: u32) {
         self.counters.accepted += 1;
+        self.open_transports += 1;
         while self.transports.len() <= index as usize {
             self.transports.push(Transport::unused());
         }
@@ -314,6 +331,7 @@ impl Shard {
         let transport = &mut self.transports[index as usize];
         transport.stage = Stage::Free;
         transport.in_flight = InFlight::Nothing;
+        self.open_transports -= 1;
     }
 
     /// Looks at the transports and channels whose time has come.
@@ -351,7 +369,7 @@ impl Shard {
         if self.is_enforcing() {
             return Some(self.now.mono_ms);
         }
-        let others = [self.homes.next_timeout_ms(), self.dormant.next_ms()];
+        let others = [self.homes.next_timeout_ms(), self.dormant.next_ms(), self.next_drain_ms()];
         let occupancy = self.occupancy_due.front().map(|(due_ms, _)| *due_ms);
         others.into_iter().chain([self.wheel.next_ms(), leaving, occupancy]).flatten().min()
     }
@@ -369,6 +387,7 @@ impl Shard {
         self.tell_lifecycles();
         self.deliver_own_mail();
         self.commit_staged();
+        self.advance_drain();
     }
 
     fn deliver_own_mail(&mut self) {
