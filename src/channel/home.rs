@@ -390,10 +390,10 @@ impl HomeChannel {
     }
 
     /// Removes the stream that `shard` calls `stream`. The channel is kept for `keep`, so that whoever
-    /// comes back finds its order going on.
-    pub fn unsubscribe(&mut self, now: Now, shard: u16, stream: StreamRef, keep: Duration) {
+    /// comes back finds its order going on. Returns whether it was the last stream.
+    pub fn unsubscribe(&mut self, now: Now, shard: u16, stream: StreamRef, keep: Duration) -> bool {
         let is_it = |known: &Subscriber| (known.shard, known.stream) == (shard, stream);
-        let Some(at) = self.subscribers.iter().position(is_it) else { return };
+        let Some(at) = self.subscribers.iter().position(is_it) else { return false };
         let Subscriber { view, metrics, .. } = self.subscribers.remove(at);
         self.attached.subtract(&metrics);
         if view.occupancy.is_some() {
@@ -414,6 +414,7 @@ impl HomeChannel {
                 self.filters.swap_remove(known);
             }
         }
+        self.subscribers.is_empty()
     }
 
     /// Notes the attachments that `shard` has to the stream.

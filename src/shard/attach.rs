@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::mail::Joined;
-use super::streams::{Stream, StreamName, WaitingAttach};
+use super::streams::{StreamName, WaitingAttach};
 use super::transport::{InFlight, Stage};
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
@@ -55,11 +55,13 @@ impl Shard {
             }
             None => {
                 if let Some(stream) = self.join_stream(index, name, view, modes) {
+                    self.set_params(index, stream, &request.params);
                     self.settle_attach(stream, request);
                 }
             }
             Some(stream) if self.streams.at(stream).view == view => {
                 self.set_modes(index, stream, modes);
+                self.set_params(index, stream, &request.params);
                 if view.delta && self.is_behind_stream(&request.since, stream) {
                     self.rejoin(index, stream);
                 }
@@ -119,6 +121,7 @@ impl Shard {
         }
         self.leave_stream(index, old);
         if let Some(stream) = self.join_stream(index, name, view, modes) {
+            self.set_params(index, stream, &requests.last().expect("pushed above").params);
             self.transports[index as usize].push_backlog(stream, rest);
             self.set_ready(index);
             self.settle_attaches(index, stream, requests);
@@ -475,23 +478,17 @@ impl Shard {
         self.transports[index as usize].peek_connection()?.modes(stream)
     }
 
-    /// What an attachment was granted beside its modes.
-    pub(super) fn params_of(&mut self, index: u32, stream_index: u32) -> ChannelParams {
-        let connection = self.transports[index as usize].connection();
-        let connection = connection.expect("only connections attach");
-        let (wants_echo, cursor) = (connection.wants_echo(), connection.cursor(stream_index));
-        let Stream { view, log, .. } = self.streams.at(stream_index);
-        let View { delta, occupancy, whole_appends: append_full, .. } = *view;
-        let echo = cursor.map_or(wants_echo, |cursor| !log.skips_own(cursor));
-        ChannelParams { delta, occupancy, echo, append_full, ..ChannelParams::default() }
-    }
-
     fn set_modes(&mut self, index: u32, stream: u32, modes: Modes) {
         let connection = self.transports[index as usize].connection();
         let connection = connection.expect("only connections attach");
         let before = connection.modes(stream);
         connection.set_modes(stream, modes);
         self.count_attachment(stream, before, Some(modes));
+    }
+
+    fn set_params(&mut self, index: u32, stream: u32, params: &Params) {
+        let connection = self.transports[index as usize].connection();
+        connection.expect("only connections attach").set_params(stream, params.clone());
     }
 
     pub(super) fn is_joining(&self, index: u32, stream: u32) -> bool {

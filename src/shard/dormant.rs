@@ -71,6 +71,7 @@ impl Shard {
     /// Ends the connection of a transport for good.
     pub(super) fn end_connection(&mut self, index: u32) {
         if let Some(mut connection) = self.part(index) {
+            self.lifecycles.note_connection(&connection, false);
             self.withdraw_members_of(&mut connection, |_| true);
         }
     }
@@ -89,6 +90,7 @@ impl Shard {
             // It comes back as another one, from where it was.
             Stage::Events(stream) => {
                 self.stats.connection_closed(stream.connection.app_id(), self.now.unix_ms);
+                self.lifecycles.note_connection(&stream.connection, false);
                 None
             }
             other => {
@@ -127,6 +129,7 @@ impl Shard {
     /// True when it was there.
     fn forget_dormant(&mut self, id: ConnectionId) -> bool {
         let Some(mut dormant) = self.dormant.remove(id) else { return false };
+        self.lifecycles.note_connection(&dormant.connection, false);
         self.withdraw_members_of(&mut dormant.connection, |_| true);
         if let Some(taker) = dormant.taker {
             self.refuse_resume(taker, "the connection has expired");
@@ -279,6 +282,7 @@ impl Shard {
         let connection = opening.begin(config, self.now, entropy, place, error, transport.lane());
         self.connections += 1;
         self.stats.connection_opened(connection.app_id(), self.now.unix_ms);
+        self.lifecycles.note_connection(&connection, true);
         transport.stage = Stage::Realtime(ws::Decoder::new(), Box::new(connection));
         self.set_ready(index);
         self.begin_token(index);

@@ -46,6 +46,7 @@ impl Shard {
         let place = Place { shard: self.id, transport: index };
         let connection = Connection::listener(principal, &mut self.entropy, place);
         self.stats.connection_opened(connection.app_id(), self.now.unix_ms);
+        self.lifecycles.note_connection(&connection, true);
         let app_id = connection.app_id().to_owned();
         let modes = Modes::LISTENER;
         let stream = EventStream { connection, shape, wants_heartbeats, has_moved: true };

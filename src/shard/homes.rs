@@ -117,7 +117,7 @@ impl Homes {
     }
 
     /// Changes a channel, and keeps its history within bounds.
-    fn change<T>(
+    pub fn change<T>(
         &mut self,
         now: Now,
         key: &ChannelKey,
@@ -389,7 +389,7 @@ impl Shard {
 
     /// Whether every core that subscribes to the channel keeps up. Events are refused before they have
     /// a place in the order: a frame that exists is never dropped.
-    fn check_subscribers(&self, key: &ChannelKey) -> Result<(), ErrorInfo> {
+    pub(super) fn check_subscribers(&self, key: &ChannelKey) -> Result<(), ErrorInfo> {
         let subscribers = self.homes.channels.get(key).map_or(&[][..], HomeChannel::subscribers);
         let congested = |subscriber: &Subscriber| {
             subscriber.shard != self.id
@@ -443,7 +443,12 @@ impl Shard {
             return self.post(usize::from(shard), Mail::Refused { stream, error });
         }
         home.subscribe(subscriber);
+        let is_first = home.subscribers().len() == 1;
         let (serial, has_members) = (home.last_serial(), home.has_members());
+        if is_first {
+            let channel = home.key().clone();
+            self.listeners_changed(&channel, true);
+        }
         self.post(usize::from(shard), Mail::Subscribed { stream, serial, has_members });
     }
 
@@ -603,7 +608,10 @@ impl Shard {
     ) {
         let keep = self.config.connection.state_ttl;
         if let Some(home) = self.homes.channels.get_mut(channel) {
-            home.unsubscribe(self.now, shard, stream, keep);
+            let was_last = home.unsubscribe(self.now, shard, stream, keep);
+            if was_last {
+                self.listeners_changed(channel, false);
+            }
             self.occupancy_changed(channel);
         }
     }
@@ -707,11 +715,13 @@ impl Shard {
     /// Counts the channels that have come and gone.
     pub(super) fn count_channels(&mut self) {
         let now_ms = self.now.unix_ms;
-        for (key, is_active) in self.homes.changes.drain(..) {
+        let Homes { changes, channels, .. } = &mut self.homes;
+        for (key, is_active) in changes.drain(..) {
             match is_active {
                 true => self.stats.channel_opened(key.app_id(), now_ms),
                 false => self.stats.channel_closed(key.app_id(), now_ms),
             }
+            self.lifecycles.note_channel(&key, is_active, channels.get(&key));
         }
     }
 

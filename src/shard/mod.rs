@@ -17,6 +17,7 @@
 //! | `events.rs` | streams of events over HTTP |
 //! | `stats.rs` | what is counted for each app |
 //! | `occupancy.rs` | how many attachments channels have |
+//! | `lifecycle.rs` | what metachannels tell of channels and connections |
 //! | `presence.rs` | what clients ask of their members, and what becomes of those with a connection |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 //! | `replays.rs` | what was made lately for those who have missed something |
@@ -34,6 +35,7 @@ mod fanout;
 mod gauges;
 mod homes;
 mod http;
+mod lifecycle;
 mod mail;
 mod nonces;
 mod occupancy;
@@ -53,6 +55,7 @@ use self::dormant::DormantConnections;
 use self::drain::Drain;
 use self::encode::Joining;
 use self::homes::Homes;
+use self::lifecycle::Lifecycles;
 use self::nonces::Nonces;
 use self::registrar::{Enforcement, Registrar};
 use self::stats::Stats;
@@ -190,6 +193,7 @@ pub struct Shard {
     rounds: VecDeque<u32>,
     homes: Homes,
     stats: Stats,
+    lifecycles: Lifecycles,
     dormant: DormantConnections,
     nonces: Nonces,
     registrar: Registrar,
@@ -235,6 +239,7 @@ impl Shard {
             rounds: VecDeque::new(),
             homes: Homes::new(series, config.history.clone()),
             stats: Stats::default(),
+            lifecycles: Lifecycles::default(),
             dormant: DormantConnections::default(),
             outboxes: (0..shards).map(|_| VecDeque::new()).collect(),
             log: VecDeque::new(),
@@ -378,9 +383,11 @@ impl Shard {
             self.enforce_directory();
             self.deliver_own_mail();
         }
+        self.count_channels();
+        self.tell_lifecycles();
+        self.deliver_own_mail();
         self.commit_staged();
         self.advance_drain();
-        self.count_channels();
     }
 
     fn deliver_own_mail(&mut self) {
@@ -454,6 +461,10 @@ impl Shard {
             }
             Mail::DirectoryTaken { version } => self.handle_directory_taken(version),
             Mail::Fixture { channel, members } => self.handle_fixture(&channel, members),
+            Mail::Listeners { app_id, kind, is_heard } => {
+                self.handle_listeners(app_id, kind, is_heard);
+            }
+            Mail::Lifecycle { channel, events } => self.handle_lifecycle(&channel, &events),
             Mail::Ask { reply_to, channel, question } => {
                 self.handle_ask(reply_to, &channel, &question);
             }

@@ -22,6 +22,7 @@ mod apps;
 mod auth;
 mod drain;
 mod events;
+mod lifecycle;
 mod mutable;
 
 const KEY: &str = "app.key:secret";
