@@ -43,6 +43,14 @@ const TABLE: [(Modes, &str, Operation); 8] = [
     (Modes::OBJECT_PUBLISH, "object_publish", Operation::ObjectPublish),
 ];
 
+/// Operations that change messages.
+const CHANGES: [Operation; 4] = [
+    Operation::MessageUpdateOwn,
+    Operation::MessageUpdateAny,
+    Operation::MessageDeleteOwn,
+    Operation::MessageDeleteAny,
+];
+
 impl Modes {
     /// Enter presence.
     pub const PRESENCE: Modes = Modes(1 << 16);
@@ -70,6 +78,9 @@ impl Modes {
             | Modes::ANNOTATION_PUBLISH.0,
     );
 
+    /// What somebody does who listens over HTTP (14).
+    pub const LISTENER: Modes = Modes(Modes::SUBSCRIBE.0 | Modes::PRESENCE_SUBSCRIBE.0);
+
     /// What an ATTACH asks for: by param, else by flags, else the default.
     pub fn requested(flags: u64, params: &Params) -> Modes {
         let every = TABLE.iter().fold(0, |bits, (mode, ..)| bits | mode.0);
@@ -93,8 +104,12 @@ impl Modes {
     pub fn granted_by(self, capability: &Capability, name: &str) -> Modes {
         let asked = self.0 & GRANTED;
         let served = asked & !(Modes::OBJECT_SUBSCRIBE.0 | Modes::OBJECT_PUBLISH.0);
+        // Whoever may change messages does so by publishing.
+        let changes = || CHANGES.iter().any(|change| capability.allows(name, *change));
         let granted = |(mode, _, operation): &&(Modes, &str, Operation)| {
-            served & mode.0 != 0 && capability.allows(name, *operation)
+            let is_permitted =
+                capability.allows(name, *operation) || (*mode == Modes::PUBLISH && changes());
+            served & mode.0 != 0 && is_permitted
         };
         let none = Modes(asked >> GRANTED.trailing_zeros());
         TABLE.iter().filter(granted).fold(none, |modes, (mode, ..)| Modes(modes.0 | mode.0))

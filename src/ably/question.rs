@@ -1,8 +1,10 @@
 //! What a request asks of a channel's home or of the shards, and what they answer (13).
 
+use std::sync::Arc;
+
 use super::{
-    HistoryPage, HistoryQuery, Identity, IntervalTally, MembersPage, MembersQuery,
-    PresenceHistoryPage, PublishResult, StatsQuery,
+    AnnotationPage, HistoryItem, HistoryPage, HistoryQuery, Identity, IntervalTally, MembersPage,
+    MembersQuery, Position, PresenceHistoryPage, PublishResult, StatsQuery,
 };
 
 /// What is asked of one channel's home.
@@ -10,6 +12,14 @@ use super::{
 pub enum Question {
     /// One page of its history.
     History(HistoryQuery),
+    /// A message in its latest version.
+    Message(Position),
+    /// One page of the versions of a message; only `direction`, `limit` and `after` count.
+    Versions(Position, HistoryQuery),
+    /// One page of the annotations of a message; only `direction`, `limit` and `after` count.
+    Annotations(Position, HistoryQuery),
+    /// What a client has contributed to the summary of a message.
+    ClientSummary(Position, Box<str>),
     /// One page of its presence members.
     Members(MembersQuery),
     /// One page of its presence history.
@@ -34,6 +44,14 @@ pub enum Answer {
     Changed,
     /// A nonce was not used before, and is from now on.
     FreshNonce,
+    /// To [`Question::History`] and [`Question::Versions`].
+    History(HistoryPage),
+    /// To [`Question::Message`].
+    Message(HistoryItem),
+    /// To [`Question::Annotations`].
+    Annotations(AnnotationPage),
+    /// JSON text, to [`Question::ClientSummary`].
+    Json(Arc<str>),
     /// The connection that a connectionKey is of.
     Connection {
         /// Its public id.
@@ -41,8 +59,6 @@ pub enum Answer {
         /// Who it is.
         identity: Identity,
     },
-    /// To [`Question::History`].
-    History(HistoryPage),
     /// To [`Question::Members`].
     Members(MembersPage),
     /// To [`Question::PresenceHistory`].

@@ -35,6 +35,10 @@ impl Shard {
     /// transport goes on.
     pub(super) fn check_token(&mut self, index: u32) -> bool {
         let now = self.now;
+        if self.is_events(index) {
+            self.check_events(index);
+            return self.is_events(index);
+        }
         let Some((connection, lane)) = self.transports[index as usize].speak() else {
             return false;
         };

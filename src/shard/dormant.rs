@@ -80,6 +80,11 @@ impl Shard {
                 self.stats.connection_closed(connection.app_id(), self.now.unix_ms);
                 Some(connection)
             }
+            // It comes back as another one, from where it was.
+            Stage::Events(stream) => {
+                self.stats.connection_closed(stream.connection.app_id(), self.now.unix_ms);
+                None
+            }
             other => {
                 *stage = other;
                 None

@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 mod views;
 
 use super::*;
-use crate::ably::{ApiKey, Capability};
+use crate::ably::{ApiKey, AppSpec, Capability, KeySpec, Namespace};
 use crate::connection::Connection;
 use crate::ws::{self, CloseCode};
 
 mod apps;
 mod auth;
+mod events;
+mod mutable;
 
 const KEY: &str = "app.key:secret";
 
@@ -49,7 +51,16 @@ impl Host {
     fn with_config(shards: usize, seed: u64, config: ShardConfig) -> Host {
         let now = Now { mono_ms: 0, unix_ms: 1_800_000_000_000 };
         let api_key: ApiKey = KEY.parse().expect("well-formed");
-        let directory = Arc::new(Directory::of_keys([(api_key, Capability::all())]));
+        let key = KeySpec::new(api_key, &Capability::all().to_string(), false).expect("valid");
+        let mutable =
+            Namespace { id: "mutable".into(), mutable_messages: true, ..Namespace::default() };
+        let app = AppSpec {
+            id: "app".into(),
+            keys: vec![key],
+            namespaces: vec![mutable],
+            ..AppSpec::default()
+        };
+        let directory = Arc::new(Directory::new([app]));
         let shards = (0..shards)
             .map(|id| {
                 let mut next = seed ^ (id as u64 + 1) << 32;
@@ -81,21 +92,29 @@ impl Host {
 
     /// Connects a client to `shard` and returns its number; its first frame is CONNECTED.
     fn connect(&mut self, shard: usize, query: &str) -> usize {
+        let client = self.request(
+            shard,
+            &format!(
+                "GET /?key={KEY}&v=6{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
+                 Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            ),
+        );
+        self.settle();
+        let received = &mut self.clients[client].received;
+        let end = received.windows(4).position(|four| four == b"\r\n\r\n").expect("upgraded") + 4;
+        received.drain(..end);
+        client
+    }
+
+    /// A client that sends `request` to `shard`; returns its number.
+    fn request(&mut self, shard: usize, request: &str) -> usize {
         let index = self.clients.iter().filter(|client| client.shard == shard).count() as u32;
         let received = Vec::new();
         self.clients.push(Client { shard, index, received, pings: 0, is_closed: false });
         let client = self.clients.len() - 1;
         self.shards[shard].handle_accept(index);
-        let request = format!(
-            "GET /?key={KEY}&v=6{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
-             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
         self.write(client, request.as_bytes());
-        self.settle();
-        let received = &mut self.clients[client].received;
-        let end = received.windows(4).position(|four| four == b"\r\n\r\n").expect("upgraded") + 4;
-        received.drain(..end);
         client
     }
 

@@ -2,16 +2,6 @@
 
 use super::*;
 
-/// Opens a transport to `shard` and sends `bytes` over it.
-fn open(host: &mut Host, shard: usize, bytes: &str) -> usize {
-    let index = host.clients.iter().filter(|client| client.shard == shard).count() as u32;
-    host.clients.push(Client { shard, index, received: Vec::new(), pings: 0, is_closed: false });
-    let client = host.clients.len() - 1;
-    host.shards[shard].handle_accept(index);
-    host.write(client, bytes.as_bytes());
-    client
-}
-
 /// A request to `shard`, whose answer is in what the returned client receives.
 pub(super) fn send_request(
     host: &mut Host,
@@ -23,7 +13,7 @@ pub(super) fn send_request(
     let length = body.len();
     let head =
         format!("{line} HTTP/1.1\r\nHost: h:80\r\nContent-Length: {length}\r\n{headers}\r\n");
-    open(host, shard, &(head + body))
+    host.request(shard, &(head + body))
 }
 
 /// Status and body of the only answer that `client` has received; null without a body.
@@ -48,8 +38,7 @@ pub(super) fn request(
 
 /// Connects with the credentials in `query`; what the first frames are is not looked at.
 pub(super) fn connect_with(host: &mut Host, shard: usize, query: &str) -> usize {
-    let client = open(
-        host,
+    let client = host.request(
         shard,
         &format!(
             "GET /?{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

@@ -311,3 +311,27 @@ fn who_may_not_revoke_is_told_why() {
     assert_eq!(ask(&line(&revocable), &basic(&keys[0])), (401, 40133));
     assert_eq!(ask(&line(&keys[0]), &basic(&keys[0])), (401, 40163));
 }
+
+#[test]
+fn a_listener_is_told_that_its_token_has_ended() {
+    let (mut host, keys) = host(9);
+    let token = token(&mut host, &keys[0], &json!({"ttl": 30_000}));
+    let target = format!("/sse?channels=a&accessToken={token}");
+    let listener = host.request(1, &format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+    host.settle();
+    let heard = |host: &mut Host| {
+        let received = std::mem::take(&mut host.clients[listener].received);
+        String::from_utf8(received).expect("UTF-8")
+    };
+    assert!(heard(&mut host).starts_with("HTTP/1.1 200 "));
+    for _ in 0..7 {
+        host.pass(Duration::from_secs(5));
+        host.settle();
+    }
+    let last = heard(&mut host);
+    assert!(last.contains("event: error\ndata: ") && last.contains("\"code\":40142"), "{last}");
+    assert!(last.ends_with("\r\n0\r\n\r\n"), "{last}");
+    host.pass(LINGER);
+    host.settle();
+    assert!(host.clients[listener].is_closed);
+}
