@@ -595,3 +595,51 @@ fn a_stream_that_cannot_be_is_an_ordinary_error() {
     let old = format!("GET /sse?channels=a HTTP/1.0\r\n{AUTHORIZATION}\r\n\r\n");
     assert_eq!(split(&daemon.exchange(&old)).0, 400);
 }
+
+#[test]
+fn a_channel_tells_how_many_are_there() {
+    let daemon = Daemon::start();
+    let metrics = |channel: &str| {
+        let (status, _, body) =
+            request(&daemon, &format!("GET /channels/{channel}"), &[AUTHORIZATION], "");
+        assert_eq!(status, 200, "{body}");
+        let details = json(&body);
+        assert_eq!((&details["channelId"], &details["name"]), (&channel.into(), &channel.into()));
+        assert_eq!(details["status"]["isActive"], true);
+        details["status"]["occupancy"]["metrics"].clone()
+    };
+    let nobody = metrics("status");
+    let names = ["connections", "publishers", "subscribers", "presenceConnections"];
+    let names = [&names[..], &["presenceMembers", "presenceSubscribers"]].concat();
+    for name in names.iter().chain(&["objectPublishers", "objectSubscribers"]) {
+        assert_eq!(nobody[name], 0, "{name}: {nobody}");
+    }
+    let mut events: Vec<Events> = (0..3)
+        .map(|_| Events::open(&daemon, "/sse?channel=status&enveloped=false", &[AUTHORIZATION]))
+        .collect();
+    events.iter_mut().for_each(|events| drop(events.next_block()));
+    let three = metrics("status");
+    for (name, expected) in names.iter().zip([3, 0, 3, 0, 0, 3]) {
+        assert_eq!(three[name], expected, "{name}: {three}");
+    }
+    publish(&daemon, "status", "x");
+    let mut id = String::new();
+    events.iter_mut().for_each(|events| assert_eq!(events.data(1, &mut id), ["x"]));
+    let (_, _, body) = request(&daemon, "GET /stats?unit=month", &[AUTHORIZATION], "");
+    let entries = &json(&body)[0]["entries"];
+    for (name, expected) in [
+        ("messages.outbound.realtime.messages.count", 3),
+        ("connections.all.opened", 3),
+        ("messages.inbound.rest.messages.count", 1),
+    ] {
+        assert_eq!(entries[name], expected, "{name}: {entries}");
+    }
+    for line in ["GET /channels?by=value&prefix=sta", "GET /channels?v=2&prefix=sta"] {
+        let (_, _, body) = request(&daemon, line, &[AUTHORIZATION], "");
+        let listed = json(&body);
+        assert_eq!(listed[0]["name"], "status", "{line}: {body}");
+        assert_eq!(listed[0]["status"]["occupancy"]["metrics"]["subscribers"], 3, "{body}");
+    }
+    let (status, _, body) = request(&daemon, "GET /channels/x?key=app.news:reader", &[], "");
+    assert_eq!((status, &json(&body)["error"]["code"]), (401, &40160.into()));
+}

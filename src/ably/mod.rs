@@ -78,10 +78,11 @@ pub use presence::{
 };
 pub use principal::{Principal, Token};
 pub use publish::{Accepted, Identity, MESSAGES_MAX, Messages, Publisher, validate};
-pub use question::{Answer, ChannelsQuery, Question, Survey, merge_channels};
+pub use question::{Answer, ChannelsQuery, ListedChannel, Question, Survey, merge_channels};
 pub use rest::{
-    decode_annotations, decode_publish, encode_annotation_page, encode_error, encode_history,
-    encode_json, encode_names, encode_publish_result, encode_time, encode_version_result,
+    decode_annotations, decode_publish, encode_annotation_page, encode_channel, encode_channels,
+    encode_error, encode_history, encode_json, encode_publish_result, encode_time,
+    encode_version_result,
 };
 pub use revision::{MessageAction, Mutation, Revision, Version, no_such_message};
 pub use revocation::{Revocation, Target};

@@ -8,8 +8,8 @@ use super::msgpack::MsgPackValue;
 use super::outbound::write_serials;
 use super::writer::{write_array, write_map, write_str};
 use super::{
-    AnnotationDraft, AnnotationsPublication, Draft, ErrorCode, ErrorInfo, Format, Publication,
-    PublishResult,
+    AnnotationDraft, AnnotationsPublication, Draft, ErrorCode, ErrorInfo, Format, ListedChannel,
+    Metrics, Publication, PublishResult,
 };
 
 /// Reads the body of a publish: one message or an array.
@@ -43,11 +43,37 @@ pub fn encode_error(format: Format, error: &ErrorInfo) -> Vec<u8> {
     out
 }
 
-/// A list of names.
-pub fn encode_names(format: Format, names: &[Box<str>]) -> Vec<u8> {
+/// The status of a channel: a ChannelDetails (CHD2).
+pub fn encode_channel(format: Format, name: &str, metrics: &Metrics) -> Vec<u8> {
     let mut out = Vec::new();
-    write_array(format, &mut out, names.iter(), |name, out| write_str(format, out, name));
+    write_channel(format, name, metrics, &mut out);
     out
+}
+
+/// A list of channels: their names, or the status of each.
+pub fn encode_channels(format: Format, channels: &[ListedChannel], with_status: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_array(format, &mut out, channels.iter(), |(name, metrics), out| match with_status {
+        true => write_channel(format, name, metrics, out),
+        false => write_str(format, out, name),
+    });
+    out
+}
+
+fn write_channel(format: Format, name: &str, metrics: &Metrics, out: &mut Vec<u8>) {
+    write_map(format, out, |map| {
+        map.str("channelId", name);
+        map.str("name", name);
+        map.map("status", |map| {
+            // Asking is enough to make it so.
+            map.json("isActive", "true");
+            map.map("occupancy", |map| {
+                map.map("metrics", |map| {
+                    metrics.named().for_each(|(name, value)| map.uint(name, value.into()));
+                });
+            });
+        });
+    });
 }
 
 /// The body of a publish that succeeded.

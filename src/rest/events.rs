@@ -9,7 +9,7 @@ use super::pages::invalid_param;
 use super::reply::essence;
 use super::{Call, Outcome};
 use crate::ably::{
-    ChannelName, ChannelParams, ErrorCode, ErrorInfo, EventFraming, EventShape, Operation,
+    ChannelName, ChannelParams, ErrorCode, ErrorInfo, EventFraming, EventShape, Filter, Operation,
     Principal, Rewind, Since,
 };
 use crate::http::{form_pairs, percent_encode};
@@ -62,6 +62,9 @@ fn open(call: &mut Call<'_>, framing: EventFraming) -> Result<Outcome, ErrorInfo
     for name in names {
         principal.enter(name.base())?;
         principal.permit(&name.resource(), Operation::Subscribe)?;
+        if let Some(filter) = name.filter() {
+            Filter::compile(filter)?;
+        }
         let params = ChannelParams::read(&name.params())?;
         let rewind = params.rewind.or(rewind);
         let since = match (last.of(name.as_str()), rewind) {

@@ -29,6 +29,7 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("GET", "/channels/{channel}/presence", presence::get),
     ("GET", "/channels/{channel}/presence/history", presence::history),
     ("GET", "/channels", channels::list),
+    ("GET", "/channels/{channel}", channels::status),
     ("POST", "/messages", batch::publish),
     ("GET", "/presence", batch::presence),
     ("POST", "/keys/{key}/requestToken", tokens::request),

@@ -225,6 +225,8 @@ impl Shard {
             if let Some((connection, lane)) = self.transports[index as usize].speak() {
                 connection.refuse_channel(&display_name, error, lane);
                 self.set_ready(index);
+            } else {
+                self.end_events(index, error);
             }
         }
     }

@@ -224,6 +224,7 @@ pub(super) fn sync(home: &mut HomeChannel, format: Format, display_name: &Arc<st
 }
 
 /// Who joins a subscribed stream, and from where on.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Joining {
     pub display_name: Arc<str>,
     pub format: Format,

@@ -9,13 +9,14 @@ use bytes::Bytes;
 use super::encode::{EncodedOnce, Joining, Replay, encode_event, sync};
 use super::mail::{Append, ConnectionNews, Joined, MembersChange};
 use super::occupancy::occupancy_frame;
+use super::replays::{Replayed, Replays};
 use super::streams::Stream;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::vcdiff::Encoder;
 use crate::ably::{
     Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, FixtureMember, Format,
-    HistoryItem, Message, Position, PresenceMessage, PresenceRequest, Publication, PublishResult,
-    Question, SeriesId, Survey, no_such_message,
+    HistoryItem, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage,
+    PresenceRequest, Publication, PublishResult, Question, SeriesId, Survey, no_such_message,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
@@ -57,6 +58,8 @@ pub(super) struct Homes {
     series: SeriesId,
     /// Makes the deltas of all channels.
     encoder: Encoder,
+    /// Made since the last sweep.
+    replays: Replays,
     /// Messages whose summary was told within the last pause, with the end of that, oldest first. Each
     /// is in it once and is kept in a history, so there are no more than that has room for.
     summary_pauses: VecDeque<(u64, ChannelKey, Position)>,
@@ -76,6 +79,7 @@ impl Homes {
             config,
             series,
             encoder: Encoder::default(),
+            replays: Replays::default(),
             summary_pauses: VecDeque::new(),
         }
     }
@@ -143,6 +147,7 @@ impl Homes {
             return;
         }
         self.swept_ms = now.mono_ms;
+        self.replays.clear();
         self.sweep_gone();
         let from = self.swept_to.take().map_or(Bound::Unbounded, Bound::Excluded);
         let swept: Vec<ChannelKey> =
@@ -160,6 +165,31 @@ impl Homes {
                 self.changes.push((key, false));
             }
         }
+    }
+
+    /// What somebody who joins a channel that is open gets of its past.
+    fn replay(
+        &mut self,
+        now: Now,
+        channel: &ChannelKey,
+        joining: &Joining,
+        bytes_max: u64,
+    ) -> Replayed {
+        let Homes { channels, encoder, replays, .. } = self;
+        let home = channels.get_mut(channel).expect("opened by the caller");
+        let head = home.last_serial();
+        if let Some(replayed) = replays.find(channel, joining, head) {
+            return replayed;
+        }
+        let Past { serial, resumed, error, events } = home.past(now, &joining.since, bytes_max);
+        let Replay { pieces: frames, last } = Replay::new(&events, joining, home, encoder);
+        let is_head = last.is_some_and(|last| last.channel_serial == head);
+        let chain = home.chain();
+        let has_base =
+            last.is_some_and(|last| chain.is_some_and(|chain| chain.joins(last, is_head)));
+        let replayed = Replayed { serial, resumed, error, has_base, frames };
+        replays.remember(channel, joining, head, &replayed);
+        replayed
     }
 
     /// Has the channels of a deleted app forgotten, with whatever they hold.
@@ -195,8 +225,8 @@ impl Homes {
         self.keys.iter().any(|key| key.is_of(app_id)) || !self.gone.is_empty()
     }
 
-    /// Names of active channels of an app, one more than a page has if there are as many.
-    fn list(&self, app_id: &str, query: &ChannelsQuery) -> Vec<Box<str>> {
+    /// Active channels of an app, one more than a page has if there are as many.
+    fn list(&self, app_id: &str, query: &ChannelsQuery) -> Vec<ListedChannel> {
         let from = match query.after.as_deref().filter(|after| **after >= *query.prefix) {
             Some(after) => Bound::Excluded(ChannelKey::new(app_id, after)),
             None => Bound::Included(ChannelKey::new(app_id, &query.prefix)),
@@ -204,7 +234,8 @@ impl Homes {
         let keys = self.keys.range((from, Bound::Unbounded));
         let wanted =
             keys.take_while(|key| key.is_of(app_id) && key.name().starts_with(&*query.prefix));
-        wanted.take(query.limit + 1).map(|key| key.name().into()).collect()
+        let listed = wanted.take(query.limit + 1);
+        listed.map(|key| (key.name().into(), self.channels[key].occupancy())).collect()
     }
 }
 
@@ -342,6 +373,8 @@ impl Shard {
             };
             self.outboxes[usize::from(*shard)].push_back(mail);
         }
+        let occupancy = home.occupancy();
+        self.count_deliveries(key, &increment, &occupancy);
     }
 
     /// Whether every core that subscribes to the channel keeps up. Events are refused before they have
@@ -383,6 +416,8 @@ impl Shard {
                 link,
             });
         }
+        let occupancy = home.occupancy();
+        self.count_deliveries(key, event, &occupancy);
         if let Broadcast::Presence(_) = event {
             self.occupancy_changed(key);
         }
@@ -410,20 +445,15 @@ impl Shard {
         joining: &Joining,
     ) {
         self.homes.open(self.now, channel.clone());
-        let Homes { channels, encoder, .. } = &mut self.homes;
-        let home = channels.get_mut(&channel).expect("opened above");
-        let Past { serial, resumed, error, events } =
-            home.past(self.now, &joining.since, self.config.replay_bytes_max.into());
-        let Replay { pieces: mut frames, last } = Replay::new(&events, joining, home, encoder);
+        let bytes_max = self.config.replay_bytes_max.into();
+        let Replayed { serial, resumed, error, has_base, mut frames } =
+            self.homes.replay(self.now, &channel, joining, bytes_max);
+        let home = self.homes.get_mut(&channel).expect("opened above");
         let has_backlog = !frames.is_empty();
         if let Some(category) = joining.view.occupancy {
             let key = (joining.format, &*joining.display_name, category);
             frames.insert(0, occupancy_frame(home, key, self.now.unix_ms));
         }
-        let is_head = last.is_some_and(|last| last.channel_serial == home.last_serial());
-        let chain = home.chain();
-        let has_base =
-            last.is_some_and(|last| chain.is_some_and(|chain| chain.joins(last, is_head)));
         let has_members = home.has_members();
         if has_members && joining.view.wants_members() {
             frames.extend(sync(home, joining.format, &joining.display_name));
@@ -578,6 +608,9 @@ impl Shard {
         // Not opened by asking: a channel that was never used has no history and no members.
         let home = self.homes.channels.get(channel);
         let answer = match question {
+            Question::Status => {
+                Ok(Answer::Status(home.map(HomeChannel::occupancy).unwrap_or_default()))
+            }
             Question::History(query) => {
                 let page = home.map(|home| home.read_history(query)).unwrap_or_default();
                 let size = |item: &HistoryItem| item.publication.messages[item.index].size_bytes();
@@ -630,6 +663,35 @@ impl Shard {
         tally.add(count, messages);
         tally.add(data, bytes);
         self.counters.published += messages;
+    }
+
+    /// Counts what an event comes to when it has reached all who were attached when it got its place.
+    fn count_deliveries(&mut self, key: &ChannelKey, event: &Broadcast, occupancy: &Metrics) {
+        let tally = self.stats.of(key.app_id(), self.now.unix_ms);
+        match event {
+            Broadcast::Messages(publication) => {
+                let subscribers = u64::from(occupancy.get(Metric::Subscribers));
+                let bytes: u64 = publication.messages.iter().map(Message::size_bytes).sum();
+                let messages = publication.messages.len() as u64;
+                tally.add(Counter::OutboundRealtimeMessages, messages * subscribers);
+                tally.add(Counter::OutboundRealtimeMessageBytes, bytes * subscribers);
+            }
+            Broadcast::Presence(events) => {
+                let subscribers = u64::from(occupancy.get(Metric::PresenceSubscribers));
+                let size = |message: &Arc<PresenceMessage>| message.data.size_bytes();
+                let bytes: u64 = events.messages.iter().map(size).sum();
+                let messages = events.messages.len() as u64;
+                // What the server made up nobody has sent.
+                if events.id.is_some() {
+                    tally.add(Counter::InboundRealtimePresence, messages);
+                    tally.add(Counter::InboundRealtimePresenceBytes, bytes);
+                }
+                tally.add(Counter::OutboundRealtimePresence, messages * subscribers);
+                tally.add(Counter::OutboundRealtimePresenceBytes, bytes * subscribers);
+            }
+            // Not among what is told.
+            Broadcast::Annotations(_) => {}
+        }
     }
 
     /// Counts the channels that have come and gone.

@@ -19,6 +19,7 @@
 //! | `occupancy.rs` | how many attachments channels have |
 //! | `presence.rs` | what clients ask of their members, and what becomes of those with a connection |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
+//! | `replays.rs` | what was made lately for those who have missed something |
 //! | `registrar.rs` | changes of the directory |
 
 mod attach;
@@ -35,6 +36,7 @@ mod occupancy;
 mod presence;
 mod realtime;
 mod registrar;
+mod replays;
 mod stats;
 mod streams;
 mod transport;

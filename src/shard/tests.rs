@@ -10,7 +10,11 @@ use serde_json::{Value, json};
 mod views;
 
 use super::*;
-use crate::ably::{ApiKey, AppSpec, Capability, KeySpec, Namespace};
+use crate::ably::{
+    ApiKey, AppSpec, Capability, ChannelName, ChannelParams, Format, KeySpec, Modes, Namespace,
+    Since,
+};
+use crate::channel::view::View;
 use crate::connection::Connection;
 use crate::ws::{self, CloseCode};
 
@@ -751,4 +755,46 @@ fn what_was_published_before_a_loss_and_sent_again_after_it_is_published_once() 
         let expected: Vec<String> = (0..30).map(|data| data.to_string()).collect();
         assert_eq!(host.data(subscriber, "room"), expected, "seed={seed}");
     }
+}
+
+#[test]
+fn those_who_missed_the_same_are_sent_one_encoding_of_it() {
+    let mut host = Host::new(2, 12);
+    let publisher = host.connect(0, "");
+    let names = (0..).map(|number| format!("room-{number}"));
+    let is_at_home = |name: &String| ChannelKey::new("app", name).home(2) == 0;
+    let name = names.into_iter().find(is_at_home).expect("names go on for ever");
+    let since = host.attach(publisher, &name)["channelSerial"].as_str().unwrap().to_owned();
+    let joining = Joining {
+        display_name: name.as_str().into(),
+        format: Format::Json,
+        view: View::of(
+            &ChannelName::parse(&name).expect("legal"),
+            Modes::DEFAULT,
+            &ChannelParams::default(),
+        ),
+        since: Since::Serial(since.into()),
+        skip: None,
+    };
+    let replay = |host: &mut Host| {
+        let transport = TransportRef { index: 0, generation: 1 };
+        let reply_to = ReturnAddress { shard: 1, transport, request: 0 };
+        host.shards[0].handle_join(reply_to, ChannelKey::new("app", &name), &joining);
+        let Some(Mail::Joined { joined, .. }) = host.shards[0].outboxes[1].pop_back() else {
+            panic!("a join is answered")
+        };
+        assert!(joined.resumed && joined.frames.len() == 1);
+        (joined.frames[0].as_ptr(), joined.frames[0].len())
+    };
+    host.publish(publisher, 0, &name, "one");
+    host.settle();
+    let first = replay(&mut host);
+    assert_eq!(replay(&mut host), first, "shared");
+    host.publish(publisher, 1, &name, "two");
+    host.settle();
+    let second = replay(&mut host);
+    assert!(second.1 > first.1, "what is new is not left out");
+    host.pass(Duration::from_secs(2));
+    host.settle();
+    assert_eq!(replay(&mut host).1, second.1);
 }
