@@ -52,6 +52,12 @@ fn ably_js_deltas_filters_and_params() {
 
 #[test]
 #[ignore = "needs npm packages: tests/run"]
+fn ably_js_resume() {
+    run(&mut node_tests(&Daemon::start(), "resume.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
 fn ably_js_presence() {
     run(&mut node_tests(&Daemon::start(), "presence.test.mjs"));
 }

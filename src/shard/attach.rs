@@ -149,7 +149,7 @@ impl Shard {
     }
 
     /// Notes an attachment to the stream of that name and view; `None`, and the client is told, when
-    /// that takes a new stream and its home is behind.
+    /// that takes a new stream and the channel has enough of them or its home is behind.
     pub(super) fn join_stream(
         &mut self,
         index: u32,
@@ -159,6 +159,12 @@ impl Shard {
     ) -> Option<u32> {
         let stream = match self.streams.find(&name, &view) {
             Some(stream) => stream,
+            None if !self.streams.has_room(&name, &view) => {
+                let text = "the channel has as many different names and views here as it may have";
+                let error = ErrorInfo::new(ErrorCode::TOO_MANY_CHANNELS, text);
+                self.fail_attach(index, &name, &error);
+                return None;
+            }
             // A stream that exists asks nothing of the home.
             None => match self.congestion(&name.channel) {
                 Some(error) => {
@@ -372,6 +378,18 @@ impl Shard {
         }
     }
 
+    /// There is no attachment, and nothing but another ATTACH will change that (RTL14).
+    fn fail_attach(&mut self, index: u32, name: &StreamName, error: &ErrorInfo) {
+        if let Some((connection, lane)) = self.transports[index as usize].speak() {
+            connection.refuse_channel(&name.display_name, error, lane);
+            self.set_ready(index);
+            // There was one, perhaps, until it asked for something else.
+            self.leave_with_attachment(index, name.channel.name());
+        } else {
+            self.end_events(index, error);
+        }
+    }
+
     pub(super) fn detach(&mut self, index: u32, name: &ChannelName) {
         let (_, attached) = self.attachment_to(index, name);
         if let Some(stream) = attached {
@@ -447,8 +465,9 @@ impl Shard {
             display_name: name.as_str().into(),
             format: connection.format(),
         };
-        let named = self.streams.named(&name).iter();
-        let attached = named.copied().find(|&stream| connection.modes(stream).is_some());
+        let mut named = self.streams.named(&name);
+        let attached = named.find(|&stream| connection.modes(stream).is_some());
+        drop(named);
         (name, attached)
     }
 
