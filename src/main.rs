@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use ringcast::bench::{self, BenchArgs};
 use ringcast::config::{ApiKey, Config, SandboxFlags, ServeFlags};
+use ringcast::server::{self, Reload};
 
 /// One published message to very many WebSocket subscribers, in order, once.
 #[derive(Parser)]
@@ -45,8 +46,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Serve(flags) => serve(flags.into_config()?),
-        Command::Sandbox(flags) => serve(flags.into_config()),
+        Command::Serve(flags) => {
+            let config = flags.clone().into_config()?;
+            let reload = flags.config.is_some().then(|| reload(flags));
+            serve(config, reload)
+        }
+        Command::Sandbox(flags) => serve(flags.into_config(), None),
         Command::Bench(args) => bench::run(&args),
         Command::Check { config: path } => {
             let config = Config::load(&path)?;
@@ -62,7 +67,12 @@ fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
-fn serve(mut config: Config) -> anyhow::Result<()> {
+/// Reads what the daemon was started with again, for its keys and apps.
+fn reload(flags: ServeFlags) -> Reload {
+    Box::new(move |_log| flags.clone().into_config()?.directory())
+}
+
+fn serve(mut config: Config, reload: Option<Reload>) -> anyhow::Result<()> {
     let (_, shards) = config.placement()?;
     let mut made = None;
     if config.keys.is_empty() && !config.sandbox {
@@ -71,7 +81,7 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
         config.keys.push(made.insert(ApiKey::from_random(&bytes)).clone());
     }
     let (server, directory) = config.into_server()?;
-    ringcast::server::run(server, Arc::new(directory), |address| {
+    server::run(server, Arc::new(directory), reload, |address| {
         // Scripts wait for this line; its form is part of the command line.
         say(&format!("listening on {address} shards={shards}\n"));
         if let Some(key) = made {

@@ -40,6 +40,8 @@ pub struct Config {
     pub cores: Option<Vec<usize>>,
     /// Shards; `None`: one per core. Above the number of cores they share cores, in turn.
     pub shards: Option<usize>,
+    /// Over how much time clients are sent away when the daemon ends.
+    pub drain_window: Duration,
     /// Connections that one shard holds.
     pub connections_max: u32,
     /// Sizes of each socket ring.
@@ -60,6 +62,8 @@ pub struct Config {
     pub sandbox: bool,
     /// Serves `/echo`, a WebSocket that returns what it is sent; for conformance tests only.
     pub echo: bool,
+    /// Has the last shard stand still when SIGUSR1 comes; for tests of the watchdog only.
+    pub stall: bool,
 }
 
 /// Bounds on what clients can make the daemon hold; each bounds memory or time.
@@ -113,6 +117,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             cores: None,
             shards: None,
+            drain_window: Duration::from_secs(10),
             connections_max: 65_536,
             ring: SocketRingConfig {
                 ring_entries: 4096,
@@ -150,6 +155,7 @@ impl Default for Config {
             apps: Vec::new(),
             sandbox: false,
             echo: false,
+            stall: false,
         }
     }
 }
@@ -196,6 +202,7 @@ impl Config {
         }
         let mut test = root.section("test")?;
         test.read("echo", &mut config.echo, units::boolean)?;
+        test.read("stall", &mut config.stall, units::boolean)?;
         test.finish()?;
         root.finish()?;
         Ok(config)
@@ -221,6 +228,7 @@ impl Config {
         section.read("shards", &mut self.shards, |value| {
             units::count(1..=SHARDS_MAX)(value).map(Some)
         })?;
+        section.read("drain_window", &mut self.drain_window, units::duration("0s"..="10m"))?;
         section.finish()
     }
 
@@ -291,6 +299,7 @@ impl Config {
             retention: self.history.retention,
             channel_bytes_max: self.history.channel_bytes_max as u64,
             shard_bytes_max: self.history.shard_bytes_max as u64,
+            ..ShardConfig::default().history
         };
         let shard = ShardConfig {
             connection,
@@ -306,12 +315,14 @@ impl Config {
         };
         let server = ServerConfig {
             listen: self.listen,
+            drain_window: self.drain_window,
             cores,
             shards,
             mesh_entries: limits.mesh_entries,
             connections_max: self.connections_max,
             listener: self.listener,
             ring: self.ring,
+            stall: self.stall,
             shard,
         };
         Ok((server, directory))
@@ -470,7 +481,7 @@ mod tests {
         );
         assert_eq!(
             refusal("[test]\ncolour = true\n"),
-            "r.toml:2:1: unknown key `test.colour`; known here: `echo`"
+            "r.toml:2:1: unknown key `test.colour`; known here: `echo`, `stall`"
         );
         assert_eq!(
             refusal("[[keys]]\nkey = \"a.b:c\"\ncapabilty = {}\n"),

@@ -129,7 +129,7 @@ impl Shard {
     }
 
     /// What the attachment to a stream is owed and nobody has begun to send.
-    fn unsent_of(&mut self, index: u32, stream_index: u32) -> Vec<SendBuf> {
+    pub(super) fn unsent_of(&mut self, index: u32, stream_index: u32) -> Vec<SendBuf> {
         let transport = &mut self.transports[index as usize];
         let connection = transport.connection().expect("only connections attach");
         let Some(cursor) = connection.cursor(stream_index) else { return Vec::new() };

@@ -23,6 +23,15 @@ impl Shard {
         if self.directory.app(connection.app_id()).is_none() {
             let text = "the app was deleted";
             self.fail(index, &ErrorInfo::new(ErrorCode::FORBIDDEN, text));
+        } else if !self.directory.has_key_of(connection.principal()) {
+            // Whoever has a token can get another, made with another key (RTN15h2).
+            if connection.principal().token().is_some() {
+                let text = "the key that the token was made with is not valid any more";
+                self.disconnect(index, &ErrorInfo::new(ErrorCode::TOKEN_REVOKED, text));
+            } else {
+                let text = "the key is not valid any more";
+                self.fail(index, &ErrorInfo::new(ErrorCode::INVALID_CREDENTIALS, text));
+            }
         } else if let Some(revoked) = self.directory.with_revocation(connection.principal()) {
             connection.revoke(Arc::new(revoked), self.now);
             if self.check_token(index) {

@@ -40,6 +40,11 @@ impl DormantConnections {
         self.order.front().map(|(expires_ms, _)| *expires_ms)
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
     fn remove(&mut self, id: ConnectionId) -> Option<Dormant> {
         let dormant = self.by_id.remove(&id)?;
         self.publishing.remove(&dormant.last);
@@ -78,6 +83,7 @@ impl Shard {
         match std::mem::replace(stage, Stage::Leaving(None)) {
             Stage::Realtime(decoder, connection) => {
                 *stage = Stage::Leaving(Some(decoder));
+                self.connections -= 1;
                 self.stats.connection_closed(connection.app_id(), self.now.unix_ms);
                 Some(connection)
             }
@@ -274,6 +280,7 @@ impl Shard {
         let transport = &mut self.transports[index as usize];
         let (config, entropy) = (&self.config.connection, &mut self.entropy);
         let connection = opening.begin(config, self.now, entropy, place, error, transport.lane());
+        self.connections += 1;
         self.stats.connection_opened(connection.app_id(), self.now.unix_ms);
         self.lifecycles.note_connection(&connection, true);
         transport.stage = Stage::Realtime(ws::Decoder::new(), Box::new(connection));
@@ -302,6 +309,7 @@ impl Shard {
                 let transport = &mut self.transports[index as usize];
                 let (config, entropy) = (&self.config.connection, &mut self.entropy);
                 opening.resume(&mut connection, config, self.now, entropy, place, transport.lane());
+                self.connections += 1;
                 self.stats.connection_resumed(connection.app_id(), self.now.unix_ms);
                 transport.stage = Stage::Realtime(ws::Decoder::new(), connection);
                 self.set_ready(index);

@@ -22,13 +22,17 @@
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 //! | `replays.rs` | what was made lately for those who have missed something |
 //! | `registrar.rs` | changes of the directory |
+//! | `gauges.rs` | how much it holds |
+//! | `drain.rs` | the end: clients are sent away at a pace |
 
 mod attach;
 mod auth;
 mod dormant;
+mod drain;
 mod encode;
 mod events;
 mod fanout;
+mod gauges;
 mod homes;
 mod http;
 mod lifecycle;
@@ -48,6 +52,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::dormant::DormantConnections;
+use self::drain::Drain;
 use self::encode::Joining;
 use self::homes::Homes;
 use self::lifecycle::Lifecycles;
@@ -66,6 +71,8 @@ use crate::connection::ConnectionConfig;
 use crate::http::RequestParser;
 use crate::sys::SendBuf;
 
+pub use self::drain::DRAIN_GRACE;
+pub use self::gauges::Gauges;
 pub use self::mail::{Mail, ReturnAddress};
 
 /// Limits of one shard; each bounds memory or time.
@@ -105,6 +112,7 @@ impl Default for ShardConfig {
             connection: ConnectionConfig::default(),
             history: HistoryConfig {
                 retention: Duration::from_secs(120),
+                persisted_retention: Duration::from_secs(24 * 60 * 60),
                 channel_bytes_max: 4 << 20,
                 shard_bytes_max: 64 << 20,
             },
@@ -169,6 +177,12 @@ pub struct Shard {
     /// Transports that are leaving, by the time at which they are closed if they still are there.
     leaving: VecDeque<(u64, TransportRef)>,
     wheel: Wheel,
+    /// Transports that the ring has not freed.
+    open_transports: u32,
+    /// Realtime connections with a transport.
+    connections: u64,
+    /// `None`: clients are welcome.
+    drain: Option<Box<Drain>>,
     streams: Streams,
     /// Streams with frames that were staged this turn.
     staged: Vec<u32>,
@@ -202,6 +216,7 @@ impl Shard {
         now: Now,
     ) -> Shard {
         let series = SeriesId::new(entropy.bytes());
+        let homes = Homes::new(series, config.history.clone(), Arc::clone(&directory));
         Shard {
             nonces: Nonces::default(),
             registrar: Registrar::new(Arc::clone(&directory)),
@@ -216,12 +231,15 @@ impl Shard {
             to_shut_down: Vec::new(),
             leaving: VecDeque::new(),
             wheel: Wheel::new(now.mono_ms),
+            open_transports: 0,
+            connections: 0,
+            drain: None,
             streams: Streams::default(),
             staged: Vec::new(),
             uncounted: Vec::new(),
             occupancy_due: VecDeque::new(),
             rounds: VecDeque::new(),
-            homes: Homes::new(series, config.history.clone()),
+            homes,
             stats: Stats::default(),
             lifecycles: Lifecycles::default(),
             dormant: DormantConnections::default(),
@@ -247,6 +265,7 @@ impl Shard {
     /// A client has connected at `index`.
     pub fn handle_accept(&mut self, index: u32) {
         self.counters.accepted += 1;
+        self.open_transports += 1;
         while self.transports.len() <= index as usize {
             self.transports.push(Transport::unused());
         }
@@ -314,6 +333,7 @@ impl Shard {
         let transport = &mut self.transports[index as usize];
         transport.stage = Stage::Free;
         transport.in_flight = InFlight::Nothing;
+        self.open_transports -= 1;
     }
 
     /// Looks at the transports and channels whose time has come.
@@ -351,7 +371,7 @@ impl Shard {
         if self.is_enforcing() {
             return Some(self.now.mono_ms);
         }
-        let others = [self.homes.next_timeout_ms(), self.dormant.next_ms()];
+        let others = [self.homes.next_timeout_ms(), self.dormant.next_ms(), self.next_drain_ms()];
         let occupancy = self.occupancy_due.front().map(|(due_ms, _)| *due_ms);
         others.into_iter().chain([self.wheel.next_ms(), leaving, occupancy]).flatten().min()
     }
@@ -369,6 +389,7 @@ impl Shard {
         self.tell_lifecycles();
         self.deliver_own_mail();
         self.commit_staged();
+        self.advance_drain();
     }
 
     fn deliver_own_mail(&mut self) {

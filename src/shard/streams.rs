@@ -130,6 +130,11 @@ pub(super) struct Streams {
 }
 
 impl Streams {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     /// All streams of that name, whatever their view.
     pub fn named(&self, name: &StreamName) -> impl Iterator<Item = u32> {
         let of_channel = self.by_channel.get(&name.channel).map_or(&[][..], Vec::as_slice);

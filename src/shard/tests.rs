@@ -20,6 +20,7 @@ use crate::ws::{self, CloseCode};
 
 mod apps;
 mod auth;
+mod drain;
 mod events;
 mod lifecycle;
 mod mutable;
