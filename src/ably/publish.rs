@@ -121,9 +121,18 @@ impl Messages {
         Messages { id, connection_id, messages, has_chosen_id: false, is_ephemeral: false }
     }
 
-    /// The id that the client chose, under which a repetition is recognised (5.2).
-    pub fn chosen_id(&self) -> Option<&str> {
-        self.has_chosen_id.then(|| self.messages[0].id.as_deref().expect("every message has one"))
+    /// The ids that the client chose, one for each message, by which repetitions are recognised (5.2);
+    /// none if it chose none.
+    pub fn chosen_ids(&self) -> impl Iterator<Item = &str> {
+        let messages = self.messages.iter().filter(|_| self.has_chosen_id);
+        messages.map(|message| message.id.as_deref().expect("every message has one"))
+    }
+
+    /// The same without those that `is_known` names by index, which are not all.
+    pub fn without(mut self, is_known: impl Fn(usize) -> bool) -> Messages {
+        let mut index = 0..;
+        self.messages.retain(|_| !is_known(index.next().expect("endless")));
+        self
     }
 
     /// Whether it is delivered and then forgotten (5.5).
