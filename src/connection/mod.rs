@@ -374,7 +374,8 @@ impl Connection {
                 ably::validate_annotations(base, annotations, None, &publisher, bytes_max)?;
             Accepted::Annotations(Box::new(checked))
         } else {
-            ably::validate(name.base(), messages, &params, &publisher, bytes_max)?
+            let checked = ably::validate(name.base(), messages, &params, &publisher, bytes_max)?;
+            checked.claimed(self.principal.user_claim(name.base()))
         };
         Ok((name, accepted))
     }
