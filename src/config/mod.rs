@@ -314,6 +314,7 @@ impl Config {
             retention: self.history.retention,
             channel_bytes_max: self.history.channel_bytes_max as u64,
             shard_bytes_max: self.history.shard_bytes_max as u64,
+            ..ShardConfig::default().history
         };
         let shard = ShardConfig {
             connection,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -14,8 +15,8 @@ use super::streams::Stream;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::vcdiff::Encoder;
 use crate::ably::{
-    Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, FixtureMember, Format,
-    HistoryItem, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage,
+    Accepted, Answer, ChannelsQuery, Counter, Directory, ErrorCode, ErrorInfo, FixtureMember,
+    Format, HistoryItem, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage,
     PresenceRequest, Publication, PublishResult, Question, SeriesId, Survey, no_such_message,
 };
 use crate::base::Now;
@@ -55,6 +56,8 @@ pub(super) struct Homes {
     /// Sum of the channels' histories.
     history_bytes: u64,
     config: HistoryConfig,
+    /// Says which channels are kept longer.
+    directory: Arc<Directory>,
     series: SeriesId,
     /// Makes the deltas of all channels.
     encoder: Encoder,
@@ -66,7 +69,7 @@ pub(super) struct Homes {
 }
 
 impl Homes {
-    pub fn new(series: SeriesId, config: HistoryConfig) -> Homes {
+    pub fn new(series: SeriesId, config: HistoryConfig, directory: Arc<Directory>) -> Homes {
         Homes {
             channels: HashMap::new(),
             keys: BTreeSet::new(),
@@ -77,6 +80,7 @@ impl Homes {
             gone: Vec::new(),
             history_bytes: 0,
             config,
+            directory,
             series,
             encoder: Encoder::default(),
             replays: Replays::default(),
@@ -109,11 +113,18 @@ impl Homes {
 
     fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
         let (series, keys, changes) = (self.series, &mut self.keys, &mut self.changes);
+        let (config, directory) = (&self.config, &self.directory);
         self.channels.entry(key.clone()).or_insert_with(|| {
             keys.insert(key.clone());
             changes.push((key.clone(), true));
-            HomeChannel::new(now, key, series)
+            let retention = retention(config, directory, &key);
+            HomeChannel::new(now, key, series, retention)
         })
+    }
+
+    /// Takes another directory; channels hear of it with the next sweep over them.
+    pub fn set_directory(&mut self, directory: Arc<Directory>) {
+        self.directory = directory;
     }
 
     /// Changes a channel, and keeps its history within bounds.
@@ -124,14 +135,14 @@ impl Homes {
         change: impl FnOnce(&mut HomeChannel) -> T,
     ) -> T {
         let total_bytes = self.history_bytes;
-        let config = self.config.clone();
+        let HistoryConfig { channel_bytes_max, shard_bytes_max, .. } = self.config;
         let channel = self.open(now, key.clone());
         let others_bytes = total_bytes - channel.history_bytes();
         let leave_before = channel.next_leave_ms();
         let changed = change(channel);
         // What all channels hold together beyond the bound is taken from the one that grows.
-        let own_max = config.shard_bytes_max.saturating_sub(others_bytes);
-        channel.trim(now, &config, own_max.min(config.channel_bytes_max));
+        let own_max = shard_bytes_max.saturating_sub(others_bytes);
+        channel.trim(now, own_max.min(channel_bytes_max));
         let leave_after = channel.next_leave_ms();
         self.history_bytes = others_bytes + channel.history_bytes();
         if leave_before != leave_after {
@@ -167,7 +178,8 @@ impl Homes {
         for key in swept {
             let channel = self.channels.get_mut(&key).expect("listed channels exist");
             let before_bytes = channel.history_bytes();
-            channel.trim(now, &self.config, self.config.channel_bytes_max);
+            channel.set_retention(retention(&self.config, &self.directory, &key));
+            channel.trim(now, self.config.channel_bytes_max);
             self.history_bytes -= before_bytes - channel.history_bytes();
             if channel.is_idle(now) {
                 self.channels.remove(&key);
@@ -246,6 +258,15 @@ impl Homes {
             keys.take_while(|key| key.is_of(app_id) && key.name().starts_with(&*query.prefix));
         let listed = wanted.take(query.limit + 1);
         listed.map(|key| (key.name().into(), self.channels[key].occupancy())).collect()
+    }
+}
+
+/// How long the past of a channel is kept.
+fn retention(config: &HistoryConfig, directory: &Directory, key: &ChannelKey) -> Duration {
+    let app = directory.app(key.app_id());
+    match app.is_some_and(|app| app.namespace(key.name()).persisted) {
+        true => config.persisted_retention,
+        false => config.retention,
     }
 }
 

@@ -119,6 +119,7 @@ impl Default for ShardConfig {
             connection: ConnectionConfig::default(),
             history: HistoryConfig {
                 retention: Duration::from_secs(120),
+                persisted_retention: Duration::from_secs(24 * 60 * 60),
                 channel_bytes_max: 4 << 20,
                 shard_bytes_max: 64 << 20,
             },
@@ -227,6 +228,7 @@ impl Shard {
         now: Now,
     ) -> Shard {
         let series = SeriesId::new(entropy.bytes());
+        let homes = Homes::new(series, config.history.clone(), Arc::clone(&directory));
         Shard {
             nonces: Nonces::default(),
             registrar: Registrar::new(Arc::clone(&directory)),
@@ -250,7 +252,7 @@ impl Shard {
             uncounted: Vec::new(),
             occupancy_due: VecDeque::new(),
             rounds: VecDeque::new(),
-            homes: Homes::new(series, config.history.clone()),
+            homes,
             stats: Stats::default(),
             lifecycles: Lifecycles::default(),
             dormant: DormantConnections::default(),

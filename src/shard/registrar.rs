@@ -118,6 +118,7 @@ impl Shard {
         directory: Arc<Directory>,
         enforce: bool,
     ) {
+        self.homes.set_directory(Arc::clone(&directory));
         let before = std::mem::replace(&mut self.directory, directory);
         self.stats.retain(|app_id| self.directory.app(app_id).is_some());
         if enforce {
