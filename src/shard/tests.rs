@@ -23,6 +23,7 @@ mod auth;
 mod drain;
 mod events;
 mod lifecycle;
+mod limits;
 mod mutable;
 
 const KEY: &str = "app.key:secret";
