@@ -30,6 +30,7 @@ mod publish;
 mod question;
 mod rest;
 mod revocation;
+mod rule;
 mod sandbox;
 mod serial;
 mod since;
@@ -72,6 +73,10 @@ pub use rest::{
     decode_publish, encode_error, encode_history, encode_names, encode_publish_result, encode_time,
 };
 pub use revocation::{Revocation, Target};
+pub use rule::{
+    ChannelFilter, ContentType, RULE_FILTER_BYTES_MAX, RequestShape, Rule, RuleEvent, RuleSource,
+    Rules, WhenFull, batch_body, lifecycle_event, message_events, presence_events,
+};
 pub use sandbox::{
     FixtureChannel, FixtureMember, NewApp, STATS_MAX, StatsFixture, decode_new_app, decode_stats,
     encode_new_app,
