@@ -3,6 +3,7 @@
 mod daemon;
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use daemon::Daemon;
 use serde_json::Value;
@@ -371,4 +372,274 @@ fn stats_are_what_was_done() {
         let (status, _, body) = request(&daemon, line, &[AUTHORIZATION], "");
         assert_eq!((status, &json(&body)["error"]["code"]), (400, &40003.into()), "{line}");
     }
+}
+
+/// A stream of events, as curl would show it.
+struct Events {
+    stream: TcpStream,
+    head: String,
+    /// Received, and not taken apart yet: chunks, then the text in them.
+    bytes: Vec<u8>,
+    text: String,
+    has_ended: bool,
+}
+
+impl Events {
+    fn open(daemon: &Daemon, target: &str, headers: &[&str]) -> Events {
+        let mut stream = daemon.connect();
+        let mut request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n");
+        for header in headers {
+            request += &format!("{header}\r\n");
+        }
+        stream.write_all(format!("{request}\r\n").as_bytes()).expect("the daemon reads");
+        let mut events = Events {
+            stream,
+            head: String::new(),
+            bytes: Vec::new(),
+            text: String::new(),
+            has_ended: false,
+        };
+        while events.head.is_empty() {
+            events.receive();
+            if let Some(end) = events.bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+                let head = events.bytes.drain(..end + 4).collect();
+                events.head = String::from_utf8(head).expect("a head is text");
+            }
+        }
+        assert!(events.head.starts_with("HTTP/1.1 200 "), "{}", events.head);
+        events
+    }
+
+    fn receive(&mut self) {
+        let mut buffer = [0; 4096];
+        let read = self.stream.read(&mut buffer).expect("something before patience ends");
+        assert!(read > 0, "the stream has ended without its last chunk");
+        self.bytes.extend_from_slice(&buffer[..read]);
+    }
+
+    fn dechunk(&mut self) {
+        while let Some(end) = self.bytes.windows(2).position(|two| two == b"\r\n") {
+            let size = std::str::from_utf8(&self.bytes[..end]).expect("a size");
+            let size = usize::from_str_radix(size, 16).expect("a size in hex");
+            if self.bytes.len() < end + 2 + size + 2 {
+                return;
+            }
+            let chunk = self.bytes[end + 2..end + 2 + size].to_vec();
+            self.text += std::str::from_utf8(&chunk).expect("UTF-8");
+            assert_eq!(self.bytes[end + 2 + size..end + 4 + size], *b"\r\n");
+            self.bytes.drain(..end + 4 + size);
+            self.has_ended |= size == 0;
+        }
+    }
+
+    /// The next block that an empty line ends, by field; comments are left out.
+    fn next_block(&mut self) -> Vec<(String, String)> {
+        loop {
+            self.dechunk();
+            if let Some((block, rest)) = self.text.split_once("\n\n") {
+                let fields = block.lines().filter_map(|line| line.split_once(": "));
+                let fields: Vec<_> = fields.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+                self.text = rest.to_owned();
+                if !fields.is_empty() {
+                    return fields;
+                }
+            } else {
+                self.receive();
+            }
+        }
+    }
+
+    /// The next event with data, and the last id up to there.
+    fn next(&mut self, last_id: &mut String) -> (String, String) {
+        loop {
+            let block = self.next_block();
+            let field =
+                |name: &str| block.iter().find(|(key, _)| key == name).map(|(_, v)| v.clone());
+            if let Some(id) = field("id") {
+                *last_id = id;
+            }
+            if let (Some(event), Some(data)) = (field("event"), field("data")) {
+                return (event, data);
+            }
+        }
+    }
+
+    /// The data of the next messages, in bare streams.
+    fn data(&mut self, count: usize, last_id: &mut String) -> Vec<String> {
+        let events = (0..count).map(|_| self.next(last_id));
+        events
+            .map(|(event, data)| if event == "message" { data } else { panic!("{event}: {data}") })
+            .collect()
+    }
+}
+
+fn publish(daemon: &Daemon, channel: &str, data: &str) {
+    let headers = [AUTHORIZATION, "Content-Type: application/json"];
+    let line = format!("POST /channels/{channel}/messages");
+    let body = serde_json::json!({ "name": "n", "data": data }).to_string();
+    assert_eq!(request(daemon, &line, &headers, &body).0, 201);
+}
+
+#[test]
+fn events_go_on_where_the_client_was() {
+    let daemon = Daemon::start();
+    let target = "/sse?v=1.2&channel=sse-one&enveloped=false";
+    let mut id = String::new();
+    let mut events = Events::open(&daemon, target, &[AUTHORIZATION]);
+    assert!(has_header(&events.head, "content-type", "text/event-stream"), "{}", events.head);
+    // An id comes first, for whoever loses the stream before anything was published.
+    let start = events.next_block();
+    assert_eq!((start.len(), &start[0].0[..]), (1, "id"));
+    publish(&daemon, "sse-one", "1");
+    publish(&daemon, "sse-one", "2");
+    assert_eq!(events.data(2, &mut id), ["1", "2"]);
+    drop(events);
+    publish(&daemon, "sse-one", "3");
+    publish(&daemon, "sse-one", "4\n5");
+    let last = format!("Last-Event-ID: {id}");
+    let mut events = Events::open(&daemon, target, &[AUTHORIZATION, &last]);
+    assert_eq!(events.data(2, &mut id), ["3", "4"], "the first of two lines");
+    publish(&daemon, "sse-one", "6");
+    assert_eq!(events.data(1, &mut id), ["6"]);
+    let last = format!("Last-Event-ID: {}", start[0].1);
+    let mut events = Events::open(&daemon, target, &[AUTHORIZATION, &last]);
+    assert_eq!(events.data(5, &mut id), ["1", "2", "3", "4", "6"]);
+    // An id that says nothing here costs continuity, and the client is told so.
+    let mut events = Events::open(&daemon, &format!("{target}&lastEvent=lost"), &[AUTHORIZATION]);
+    let (event, data) = events.next(&mut id);
+    assert_eq!(event, "error", "{data}");
+    publish(&daemon, "sse-one", "7");
+    assert_eq!(events.data(1, &mut id), ["7"]);
+}
+
+#[test]
+fn a_stream_of_several_channels_has_one_position() {
+    let daemon = Daemon::start();
+    let target = "/sse?channels=sse-a%7Csse-b%2Cx%7Csse-c&separator=%7C&enveloped=false";
+    let mut id = String::new();
+    let mut events = Events::open(&daemon, target, &[AUTHORIZATION]);
+    let channels = ["sse-a", "sse-b%2Cx", "sse-c"];
+    // Its position is known once it is attached to all of them.
+    let start = events.next_block();
+    assert_eq!(start[0].1.matches('=').count(), 3, "{start:?}");
+    for (index, channel) in channels.iter().enumerate() {
+        publish(&daemon, channel, &index.to_string());
+        assert_eq!(events.data(1, &mut id), [index.to_string()]);
+    }
+    let position = events.next_block();
+    assert_eq!((position.len(), &position[0].0[..]), (1, "id"));
+    drop(events);
+    for channel in channels {
+        publish(&daemon, channel, &format!("missed {channel}"));
+    }
+    let last = format!("Last-Event-ID: {}", position[0].1);
+    let mut events = Events::open(&daemon, target, &[AUTHORIZATION, &last]);
+    let mut missed = events.data(3, &mut id);
+    missed.sort();
+    assert_eq!(missed, channels.map(|channel| format!("missed {channel}")));
+    publish(&daemon, "sse-c", "live");
+    assert_eq!(events.data(1, &mut id), ["live"]);
+}
+
+#[test]
+fn events_come_in_the_shape_that_was_asked_for() {
+    let daemon = Daemon::start();
+    for data in ["1", "2", "3"] {
+        publish(&daemon, "sse-shape", data);
+    }
+    let mut id = String::new();
+    let target = "/event-stream?channels=sse-shape&rewind=2&key=app.all:everything";
+    let accept = "Accept: text/event-stream";
+    let mut events = Events::open(&daemon, target, &[accept, "Origin: https://page.example"]);
+    let origin = ("access-control-allow-origin", "https://page.example");
+    assert!(has_header(&events.head, origin.0, origin.1), "{}", events.head);
+    for data in ["2", "3"] {
+        let (event, text) = events.next(&mut id);
+        let message = json(&text);
+        assert_eq!(event, "message");
+        assert_eq!((&message["channel"], &message["data"]), (&"sse-shape".into(), &data.into()));
+        assert_eq!((&message["name"], &message["action"]), (&"n".into(), &0.into()));
+    }
+    let mut events = Events::open(&daemon, target, &[]);
+    while events.text.lines().count() < 2 {
+        events.receive();
+        events.dechunk();
+    }
+    let first = json(events.text.lines().next().expect("two lines"));
+    assert_eq!((&first["event"], &first["data"]["data"]), (&"message".into(), &"2".into()));
+    let mut events = Events::open(&daemon, "/sse?channel=[?rewind=1]sse-shape", &[AUTHORIZATION]);
+    let (_, text) = events.next(&mut id);
+    assert_eq!(
+        (&json(&text)["channel"], &json(&text)["data"]),
+        (&"[?rewind=1]sse-shape".into(), &"3".into())
+    );
+}
+
+#[test]
+fn a_stream_that_cannot_be_is_an_ordinary_error() {
+    let daemon = Daemon::start();
+    let reader = "Authorization: Basic YXBwLm5ld3M6cmVhZGVy"; // app.news:reader
+    for (line, header, status, code) in [
+        ("GET /sse?channels=a", "X-None: 1", 401, 40101),
+        ("GET /sse", AUTHORIZATION, 400, 40000),
+        ("GET /sse?channels=:a", AUTHORIZATION, 400, 40010),
+        ("GET /sse?channels=news:a,b", reader, 401, 40160),
+        ("GET /sse?channels=a&rewind=x", AUTHORIZATION, 400, 40003),
+        ("POST /sse?channels=a", AUTHORIZATION, 405, 40500),
+        ("HEAD /event-stream?channels=a", AUTHORIZATION, 405, 40500),
+    ] {
+        let (got, head, _) = request(&daemon, line, &[header], "");
+        assert_eq!(got, status, "{line}: {head}");
+        assert!(has_header(&head, "x-ably-errorcode", &code.to_string()), "{line}: {head}");
+    }
+    let old = format!("GET /sse?channels=a HTTP/1.0\r\n{AUTHORIZATION}\r\n\r\n");
+    assert_eq!(split(&daemon.exchange(&old)).0, 400);
+}
+
+#[test]
+fn a_channel_tells_how_many_are_there() {
+    let daemon = Daemon::start();
+    let metrics = |channel: &str| {
+        let (status, _, body) =
+            request(&daemon, &format!("GET /channels/{channel}"), &[AUTHORIZATION], "");
+        assert_eq!(status, 200, "{body}");
+        let details = json(&body);
+        assert_eq!((&details["channelId"], &details["name"]), (&channel.into(), &channel.into()));
+        assert_eq!(details["status"]["isActive"], true);
+        details["status"]["occupancy"]["metrics"].clone()
+    };
+    let nobody = metrics("status");
+    let names = ["connections", "publishers", "subscribers", "presenceConnections"];
+    let names = [&names[..], &["presenceMembers", "presenceSubscribers"]].concat();
+    for name in names.iter().chain(&["objectPublishers", "objectSubscribers"]) {
+        assert_eq!(nobody[name], 0, "{name}: {nobody}");
+    }
+    let mut events: Vec<Events> = (0..3)
+        .map(|_| Events::open(&daemon, "/sse?channel=status&enveloped=false", &[AUTHORIZATION]))
+        .collect();
+    events.iter_mut().for_each(|events| drop(events.next_block()));
+    let three = metrics("status");
+    for (name, expected) in names.iter().zip([3, 0, 3, 0, 0, 3]) {
+        assert_eq!(three[name], expected, "{name}: {three}");
+    }
+    publish(&daemon, "status", "x");
+    let mut id = String::new();
+    events.iter_mut().for_each(|events| assert_eq!(events.data(1, &mut id), ["x"]));
+    let (_, _, body) = request(&daemon, "GET /stats?unit=month", &[AUTHORIZATION], "");
+    let entries = &json(&body)[0]["entries"];
+    for (name, expected) in [
+        ("messages.outbound.realtime.messages.count", 3),
+        ("connections.all.opened", 3),
+        ("messages.inbound.rest.messages.count", 1),
+    ] {
+        assert_eq!(entries[name], expected, "{name}: {entries}");
+    }
+    for line in ["GET /channels?by=value&prefix=sta", "GET /channels?v=2&prefix=sta"] {
+        let (_, _, body) = request(&daemon, line, &[AUTHORIZATION], "");
+        let listed = json(&body);
+        assert_eq!(listed[0]["name"], "status", "{line}: {body}");
+        assert_eq!(listed[0]["status"]["occupancy"]["metrics"]["subscribers"], 3, "{body}");
+    }
+    let (status, _, body) = request(&daemon, "GET /channels/x?key=app.news:reader", &[], "");
+    assert_eq!((status, &json(&body)["error"]["code"]), (401, &40160.into()));
 }

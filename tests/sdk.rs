@@ -34,6 +34,18 @@ fn ably_js_rest() {
 
 #[test]
 #[ignore = "needs npm packages: tests/run"]
+fn ably_js_auth() {
+    run(&mut node_tests(&Daemon::sandbox(), "auth.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
+fn ably_js_mutable_messages() {
+    run(&mut node_tests(&Daemon::start(), "mutable.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
 fn ably_js_deltas_filters_and_params() {
     run(&mut node_tests(&Daemon::start(), "views.test.mjs"));
 }

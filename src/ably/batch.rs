@@ -4,9 +4,10 @@ use super::inbound::read_drafts;
 use super::json::JsonValue;
 use super::msgpack::MsgPackValue;
 use super::outbound::write_serials;
+use super::presence::write_member;
 use super::value::{Node, Value};
 use super::writer::{MapWriter, write_array, write_map};
-use super::{Draft, ErrorCode, ErrorInfo, Format, PublishResult};
+use super::{Draft, ErrorCode, ErrorInfo, Format, MembersPage, PublishResult};
 
 /// Most channels that one batch may name, each counted once.
 pub const BATCH_CHANNELS_MAX: usize = 100;
@@ -118,6 +119,31 @@ pub fn encode_legacy_batch_publish(
 ) -> (Vec<u8>, Option<ErrorInfo>) {
     let items: Vec<_> = specs.iter().flatten().collect();
     encode_legacy(format, &items, |map, result| map.str("messageId", &result.message_id))
+}
+
+/// The body for a batch presence since protocol version 3.
+pub fn encode_batch_presence(format: Format, items: &[BatchItem<MembersPage>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_map(format, &mut out, |map| {
+        write_counts(map, items);
+        map.array("results", items.iter(), |item, out| {
+            write_item(format, out, item, |map, page| write_members(map, format, page));
+        });
+    });
+    out
+}
+
+/// The body for a batch presence before protocol version 3, and whether something in it has failed.
+pub fn encode_legacy_batch_presence(
+    format: Format,
+    items: &[BatchItem<MembersPage>],
+) -> (Vec<u8>, Option<ErrorInfo>) {
+    let items: Vec<_> = items.iter().collect();
+    encode_legacy(format, &items, |map, page| write_members(map, format, page))
+}
+
+fn write_members(map: &mut MapWriter<'_>, format: Format, page: &MembersPage) {
+    map.array("presence", page.members.iter(), |member, out| write_member(format, member, out));
 }
 
 /// A list of `items`; with an error around it if one of them has failed.

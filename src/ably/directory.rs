@@ -289,6 +289,11 @@ impl Directory {
         self.apps.insert(id, app);
     }
 
+    /// Ids of all apps.
+    pub fn app_ids(&self) -> impl Iterator<Item = &str> {
+        self.apps.keys().map(|id| &**id)
+    }
+
     /// How many apps there are.
     pub fn app_count(&self) -> usize {
         self.apps.len()

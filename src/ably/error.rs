@@ -92,6 +92,8 @@ codes! {
     IDENTIFIED_CLIENT_REQUIRED = 40161;
     /// The attachment was made without the mode that the operation needs.
     MODE_NOT_GRANTED = 40165;
+    /// The capability permits changes of own messages only, and the client is nobody.
+    OWN_NEEDS_IDENTITY = 40166;
     /// The credentials are in order but the operation is forbidden.
     FORBIDDEN = 40300;
     /// The namespace wants TLS.

@@ -1,8 +1,10 @@
 //! What can be asked of a channel's history, and the answer (13.6).
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
-use super::{ChannelSerial, Publication};
+use super::{ChannelSerial, Publication, SerialError};
 
 /// In which direction history is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,13 +15,31 @@ pub enum Direction {
     Forwards,
 }
 
-/// A message's place in the channel: its publication and its index there.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A place in the channel's order: a publication and an index there. As text, `<channelSerial>:<index>`,
+/// it is the serial of a message, a version or an annotation (3.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     /// Serial of the publication.
     pub serial: ChannelSerial,
     /// Index of the message in it.
     pub index: u32,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{:03}", self.serial, self.index)
+    }
+}
+
+impl FromStr for Position {
+    type Err = SerialError;
+
+    fn from_str(text: &str) -> Result<Position, SerialError> {
+        let (serial, index) = text.rsplit_once(':').ok_or(SerialError)?;
+        let is_number = !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit());
+        let index = index.parse().ok().filter(|_| is_number).ok_or(SerialError)?;
+        Ok(Position { serial: serial.parse()?, index })
+    }
 }
 
 /// Which messages to read; bounds are inclusive.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::annotation::{AnnotationDraft, read_annotation_drafts};
 use super::error::DecodeError;
 use super::message::stored;
 use super::value::{Node, Value};
@@ -137,6 +138,41 @@ pub struct Draft {
     /// Of a message, 0 or absent: create; others change or delete what `serial` names. Of a presence
     /// message: see [`PresenceAction`](super::PresenceAction).
     pub action: u64,
+    /// The message to be changed.
+    pub serial: Option<Field>,
+    /// Who changes it, and why.
+    pub version: Option<Box<VersionDraft>>,
+}
+
+/// What a client says of a change (TM2s): decoded, not checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VersionDraft {
+    /// Claimed clientId.
+    pub client_id: Option<Field>,
+    /// Why.
+    pub description: Option<Box<str>>,
+    /// JSON text of an object.
+    pub metadata: Option<Box<str>>,
+    /// Whether it, or one of its fields, was of a wrong type.
+    pub is_malformed: bool,
+}
+
+impl VersionDraft {
+    fn read<'a>(version: impl Value<'a>) -> VersionDraft {
+        let is_malformed = version.node() != Node::Map;
+        let mut draft = VersionDraft { is_malformed, ..VersionDraft::default() };
+        for (key, value) in version.entries() {
+            match (&*key, value.node()) {
+                (_, Node::Null) => {}
+                ("clientId", _) => draft.client_id = Field::read(value),
+                ("description", Node::Str(text)) => draft.description = Some(text.into()),
+                ("metadata", Node::Map) => draft.metadata = Some(value.to_json()),
+                ("description" | "metadata", _) => draft.is_malformed = true,
+                _ => {}
+            }
+        }
+        draft
+    }
 }
 
 /// A field that should be a string.
@@ -149,7 +185,7 @@ pub enum Field {
 }
 
 impl Field {
-    fn read<'a>(value: impl Value<'a>) -> Option<Field> {
+    pub(super) fn read<'a>(value: impl Value<'a>) -> Option<Field> {
         match value.node() {
             Node::Null => None,
             Node::Str(text) => Some(Field::Text(text.into())),
@@ -178,6 +214,10 @@ impl Draft {
                 "extras" if value.node() != Node::Null => draft.extras = Some(value.to_json()),
                 "action" if value.node() != Node::Null => {
                     draft.action = value.uint().unwrap_or(u64::MAX);
+                }
+                "serial" => draft.serial = Field::read(value),
+                "version" if value.node() != Node::Null => {
+                    draft.version = Some(Box::new(VersionDraft::read(value)));
                 }
                 _ => {}
             }
@@ -226,6 +266,8 @@ pub struct ProtocolMessage {
     pub access_token: Option<Box<str>>,
     /// MESSAGE: what to publish; `None` where an element was no object.
     pub messages: Option<Vec<Draft>>,
+    /// ANNOTATION: what to publish; `None` where an element was no object.
+    pub annotations: Option<Vec<AnnotationDraft>>,
     /// PRESENCE: who enters, changes or leaves; `None` where an element was no object.
     pub presence: Option<Vec<Draft>>,
 }
@@ -256,6 +298,7 @@ fn read<'a>(value: impl Value<'a>) -> Result<ProtocolMessage, DecodeError> {
         params: Params::default(),
         access_token: None,
         messages: Some(Vec::new()),
+        annotations: Some(Vec::new()),
         presence: Some(Vec::new()),
     };
     let text = |value: Option<Cow<'_, str>>| value.map(Box::<str>::from);
@@ -279,6 +322,7 @@ fn read<'a>(value: impl Value<'a>) -> Result<ProtocolMessage, DecodeError> {
                 message.access_token = text(token.and_then(|(_, token)| token.str()));
             }
             "messages" => message.messages = read_drafts(value),
+            "annotations" => message.annotations = read_annotation_drafts(value),
             "presence" => message.presence = read_drafts(value),
             _ => {}
         }

@@ -6,7 +6,7 @@ use data_encoding::BASE64;
 use super::serial::ChannelSerial;
 use super::value::{Node, Value};
 use super::writer::{MapWriter, write_array, write_map};
-use super::{Action, Delta, Format, json};
+use super::{Action, Delta, Format, MessageAction, Position, Revision, json};
 
 /// What a message carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub struct Message {
     pub client_id: Option<Box<str>>,
     /// JSON text of an object.
     pub extras: Option<Box<str>>,
+    /// What only later versions and summaries have.
+    pub revision: Option<Box<Revision>>,
 }
 
 impl Message {
@@ -106,14 +108,18 @@ impl Publication {
     pub fn size_bytes(&self) -> u64 {
         let messages = self.messages.iter().map(|message| {
             let id = message.id.as_deref().map_or(0, str::len) as u64;
-            size_of::<Message>() as u64 + id + message.size_bytes()
+            let revision = message.revision.as_deref().map_or(0, Revision::size_bytes);
+            size_of::<Message>() as u64 + id + message.size_bytes() + revision
         });
         size_of::<Publication>() as u64 + messages.sum::<u64>()
     }
 
-    /// The fixed identity of the message at `index` (TM2r).
-    pub fn message_serial(&self, index: usize) -> String {
-        format!("{}:{index:03}", self.channel_serial)
+    /// Which message the one at `index` is, or is a version of (TM2r).
+    pub fn position(&self, index: usize) -> Position {
+        match &self.messages[index].revision {
+            Some(revision) => revision.message,
+            None => Position { serial: self.channel_serial, index: index as u32 },
+        }
     }
 }
 
@@ -141,21 +147,51 @@ pub fn encode_part<'a>(
         map.str("id", &publication.id);
         map.str("channel", channel);
         map.str("channelSerial", &publication.channel_serial.to_string());
-        map.opt_str("connectionId", publication.connection_id.as_deref());
         map.uint("timestamp", publication.timestamp_ms);
+        // Messages inherit this and the timestamp. Later versions are still their creator's, which may
+        // have had no connection: beside them each says so itself.
+        let is_plain = publication.messages.iter().all(|message| message.revision.is_none());
+        map.opt_str("connectionId", publication.connection_id.as_deref().filter(|_| is_plain));
         map.array("messages", part, |(index, delta), out| {
-            write_map(format, out, |map| write_message(map, format, publication, index, delta));
+            write_map(format, out, |map| {
+                if !is_plain {
+                    write_origin(map, publication, index);
+                }
+                write_message(map, format, publication, index, delta);
+            });
         });
     });
+}
+
+/// Writes one message as an event of `channel`: complete by itself, in JSON.
+pub(super) fn write_event(
+    map: &mut MapWriter<'_>,
+    channel: &str,
+    publication: &Publication,
+    index: usize,
+) {
+    map.str("channel", channel);
+    map.opt_str("connectionId", publication.connection_id.as_deref());
+    map.uint("timestamp", publication.timestamp_ms);
+    write_message(map, Format::Json, publication, index, None);
 }
 
 /// Appends one message as history has it: complete by itself.
 pub fn encode_message(format: Format, publication: &Publication, index: usize, out: &mut Vec<u8>) {
     write_map(format, out, |map| {
-        map.opt_str("connectionId", publication.connection_id.as_deref());
-        map.uint("timestamp", publication.timestamp_ms);
+        write_origin(map, publication, index);
         write_message(map, format, publication, index, None);
     });
+}
+
+/// Writes where a message came from, and when.
+fn write_origin(map: &mut MapWriter<'_>, publication: &Publication, index: usize) {
+    let (connection_id, created_ms) = match &publication.messages[index].revision {
+        Some(revision) => (&revision.connection_id, revision.created_ms),
+        None => (&publication.connection_id, publication.timestamp_ms),
+    };
+    map.opt_str("connectionId", connection_id.as_deref());
+    map.uint("timestamp", created_ms);
 }
 
 fn write_message(
@@ -166,7 +202,7 @@ fn write_message(
     delta: Option<&Delta>,
 ) {
     let message = &publication.messages[index];
-    let serial = publication.message_serial(index);
+    let serial = publication.position(index).to_string();
     map.opt_str("id", message.id.as_deref());
     map.opt_str("name", message.name.as_deref());
     map.opt_str("clientId", message.client_id.as_deref());
@@ -182,13 +218,31 @@ fn write_message(
             map.json("extras", &delta.extras(message));
         }
     }
-    // Written although it is zero: SDKs do not fill it in.
-    map.uint("action", 0);
+    let Some(revision) = &message.revision else {
+        // Written although it is zero: SDKs do not fill it in.
+        map.uint("action", MessageAction::Create as u64);
+        map.str("serial", &serial);
+        map.map("version", |version| {
+            version.str("serial", &serial);
+            version.uint("timestamp", publication.timestamp_ms);
+        });
+        return;
+    };
+    let Revision { action, version, summary, .. } = &**revision;
+    map.uint("action", *action as u64);
     map.str("serial", &serial);
-    map.map("version", |version| {
-        version.str("serial", &serial);
-        version.uint("timestamp", publication.timestamp_ms);
+    map.map("version", |map| {
+        map.str("serial", &version.serial.to_string());
+        map.uint("timestamp", version.timestamp_ms);
+        map.opt_str("clientId", version.client_id.as_deref());
+        map.opt_str("description", version.description.as_deref());
+        if let Some(metadata) = &version.metadata {
+            map.json("metadata", metadata);
+        }
     });
+    if let Some(summary) = summary {
+        map.map("annotations", |map| map.json("summary", summary));
+    }
 }
 
 /// Writes `data` and `encoding`, as they are in `format`.

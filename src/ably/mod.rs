@@ -5,6 +5,7 @@
 //! A payload is validated once and then walked in place ([`decode`]); what a message carries is kept
 //! in one canonical form ([`Message`]) from which either format is written.
 
+mod annotation;
 mod batch;
 mod capability;
 mod change;
@@ -14,6 +15,7 @@ mod credentials;
 mod delta;
 mod directory;
 mod error;
+mod events;
 mod filter;
 mod history;
 mod inbound;
@@ -29,6 +31,7 @@ mod principal;
 mod publish;
 mod question;
 mod rest;
+mod revision;
 mod revocation;
 mod rule;
 mod sandbox;
@@ -42,9 +45,14 @@ mod value;
 pub mod vcdiff;
 mod writer;
 
+pub use annotation::{
+    Aggregation, Annotation, AnnotationAction, AnnotationDraft, AnnotationPage, Annotations,
+    AnnotationsPublication, encode_annotations, validate_annotations,
+};
 pub use batch::{
     BATCH_CHANNELS_MAX, BATCH_PUBLISHES_MAX, BatchItem, BatchSpec, decode_batch,
-    encode_batch_publish, encode_legacy_batch_publish,
+    encode_batch_presence, encode_batch_publish, encode_legacy_batch_presence,
+    encode_legacy_batch_publish,
 };
 pub use capability::{Capability, CapabilityError, Operation};
 pub use change::Change;
@@ -54,12 +62,15 @@ pub use credentials::{ApiKey, decode_basic};
 pub use delta::Delta;
 pub use directory::{App, AppLimits, AppSpec, Directory, Key, KeySpec, Namespace};
 pub use error::{DecodeError, ErrorCode, ErrorInfo};
+pub use events::{EventFraming, EventShape};
 pub use filter::{FILTER_BYTES_MAX, Filter, Subject};
 pub use history::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position};
-pub use inbound::{Action, Draft, Field, PARAMS_MAX, Params, ProtocolMessage, decode};
+pub use inbound::{
+    Action, Draft, Field, PARAMS_MAX, Params, ProtocolMessage, VersionDraft, decode,
+};
 pub use message::{Data, Message, Publication, encode_message, encode_part, encode_publication};
 pub use modes::{Modes, Wants, flags};
-pub use occupancy::{Category, Metric, Metrics};
+pub use occupancy::{Category, Metric, Metrics, encode_occupancy};
 pub use outbound::{ConnectionDetails, Outbound, PublishResult, encode};
 pub use presence::{
     MembersPage, MembersQuery, PresenceAction, PresenceChange, PresenceEvents, PresenceHistoryPage,
@@ -67,11 +78,14 @@ pub use presence::{
     encode_sync,
 };
 pub use principal::{Principal, Token};
-pub use publish::{Accepted, Identity, MESSAGES_MAX, Publisher, validate};
-pub use question::{Answer, ChannelsQuery, Question, Survey, merge_channels};
+pub use publish::{Accepted, Identity, MESSAGES_MAX, Messages, Publisher, validate};
+pub use question::{Answer, ChannelsQuery, ListedChannel, Question, Survey, merge_channels};
 pub use rest::{
-    decode_publish, encode_error, encode_history, encode_names, encode_publish_result, encode_time,
+    decode_annotations, decode_publish, encode_annotation_page, encode_channel, encode_channels,
+    encode_error, encode_history, encode_json, encode_publish_result, encode_time,
+    encode_version_result,
 };
+pub use revision::{MessageAction, Mutation, Revision, Version, no_such_message};
 pub use revocation::{Revocation, Target};
 pub use rule::{
     ChannelFilter, ContentType, RULE_FILTER_BYTES_MAX, RequestShape, Rule, RuleEvent, RuleSource,

@@ -14,9 +14,22 @@ pub mod flags {
     pub const ATTACH_RESUME: u64 = 1 << 5;
 }
 
-/// What an attachment may do: a subset of the mode bits, in their places on the wire.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What an attachment may do: a subset of the mode bits, in their places on the wire. What its client
+/// had asked for is remembered in the lower half, since another capability may grant more of that
+/// (RTC8a1); it counts for nothing else.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Modes(u32);
+
+/// Where the mode bits are; what was asked for is as far below.
+const GRANTED: u32 = 0xffff_0000;
+
+impl PartialEq for Modes {
+    fn eq(&self, other: &Modes) -> bool {
+        self.bits() == other.bits()
+    }
+}
+
+impl Eq for Modes {}
 
 /// Mode, its name in params, and the operation that grants it; in canonical order.
 const TABLE: [(Modes, &str, Operation); 8] = [
@@ -28,6 +41,14 @@ const TABLE: [(Modes, &str, Operation); 8] = [
     (Modes::ANNOTATION_SUBSCRIBE, "annotation_subscribe", Operation::AnnotationSubscribe),
     (Modes::OBJECT_SUBSCRIBE, "object_subscribe", Operation::ObjectSubscribe),
     (Modes::OBJECT_PUBLISH, "object_publish", Operation::ObjectPublish),
+];
+
+/// Operations that change messages.
+const CHANGES: [Operation; 4] = [
+    Operation::MessageUpdateOwn,
+    Operation::MessageUpdateAny,
+    Operation::MessageDeleteOwn,
+    Operation::MessageDeleteAny,
 ];
 
 impl Modes {
@@ -57,6 +78,9 @@ impl Modes {
             | Modes::ANNOTATION_PUBLISH.0,
     );
 
+    /// What somebody does who listens over HTTP (14).
+    pub const LISTENER: Modes = Modes(Modes::SUBSCRIBE.0 | Modes::PRESENCE_SUBSCRIBE.0);
+
     /// What an ATTACH asks for: by param, else by flags, else the default.
     pub fn requested(flags: u64, params: &Params) -> Modes {
         let every = TABLE.iter().fold(0, |bits, (mode, ..)| bits | mode.0);
@@ -78,31 +102,44 @@ impl Modes {
     /// Those that the capability permits on the channel `name`. LiveObjects are not served, so their
     /// modes are never granted: SDKs then refuse object calls by themselves (16.3).
     pub fn granted_by(self, capability: &Capability, name: &str) -> Modes {
-        let served = self.0 & !(Modes::OBJECT_SUBSCRIBE.0 | Modes::OBJECT_PUBLISH.0);
+        let asked = self.0 & GRANTED;
+        let served = asked & !(Modes::OBJECT_SUBSCRIBE.0 | Modes::OBJECT_PUBLISH.0);
+        // Whoever may change messages does so by publishing.
+        let changes = || CHANGES.iter().any(|change| capability.allows(name, *change));
         let granted = |(mode, _, operation): &&(Modes, &str, Operation)| {
-            served & mode.0 != 0 && capability.allows(name, *operation)
+            let is_permitted =
+                capability.allows(name, *operation) || (*mode == Modes::PUBLISH && changes());
+            served & mode.0 != 0 && is_permitted
         };
-        TABLE.iter().filter(granted).fold(Modes(0), |modes, (mode, ..)| Modes(modes.0 | mode.0))
+        let none = Modes(asked >> GRANTED.trailing_zeros());
+        TABLE.iter().filter(granted).fold(none, |modes, (mode, ..)| Modes(modes.0 | mode.0))
+    }
+
+    /// Those of what the client had asked for that another capability permits.
+    pub fn regranted_by(self, capability: &Capability, name: &str) -> Modes {
+        Modes(self.0 << GRANTED.trailing_zeros()).granted_by(capability, name)
     }
 
     /// Those that are among `modes` as well.
     pub fn only(self, modes: Modes) -> Modes {
-        Modes(self.0 & modes.0)
+        let bits = modes.0 & GRANTED;
+        // What was asked for beyond them is not to be had later either.
+        Modes(self.0 & (bits | bits >> GRANTED.trailing_zeros()))
     }
 
     /// The bits, for `flags`.
     pub fn bits(self) -> u64 {
-        self.0.into()
+        (self.0 & GRANTED).into()
     }
 
     /// Whether there is none.
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self.bits() == 0
     }
 
     /// Whether all of `modes` are among these.
     pub fn contains(self, modes: Modes) -> bool {
-        self.0 & modes.0 == modes.0
+        self.bits() & modes.bits() == modes.bits()
     }
 
     /// Names in canonical order, as the param `modes` wants them.
@@ -168,5 +205,21 @@ mod tests {
         let granted = Modes::DEFAULT.granted_by(&capability, "room");
         assert_eq!(granted.names(), "subscribe,presence_subscribe");
         assert!(Modes::DEFAULT.granted_by(&capability, "other").is_empty());
+    }
+
+    #[test]
+    fn another_capability_grants_what_was_asked_for_and_no_more() {
+        let capability = |text| Capability::parse(text).expect("valid");
+        let narrow = capability(r#"{"room":["subscribe"]}"#);
+        let wide = capability(r#"{"room":["*"]}"#);
+        let modes =
+            Modes::requested((Modes::PUBLISH.bits()) | Modes::SUBSCRIBE.bits(), &Params::default());
+        let granted = modes.granted_by(&narrow, "room");
+        assert_eq!(granted, Modes::SUBSCRIBE);
+        let regranted = granted.regranted_by(&wide, "room");
+        assert_eq!(regranted.names(), "publish,subscribe");
+        assert_eq!(regranted.regranted_by(&narrow, "room"), Modes::SUBSCRIBE);
+        let only = granted.only(Modes::SUBSCRIBE);
+        assert_eq!(only.regranted_by(&wide, "room"), Modes::SUBSCRIBE);
     }
 }

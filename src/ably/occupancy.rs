@@ -1,6 +1,7 @@
 //! Occupancy (6.9): how many attachments of each kind a channel has.
 
-use super::Modes;
+use super::writer::write_map;
+use super::{Action, Format, Modes};
 
 /// One of the numbers; the order is that of [`Metrics`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -128,6 +129,33 @@ impl Metrics {
         let entries = wanted.map(|(metric, name, _)| format!(r#""{name}":{}"#, self.get(*metric)));
         format!(r#"{{"metrics":{{{}}}}}"#, entries.collect::<Vec<_>>().join(","))
     }
+}
+
+/// Appends the MESSAGE that tells attachments to `channel` its occupancy: `metrics` is the JSON text of
+/// [`Metrics::to_json`]. It has no place in the channel's order and so no channelSerial.
+pub fn encode_occupancy(
+    format: Format,
+    channel: &str,
+    id: &str,
+    timestamp_ms: u64,
+    metrics: &str,
+    out: &mut Vec<u8>,
+) {
+    write_map(format, out, |map| {
+        map.uint("action", Action::Message.number());
+        map.str("id", id);
+        map.str("channel", channel);
+        map.uint("timestamp", timestamp_ms);
+        map.array("messages", std::iter::once(()), |(), out| {
+            write_map(format, out, |map| {
+                map.str("id", &format!("{id}:0"));
+                map.str("name", "[meta]occupancy");
+                map.str("data", metrics);
+                map.str("encoding", "json");
+                map.uint("action", 0);
+            });
+        });
+    });
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::writer::{MapWriter, write_map, write_null, write_str};
-use super::{Action, ChannelSerial, ErrorInfo, Format, Params, Publication};
+use super::{Action, ChannelSerial, ErrorInfo, Format, Params, Position, Publication};
 
 /// What a publisher is told: ids and serials of what it published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +23,18 @@ impl PublishResult {
 
     /// What the publisher of `publication` is told.
     pub fn of(publication: &Publication) -> PublishResult {
-        let serial = |index| Some(publication.message_serial(index).into());
-        PublishResult {
-            message_id: publication.id.clone(),
-            serials: (0..publication.messages.len()).map(serial).collect(),
-        }
+        let serial = publication.channel_serial;
+        let positions = 0..publication.messages.len() as u32;
+        PublishResult::of_positions(
+            &publication.id,
+            positions.map(|index| Position { serial, index }),
+        )
+    }
+
+    /// What the publisher is told of a publication called `id` whose parts are at `positions`.
+    pub fn of_positions(id: &str, positions: impl Iterator<Item = Position>) -> PublishResult {
+        let serials = positions.map(|position| Some(position.to_string().into()));
+        PublishResult { message_id: id.into(), serials: serials.collect() }
     }
 }
 

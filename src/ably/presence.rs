@@ -342,8 +342,19 @@ pub(super) fn write_presences<'a>(
     });
 }
 
-fn write_member(format: Format, member: &PresenceMessage, out: &mut Vec<u8>) {
+/// A member as SYNC and REST have it.
+pub(super) fn write_member(format: Format, member: &PresenceMessage, out: &mut Vec<u8>) {
     write_map(format, out, |map| write_presence(map, format, PresenceAction::Present, member));
+}
+
+/// Writes one event of presence on `channel`, in JSON.
+pub(super) fn write_presence_event(
+    map: &mut MapWriter<'_>,
+    channel: &str,
+    message: &PresenceMessage,
+) {
+    map.str("channel", channel);
+    write_presence(map, Format::Json, message.action, message);
 }
 
 /// Complete by itself: nothing is left for a client to inherit from the protocol message (3.1).
@@ -371,10 +382,17 @@ pub struct MembersQuery {
     pub client_id: Option<Box<str>>,
     /// Only of this connection.
     pub connection_id: Option<Box<str>>,
-    /// Members per page, 1 to 1,000.
+    /// Members per page.
     pub limit: usize,
     /// The last member of the page before: connectionId and clientId.
     pub after: Option<(Box<str>, Box<str>)>,
+}
+
+impl MembersQuery {
+    /// Every member, in one page.
+    pub fn all() -> MembersQuery {
+        MembersQuery { limit: usize::MAX, ..MembersQuery::default() }
+    }
 }
 
 /// An answer to a [`MembersQuery`].
@@ -469,6 +487,7 @@ mod tests {
             connection_id: Some("conn"),
             identity,
             capability: &capability,
+            has_mutable_messages: false,
         };
         PresenceRequest::check("room", message.presence, &publisher, BYTES_MAX)
     }
@@ -569,6 +588,7 @@ mod tests {
             connection_id: Some("conn"),
             identity: &alice,
             capability: &Capability::parse(r#"{"room":["subscribe"]}"#).expect("valid"),
+            has_mutable_messages: false,
         };
         let refused = PresenceRequest::check("room", Some(Vec::new()), &publisher, BYTES_MAX);
         assert_eq!(refused.expect_err("refused").code, ErrorCode::CAPABILITY_DENIED);

@@ -1,8 +1,10 @@
 //! Whether a publish may be made, for realtime and REST alike (4.7), and what it becomes.
 
+use super::annotation::Annotations;
 use super::inbound::Field;
 use super::json::JsonValue;
 use super::message::extras_entry;
+use super::revision::{Mutation, Mutator, client_id};
 use super::value::{Node, Value};
 use super::{
     Capability, ChannelSerial, Draft, ErrorCode, ErrorInfo, Message, Operation, Params, Publication,
@@ -56,11 +58,35 @@ pub struct Publisher<'a> {
     pub identity: &'a Identity,
     /// What it may do.
     pub capability: &'a Capability,
+    /// Whether messages of the channel can be changed and annotated (6.8).
+    pub has_mutable_messages: bool,
 }
 
-/// A publish that was checked and waits for its place in the channel's order.
+/// What was checked and waits for its place in the channel's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accepted {
+pub enum Accepted {
+    /// New messages.
+    Messages(Messages),
+    /// A change to a message.
+    Mutation(Box<Mutation>),
+    /// Annotations of messages.
+    Annotations(Box<Annotations>),
+}
+
+impl Accepted {
+    /// Whether a connection published it, which then may not want to hear it.
+    pub fn is_from_connection(&self) -> bool {
+        match self {
+            Accepted::Messages(messages) => messages.connection_id.is_some(),
+            Accepted::Mutation(mutation) => mutation.connection_id().is_some(),
+            Accepted::Annotations(annotations) => annotations.is_from_connection(),
+        }
+    }
+}
+
+/// New messages that were checked and wait for their place in the channel's order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Messages {
     id: Box<str>,
     connection_id: Option<Box<str>>,
     messages: Vec<Message>,
@@ -68,7 +94,7 @@ pub struct Accepted {
     is_ephemeral: bool,
 }
 
-impl Accepted {
+impl Messages {
     /// The id that the client chose, under which a repetition is recognised (5.2).
     pub fn chosen_id(&self) -> Option<&str> {
         self.has_chosen_id.then(|| self.messages[0].id.as_deref().expect("every message has one"))
@@ -79,14 +105,9 @@ impl Accepted {
         self.is_ephemeral
     }
 
-    /// Whether a connection published it, which then may not want to hear it.
-    pub fn is_from_connection(&self) -> bool {
-        self.connection_id.is_some()
-    }
-
-    /// Gives it its place.
+    /// Gives them their place.
     pub fn into_publication(self, channel_serial: ChannelSerial, timestamp_ms: u64) -> Publication {
-        let Accepted { id, connection_id, messages, .. } = self;
+        let Messages { id, connection_id, messages, .. } = self;
         Publication { channel_serial, id, connection_id, timestamp_ms, messages }
     }
 }
@@ -107,7 +128,9 @@ pub fn validate(
     publisher: &Publisher<'_>,
     bytes_max: u64,
 ) -> Result<Accepted, ErrorInfo> {
-    if !publisher.capability.allows(name, Operation::Publish) {
+    let mutates = drafts.iter().flatten().any(|draft| draft.action != 0);
+    // A change needs another permission, and that depends on the change.
+    if !mutates && !publisher.capability.allows(name, Operation::Publish) {
         return refuse(
             ErrorCode::CAPABILITY_DENIED,
             "the capability does not permit publishing here",
@@ -116,9 +139,12 @@ pub fn validate(
     if params.get("_forceNack").is_some() {
         return refuse(ErrorCode::FORCED_NACK, "refused, as was asked for");
     }
-    let Some(drafts) = drafts else {
+    let Some(mut drafts) = drafts else {
         return refuse(ErrorCode::BAD_REQUEST, "messages have to be objects");
     };
+    if mutates {
+        return mutation(name, &mut drafts, publisher, bytes_max);
+    }
     if drafts.is_empty() {
         return refuse(ErrorCode::BAD_REQUEST, "there is no message to publish");
     }
@@ -142,7 +168,7 @@ pub fn validate(
     if let Identity::Client(own) = publisher.identity {
         messages.iter_mut().for_each(|message| message.client_id = Some(own.clone()));
     }
-    let has_chosen_id = check_ids(&messages)?;
+    let has_chosen_id = check_ids(messages.iter().map(|message| message.id.as_deref()))?;
     let id = match &messages[0].id {
         // `<base>:<index>`, or a single message's own id.
         Some(id) => id.strip_suffix(":0").unwrap_or(id).into(),
@@ -154,14 +180,44 @@ pub fn validate(
         }
     };
     let connection_id = publisher.connection_id.map(Box::from);
-    Ok(Accepted { id, connection_id, messages, has_chosen_id, is_ephemeral: ephemeral[0] })
+    let is_ephemeral = ephemeral[0];
+    Ok(Accepted::Messages(Messages { id, connection_id, messages, has_chosen_id, is_ephemeral }))
+}
+
+/// Checks a change to a message.
+fn mutation(
+    name: &str,
+    drafts: &mut Vec<Draft>,
+    publisher: &Publisher<'_>,
+    bytes_max: u64,
+) -> Result<Accepted, ErrorInfo> {
+    let mutator = Mutator {
+        id: &publisher.id,
+        connection_id: publisher.connection_id,
+        identity: publisher.identity,
+        capability: publisher.capability,
+        has_mutable_messages: publisher.has_mutable_messages,
+        bytes_max,
+    };
+    let (Some(mut draft), true) = (drafts.pop(), drafts.is_empty()) else {
+        return refuse(ErrorCode::BAD_REQUEST, "a change to a message comes alone");
+    };
+    // A client may send back the whole message as it got it; who it was is not for it to say.
+    (draft.id, draft.client_id, draft.connection_id) = (None, None, None);
+    let patch = Draft {
+        name: draft.name.take(),
+        data: std::mem::take(&mut draft.data),
+        encoding: draft.encoding.take(),
+        has_bad_encoding: draft.has_bad_encoding,
+        extras: draft.extras.take(),
+        ..Draft::default()
+    };
+    let patch = check(name, patch, publisher)?;
+    let mutation = Mutation::check(name, &mut draft, patch, &mutator)?;
+    Ok(Accepted::Mutation(Box::new(mutation)))
 }
 
 fn check(name: &str, draft: Draft, publisher: &Publisher<'_>) -> Result<Message, ErrorInfo> {
-    if draft.action != 0 {
-        let text = "messages of this channel cannot be updated, deleted or appended to";
-        return refuse(ErrorCode::MUTATION_NOT_ENABLED, text);
-    }
     let text = |field: Option<Field>, code, message| match field {
         None => Ok(None),
         Some(Field::Text(text)) => Ok(Some(text)),
@@ -190,25 +246,8 @@ fn check(name: &str, draft: Draft, publisher: &Publisher<'_>) -> Result<Message,
         encoding: draft.encoding,
         client_id: client_id(draft.client_id, publisher.identity)?,
         extras: draft.extras,
+        revision: None,
     })
-}
-
-/// The clientId that a message claims, if it may (12.7).
-fn client_id(claimed: Option<Field>, identity: &Identity) -> Result<Option<Box<str>>, ErrorInfo> {
-    let code = ErrorCode::INVALID_CLIENT_ID;
-    let claimed = match claimed {
-        None => None,
-        Some(Field::Text(text)) if !matches!(&*text, "" | "*") => Some(text),
-        Some(_) => return refuse(code, "a clientId is a string, and neither empty nor *"),
-    };
-    match (claimed, identity) {
-        (None, _) => Ok(None),
-        (Some(claimed), Identity::Wildcard) => Ok(Some(claimed)),
-        (Some(claimed), Identity::Client(own)) if claimed == *own => Ok(Some(claimed)),
-        (Some(_), Identity::Client(_) | Identity::Anonymous) => {
-            refuse(code, "the credentials do not permit this clientId")
-        }
-    }
 }
 
 pub(super) fn check_extras(
@@ -248,14 +287,16 @@ fn is_ephemeral(draft: &Draft) -> bool {
 }
 
 /// Whether the client chose ids. In an array all of them are `<base>:<index>` or none is given (5.2).
-fn check_ids(messages: &[Message]) -> Result<bool, ErrorInfo> {
-    let [first, rest @ ..] = messages else { return Ok(false) };
-    if rest.is_empty() {
-        return Ok(first.id.is_some());
+pub(super) fn check_ids<'a>(
+    ids: impl ExactSizeIterator<Item = Option<&'a str>> + Clone,
+) -> Result<bool, ErrorInfo> {
+    let Some(first) = ids.clone().next() else { return Ok(false) };
+    if ids.len() == 1 {
+        return Ok(first.is_some());
     }
-    let base = first.id.as_deref().map(|id| id.strip_suffix(":0"));
-    let consistent = messages.iter().enumerate().all(|(index, message)| {
-        let parts = message.id.as_deref().map(|id| id.rsplit_once(':'));
+    let base = first.map(|id| id.strip_suffix(":0"));
+    let consistent = ids.enumerate().all(|(index, id)| {
+        let parts = id.map(|id| id.rsplit_once(':'));
         match (base, parts) {
             (None, None) => true,
             (Some(Some(base)), Some(Some((own, at)))) => own == base && at == index.to_string(),

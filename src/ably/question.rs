@@ -1,15 +1,27 @@
 //! What a request asks of a channel's home or of the shards, and what they answer (13).
 
+use std::sync::Arc;
+
 use super::{
-    HistoryPage, HistoryQuery, Identity, IntervalTally, MembersPage, MembersQuery,
-    PresenceHistoryPage, PublishResult, StatsQuery,
+    AnnotationPage, HistoryItem, HistoryPage, HistoryQuery, Identity, IntervalTally, MembersPage,
+    MembersQuery, Metrics, Position, PresenceHistoryPage, PublishResult, StatsQuery,
 };
 
 /// What is asked of one channel's home.
 #[derive(Clone, Debug)]
 pub enum Question {
+    /// How many are attached and present.
+    Status,
     /// One page of its history.
     History(HistoryQuery),
+    /// A message in its latest version.
+    Message(Position),
+    /// One page of the versions of a message; only `direction`, `limit` and `after` count.
+    Versions(Position, HistoryQuery),
+    /// One page of the annotations of a message; only `direction`, `limit` and `after` count.
+    Annotations(Position, HistoryQuery),
+    /// What a client has contributed to the summary of a message.
+    ClientSummary(Position, Box<str>),
     /// One page of its presence members.
     Members(MembersQuery),
     /// One page of its presence history.
@@ -34,6 +46,14 @@ pub enum Answer {
     Changed,
     /// A nonce was not used before, and is from now on.
     FreshNonce,
+    /// To [`Question::History`] and [`Question::Versions`].
+    History(HistoryPage),
+    /// To [`Question::Message`].
+    Message(HistoryItem),
+    /// To [`Question::Annotations`].
+    Annotations(AnnotationPage),
+    /// JSON text, to [`Question::ClientSummary`].
+    Json(Arc<str>),
     /// The connection that a connectionKey is of.
     Connection {
         /// Its public id.
@@ -41,17 +61,21 @@ pub enum Answer {
         /// Who it is.
         identity: Identity,
     },
-    /// To [`Question::History`].
-    History(HistoryPage),
     /// To [`Question::Members`].
     Members(MembersPage),
     /// To [`Question::PresenceHistory`].
     PresenceHistory(PresenceHistoryPage),
-    /// To [`Survey::Channels`]: names in order, one more than a page has if there are as many.
-    Channels(Vec<Box<str>>),
+    /// To [`Question::Status`].
+    Status(Metrics),
+    /// To [`Survey::Channels`]: in the order of their names, one more than a page has if there are as
+    /// many.
+    Channels(Vec<ListedChannel>),
     /// To [`Survey::Stats`]: intervals in the order that was asked for, as many likewise.
     Stats(Vec<IntervalTally>),
 }
+
+/// An active channel and how many are attached and present there.
+pub type ListedChannel = (Box<str>, Metrics);
 
 /// Which of an app's active channels to name (13.7), in the order of their names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,15 +88,15 @@ pub struct ChannelsQuery {
     pub limit: usize,
 }
 
-/// Puts together the names that the shards have: one page, and the last name of it if more follow.
+/// Puts together the channels that the shards have: one page, and the last name of it if more follow.
 pub fn merge_channels(
     query: &ChannelsQuery,
-    parts: impl IntoIterator<Item = Vec<Box<str>>>,
-) -> (Vec<Box<str>>, Option<Box<str>>) {
-    let mut page: Vec<Box<str>> = parts.into_iter().flatten().collect();
-    page.sort_unstable();
+    parts: impl IntoIterator<Item = Vec<ListedChannel>>,
+) -> (Vec<ListedChannel>, Option<Box<str>>) {
+    let mut page: Vec<ListedChannel> = parts.into_iter().flatten().collect();
+    page.sort_unstable_by(|(name, _), (other, _)| name.cmp(other));
     let has_more = page.len() > query.limit;
     page.truncate(query.limit);
-    let next = page.last().filter(|_| has_more).cloned();
+    let next = page.last().filter(|_| has_more).map(|(name, _)| name.clone());
     (page, next)
 }

@@ -1,12 +1,16 @@
 //! Bodies of REST requests and responses, in both formats (13).
 
+use super::annotation::{read_annotation_drafts, write_annotations};
 use super::inbound::read_drafts;
 use super::json::JsonValue;
 use super::message::write_messages;
 use super::msgpack::MsgPackValue;
 use super::outbound::write_serials;
 use super::writer::{write_array, write_map, write_str};
-use super::{Draft, ErrorCode, ErrorInfo, Format, Publication, PublishResult};
+use super::{
+    AnnotationDraft, AnnotationsPublication, Draft, ErrorCode, ErrorInfo, Format, ListedChannel,
+    Metrics, Publication, PublishResult,
+};
 
 /// Reads the body of a publish: one message or an array.
 ///
@@ -39,11 +43,37 @@ pub fn encode_error(format: Format, error: &ErrorInfo) -> Vec<u8> {
     out
 }
 
-/// A list of names.
-pub fn encode_names(format: Format, names: &[Box<str>]) -> Vec<u8> {
+/// The status of a channel: a ChannelDetails (CHD2).
+pub fn encode_channel(format: Format, name: &str, metrics: &Metrics) -> Vec<u8> {
     let mut out = Vec::new();
-    write_array(format, &mut out, names.iter(), |name, out| write_str(format, out, name));
+    write_channel(format, name, metrics, &mut out);
     out
+}
+
+/// A list of channels: their names, or the status of each.
+pub fn encode_channels(format: Format, channels: &[ListedChannel], with_status: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_array(format, &mut out, channels.iter(), |(name, metrics), out| match with_status {
+        true => write_channel(format, name, metrics, out),
+        false => write_str(format, out, name),
+    });
+    out
+}
+
+fn write_channel(format: Format, name: &str, metrics: &Metrics, out: &mut Vec<u8>) {
+    write_map(format, out, |map| {
+        map.str("channelId", name);
+        map.str("name", name);
+        map.map("status", |map| {
+            // Asking is enough to make it so.
+            map.json("isActive", "true");
+            map.map("occupancy", |map| {
+                map.map("metrics", |map| {
+                    metrics.named().for_each(|(name, value)| map.uint(name, value.into()));
+                });
+            });
+        });
+    });
 }
 
 /// The body of a publish that succeeded.
@@ -64,5 +94,50 @@ pub fn encode_history<'a>(
 ) -> Vec<u8> {
     let mut out = Vec::new();
     write_messages(format, messages, &mut out);
+    out
+}
+
+/// Reads the body that annotates a message: one annotation or an array.
+///
+/// # Errors
+/// 40001: not one value of the format, or not an object or an array of objects.
+pub fn decode_annotations(format: Format, body: &[u8]) -> Result<Vec<AnnotationDraft>, ErrorInfo> {
+    let drafts = match format {
+        Format::Json => JsonValue::parse(body).map(read_annotation_drafts),
+        Format::MsgPack => MsgPackValue::parse(body).map(read_annotation_drafts),
+    };
+    drafts.ok().flatten().ok_or_else(|| {
+        let text = "the body is no annotation and no array of annotations";
+        ErrorInfo::new(ErrorCode::INVALID_BODY, text)
+    })
+}
+
+/// The body of a page of annotations; each is given with its index in its publication.
+pub fn encode_annotation_page<'a>(
+    format: Format,
+    annotations: impl ExactSizeIterator<Item = (&'a AnnotationsPublication, usize)>,
+) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_annotations(format, annotations, &mut out);
+    out
+}
+
+/// The body of a change to a message that succeeded (UDR2); null: it was overtaken.
+pub fn encode_version_result(format: Format, result: &PublishResult) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_map(format, &mut out, |map| match result.serials.first() {
+        Some(Some(serial)) => map.str("versionSerial", serial),
+        Some(None) | None => map.json("versionSerial", "null"),
+    });
+    out
+}
+
+/// A body that is kept as JSON text.
+pub fn encode_json(format: Format, text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    match format {
+        Format::Json => out.extend_from_slice(text.as_bytes()),
+        Format::MsgPack => JsonValue::of_validated(text).write_msgpack(&mut out),
+    }
     out
 }

@@ -14,7 +14,7 @@ pub const BASE_BYTES_MAX: usize = 64 << 10;
 pub const TARGET_BYTES_MAX: usize = 64 << 10;
 
 /// Places in the base that one position of the target is compared with.
-const CANDIDATES_MAX: usize = 8;
+const CANDIDATES_MAX: usize = 4;
 
 /// Bytes that have to be equal at once to be worth a copy; also the shortest copy with a code of its
 /// own (§5.6).

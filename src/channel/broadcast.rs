@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::ably::{self, ChannelSerial, Format, PresenceEvents, Publication, Wants};
+use crate::ably::{
+    self, AnnotationsPublication, ChannelSerial, Format, PresenceEvents, Publication, Wants,
+};
 
 /// One event of a channel; each becomes one protocol message.
 #[derive(Clone, Debug)]
 pub enum Broadcast {
     /// MESSAGE.
     Messages(Arc<Publication>),
+    /// ANNOTATION.
+    Annotations(Arc<AnnotationsPublication>),
     /// PRESENCE.
     Presence(Arc<PresenceEvents>),
 }
@@ -18,6 +22,7 @@ impl Broadcast {
     pub fn kind(&self) -> Wants {
         match self {
             Broadcast::Messages(_) => Wants::MESSAGES,
+            Broadcast::Annotations(_) => Wants::ANNOTATIONS,
             Broadcast::Presence(_) => Wants::PRESENCE,
         }
     }
@@ -26,7 +31,16 @@ impl Broadcast {
     pub fn serial(&self) -> ChannelSerial {
         match self {
             Broadcast::Messages(publication) => publication.channel_serial,
+            Broadcast::Annotations(publication) => publication.channel_serial,
             Broadcast::Presence(events) => events.channel_serial,
+        }
+    }
+
+    /// The connection that is not sent it when it does not want its own; presence is sent to all.
+    pub fn connection_id(&self) -> Option<&str> {
+        match self {
+            Broadcast::Messages(publication) => publication.connection_id.as_deref(),
+            Broadcast::Annotations(_) | Broadcast::Presence(_) => None,
         }
     }
 
@@ -34,6 +48,7 @@ impl Broadcast {
     pub fn size_bytes(&self) -> u64 {
         match self {
             Broadcast::Messages(publication) => publication.size_bytes(),
+            Broadcast::Annotations(publication) => publication.size_bytes(),
             Broadcast::Presence(events) => events.size_bytes(),
         }
     }
@@ -43,6 +58,9 @@ impl Broadcast {
         match self {
             Broadcast::Messages(publication) => {
                 ably::encode_publication(format, display_name, publication, out);
+            }
+            Broadcast::Annotations(publication) => {
+                ably::encode_annotations(format, display_name, publication, out);
             }
             Broadcast::Presence(events) => {
                 ably::encode_presence(format, display_name, events, out);

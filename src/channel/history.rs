@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::revisions::{First, Revisions};
 use crate::ably::{
     ChannelSerial, Direction, HistoryItem, HistoryPage, HistoryQuery, Position, Publication,
 };
@@ -20,15 +21,14 @@ pub struct HistoryConfig {
 }
 
 /// Bytes of messages after which a page ends early; a longer answer would hold up its connection.
-const PAGE_BYTES_MAX: u64 = 2 << 20;
+pub(super) const PAGE_BYTES_MAX: u64 = 2 << 20;
 
-/// Publications in order, oldest first. `bytes` is the sum of their sizes.
+/// Publications in order, oldest first: messages, and the later versions of messages among them.
+/// `bytes` is the sum of their sizes.
 #[derive(Default)]
 pub struct History {
     publications: VecDeque<Arc<Publication>>,
     bytes: u64,
-    /// Of the newest publication that was dropped: what lies behind it is all here.
-    dropped: Option<ChannelSerial>,
 }
 
 impl History {
@@ -48,22 +48,16 @@ impl History {
         self.publications.push_back(publication);
     }
 
-    /// Drops what was published before `oldest_ms`, and the oldest beyond `bytes_max`.
-    pub fn trim(&mut self, oldest_ms: u64, bytes_max: u64) {
-        while let Some(oldest) = self.publications.front() {
-            if oldest.timestamp_ms >= oldest_ms && self.bytes <= bytes_max {
-                return;
-            }
-            self.bytes -= oldest.size_bytes();
-            self.dropped = Some(oldest.channel_serial);
-            self.publications.pop_front();
-        }
-        debug_assert_eq!(self.bytes, 0);
+    /// The oldest publication: its serial, and when it was published.
+    pub fn oldest(&self) -> Option<(ChannelSerial, u64)> {
+        self.publications.front().map(|oldest| (oldest.channel_serial, oldest.timestamp_ms))
     }
 
-    /// Of the newest publication that is not here any more.
-    pub fn dropped(&self) -> Option<ChannelSerial> {
-        self.dropped
+    /// Drops the oldest publication.
+    pub fn pop_oldest(&mut self) -> Option<Arc<Publication>> {
+        let oldest = self.publications.pop_front()?;
+        self.bytes -= oldest.size_bytes();
+        Some(oldest)
     }
 
     /// What was published behind `serial` and is still here, oldest first.
@@ -74,12 +68,13 @@ impl History {
 
     /// The newest publications, oldest first: not before `oldest_ms`, as many as hold at least
     /// `messages_max` messages together, and no more than `bytes_max`. The second answer is whether a
-    /// bound left out some that are young enough.
+    /// bound left out some that are young enough. Messages are in their latest versions.
     pub fn latest(
         &self,
         oldest_ms: u64,
         messages_max: u32,
         bytes_max: u64,
+        revisions: Option<&Revisions>,
     ) -> (Vec<Arc<Publication>>, bool) {
         let (mut messages, mut bytes) = (0, 0);
         let mut latest = Vec::new();
@@ -88,49 +83,77 @@ impl History {
             if publication.timestamp_ms < oldest_ms {
                 break;
             }
-            bytes += publication.size_bytes();
+            if publication.messages[0].revision.is_some() {
+                continue;
+            }
+            let shown = match revisions {
+                None => Arc::clone(publication),
+                Some(revisions) => revisions.shown(publication),
+            };
+            bytes += shown.size_bytes();
             is_cut = messages >= messages_max as usize || bytes > bytes_max;
             if is_cut {
                 break;
             }
             messages += publication.messages.len();
-            latest.push(Arc::clone(publication));
+            latest.push(shown);
         }
         latest.reverse();
         (latest, is_cut)
     }
 
-    /// Reads one page.
-    pub fn read(&self, query: &HistoryQuery) -> HistoryPage {
+    /// Takes out a publication that a later one has replaced.
+    pub fn remove(&mut self, serial: ChannelSerial) {
+        let found = self.publications.binary_search_by_key(&serial, |known| known.channel_serial);
+        // Not there: dropped already.
+        let Ok(at) = found else { return };
+        let removed = self.publications.remove(at).expect("found");
+        self.bytes -= removed.size_bytes();
+    }
+
+    /// The message at `position`, if that is one and not a later version.
+    pub fn find(&self, position: Position) -> Option<First<'_>> {
+        let serial = position.serial;
+        let found = self.publications.binary_search_by_key(&serial, |known| known.channel_serial);
+        let publication = &self.publications[found.ok()?];
+        let index = position.index as usize;
+        let message = publication.messages.get(index)?;
+        message.revision.is_none().then_some(First { publication, index })
+    }
+
+    /// Reads one page: each message once, where it was published, in its latest version.
+    pub fn read(&self, query: &HistoryQuery, revisions: Option<&Revisions>) -> HistoryPage {
         let messages = self.publications.iter().flat_map(|publication| {
-            (0..publication.messages.len()).map(move |index| (publication, index))
+            (0..publication.messages.len()).map(move |index| First { publication, index })
         });
         match query.direction {
-            Direction::Forwards => page(messages, query),
-            Direction::Backwards => page(messages.rev(), query),
+            Direction::Forwards => page(messages, query, revisions),
+            Direction::Backwards => page(messages.rev(), query, revisions),
         }
     }
 }
 
 fn page<'a>(
-    messages: impl Iterator<Item = (&'a Arc<Publication>, usize)>,
+    messages: impl Iterator<Item = First<'a>>,
     query: &HistoryQuery,
+    revisions: Option<&Revisions>,
 ) -> HistoryPage {
     let mut page = HistoryPage::default();
     let mut bytes = 0;
-    for (publication, index) in messages {
-        if !wanted(query, publication, index) {
+    for first @ First { publication, index } in messages {
+        if publication.messages[index].revision.is_some() || !wanted(query, publication, index) {
             continue;
         }
         if page.items.len() == query.limit || bytes > PAGE_BYTES_MAX {
-            page.next = page.items.last().map(|last| Position {
-                serial: last.publication.channel_serial,
-                index: last.index as u32,
-            });
+            page.next = page.items.last().map(|last| last.publication.position(last.index));
             break;
         }
-        bytes += publication.messages[index].size_bytes();
-        page.items.push(HistoryItem { publication: Arc::clone(publication), index });
+        let item = match revisions {
+            None => HistoryItem { publication: Arc::clone(publication), index },
+            Some(revisions) => revisions.latest(first),
+        };
+        bytes += item.publication.messages[item.index].size_bytes();
+        page.items.push(item);
     }
     page
 }

@@ -7,14 +7,17 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::ChannelKey;
+use super::broadcast::Broadcast;
 use super::chain::Chain;
 use super::history::{History, HistoryConfig};
 use super::presence::{Members, Presence, PresenceConfig};
+use super::revisions::{Revised, Revisions};
 use super::view::{Past, View};
 use crate::ably::{
-    Accepted, ChannelSerial, ErrorCode, ErrorInfo, Filter, Format, HistoryPage, HistoryQuery,
-    PresenceEvents, PresenceMessage, PresenceRequest, Publication, Rewind, SerialClock, SeriesId,
-    Since, Subject,
+    AnnotationPage, Annotations, AnnotationsPublication, ChannelSerial, ErrorCode, ErrorInfo,
+    Filter, Format, HistoryItem, HistoryPage, HistoryQuery, Messages, Metric, Metrics, Mutation,
+    Position, PresenceEvents, PresenceMessage, PresenceRequest, Publication, PublishResult, Rewind,
+    SerialClock, SeriesId, Since, Subject, no_such_message,
 };
 use crate::base::Now;
 
@@ -50,15 +53,55 @@ pub struct Subscriber {
     pub display_name: Arc<str>,
     /// What it calls them.
     pub stream: StreamRef,
+    /// Its attachments, as it has last counted them.
+    pub metrics: Metrics,
+}
+
+/// What subscribers to occupancy were told; kept while there are any.
+pub struct Watch {
+    subscribers: u32,
+    /// The numbers last told.
+    pub told: Metrics,
 }
 
 /// What became of a publish that was accepted.
 pub enum Published {
     /// It is in the channel's order now and is to be delivered.
     New(Arc<Publication>),
-    /// It was published before; nothing is delivered.
-    Repeated(Arc<Publication>),
+    /// It was published before, with this result; nothing is delivered.
+    Repeated(PublishResult),
 }
+
+/// What became of annotations that were accepted.
+pub enum Annotated {
+    /// They are in the channel's order now and are to be delivered.
+    New {
+        /// To be delivered.
+        publication: Arc<AnnotationsPublication>,
+        /// The messages whose summaries are to be told behind it.
+        to_tell: Vec<Position>,
+    },
+    /// They were published before, with this result; nothing is delivered.
+    Repeated(PublishResult),
+}
+
+/// What was published under an id that a client chose: enough to answer a repetition.
+struct Remembered {
+    channel_serial: ChannelSerial,
+    count: u32,
+    publication_id: Box<str>,
+}
+
+impl Remembered {
+    fn result(&self) -> PublishResult {
+        let serial = self.channel_serial;
+        let positions = (0..self.count).map(|index| Position { serial, index });
+        PublishResult::of_positions(&self.publication_id, positions)
+    }
+}
+
+/// Parts the ids of annotations from those of messages.
+const ANNOTATION: &str = "annotation ";
 
 /// See the module text.
 pub struct HomeChannel {
@@ -67,15 +110,26 @@ pub struct HomeChannel {
     /// Of the newest publication, or of the channel's beginning.
     last_serial: ChannelSerial,
     history: History,
+    /// Of the newest event that was kept and is not any more: what lies behind it is all here.
+    dropped: Option<ChannelSerial>,
     subscribers: Vec<Subscriber>,
+    /// What has become of the messages; `None` while nothing has.
+    revisions: Option<Box<Revisions>>,
     /// By client-chosen id: what it was published as.
-    ids: HashMap<Box<str>, Arc<Publication>>,
+    ids: HashMap<Box<str>, Remembered>,
     /// The same ids with the time until which they count, oldest first.
     ids_until: VecDeque<(u64, Box<str>)>,
     /// Where the order begins: nothing is known of what lies before it.
     first_serial: ChannelSerial,
     /// Until when somebody may come back and ask for what was missed, on the monotonic clock.
     kept_until_ms: u64,
+    /// The attachments of all subscribers.
+    attached: Metrics,
+    /// While somebody wants to hear of occupancy.
+    watch: Option<Box<Watch>>,
+    /// Whether a change of occupancy waits to be told; also when nobody wants to hear of it any more, so
+    /// that a channel waits once.
+    is_occupancy_due: bool,
     /// While there are subscribers with deltas.
     chain: Option<Box<Chain>>,
     /// The distinct filters of subscribers, with how many have them.
@@ -95,9 +149,14 @@ impl HomeChannel {
             last_serial: first_serial,
             first_serial,
             kept_until_ms: 0,
+            attached: Metrics::default(),
+            watch: None,
+            is_occupancy_due: false,
             chain: None,
             filters: Vec::new(),
             history: History::default(),
+            dropped: None,
+            revisions: None,
             subscribers: Vec::new(),
             ids: HashMap::new(),
             ids_until: VecDeque::new(),
@@ -125,34 +184,120 @@ impl HomeChannel {
         self.presence.as_ref().is_some_and(|presence| !presence.members.is_empty())
     }
 
-    /// Bytes of history, that of presence included.
+    /// Bytes of history, with that of presence and with what has become of the messages.
     pub fn history_bytes(&self) -> u64 {
-        self.history.bytes() + self.presence.as_ref().map_or(0, |known| known.history.bytes())
+        let presence_bytes = self.presence.as_ref().map_or(0, |known| known.history.bytes());
+        let revisions_bytes = self.revisions.as_ref().map_or(0, |known| known.bytes());
+        self.history.bytes() + presence_bytes + revisions_bytes
     }
 
-    /// Gives `accepted` its place in the order. `trim` has been called this turn.
-    pub fn publish(&mut self, now: Now, accepted: Accepted) -> Published {
-        let chosen_id = accepted.chosen_id().map(Box::<str>::from);
-        if let Some(id) = &chosen_id
-            && let Some(before) = self.ids.get(id)
-        {
-            return Published::Repeated(Arc::clone(before));
+    /// Gives messages their place in the order. `trim` has been called this turn.
+    pub fn publish(&mut self, now: Now, messages: Messages) -> Published {
+        let chosen_id = messages.chosen_id().map(Box::<str>::from);
+        if let Some(before) = chosen_id.as_ref().and_then(|id| self.ids.get(id)) {
+            return Published::Repeated(before.result());
         }
-        let ephemeral = accepted.is_ephemeral();
-        let serial = self.clock.next(now.unix_ms);
-        self.last_serial = serial;
-        let publication = Arc::new(accepted.into_publication(serial, now.unix_ms));
+        let ephemeral = messages.is_ephemeral();
+        let serial = self.next_serial(now);
+        let publication = Arc::new(messages.into_publication(serial, now.unix_ms));
         if !ephemeral {
             self.history.push(Arc::clone(&publication));
         }
         if let Some(id) = chosen_id {
-            if self.ids.len() == IDS_MAX {
-                self.forget_oldest_id();
-            }
-            self.ids.insert(id.clone(), Arc::clone(&publication));
-            self.ids_until.push_back((now.mono_ms + ID_WINDOW_MS, id));
+            let count = publication.messages.len();
+            self.remember(now, id, serial, count, &publication.id);
         }
         Published::New(publication)
+    }
+
+    /// Gives a change to a message its place in the order.
+    ///
+    /// # Errors
+    /// 40400: there is no such message; those of [`Mutation::apply`].
+    pub fn revise(&mut self, now: Now, mutation: &Mutation) -> Result<Revised, ErrorInfo> {
+        let first = self.history.find(mutation.message()).ok_or_else(no_such_message)?;
+        let (clock, last_serial) = (&mut self.clock, &mut self.last_serial);
+        let serial = || {
+            *last_serial = clock.next(now.unix_ms);
+            *last_serial
+        };
+        let revisions = self.revisions.get_or_insert_default();
+        let (revised, replaced) = revisions.revise(now, first, mutation, serial)?;
+        if let Some(replaced) = replaced {
+            self.history.remove(replaced);
+        }
+        self.history.push(Arc::clone(&revised.version));
+        Ok(revised)
+    }
+
+    /// Gives annotations their place in the order.
+    ///
+    /// # Errors
+    /// 40400: there is no such message; 40000: one has as many annotations as it may have.
+    pub fn annotate(&mut self, now: Now, annotations: Annotations) -> Result<Annotated, ErrorInfo> {
+        let chosen_id: Option<Box<str>> =
+            annotations.chosen_id().map(|id| format!("{ANNOTATION}{id}").into());
+        if let Some(before) = chosen_id.as_ref().and_then(|id| self.ids.get(id)) {
+            return Ok(Annotated::Repeated(before.result()));
+        }
+        for annotation in annotations.iter() {
+            self.history.find(annotation.message).ok_or_else(no_such_message)?;
+            self.revisions.as_ref().map_or(Ok(()), |revisions| revisions.check(annotation))?;
+        }
+        let serial = self.next_serial(now);
+        let publication = Arc::new(annotations.into_publication(serial, now.unix_ms));
+        let to_tell = self.revisions.get_or_insert_default().annotate(&publication);
+        if let Some(id) = chosen_id {
+            let count = publication.annotations.len();
+            self.remember(now, id, serial, count, &publication.id);
+        }
+        Ok(Annotated::New { publication, to_tell })
+    }
+
+    /// Gives the summary of a message its place in the order; `None`: the message is gone. Until
+    /// [`summary_pause_over`](Self::summary_pause_over) no other is to be told.
+    pub fn tell_summary(&mut self, now: Now, message: Position) -> Option<Arc<Publication>> {
+        self.revisions.as_ref()?;
+        self.history.find(message)?;
+        let serial = self.next_serial(now);
+        let first = self.history.find(message)?;
+        let (summary, replaced) = self.revisions.as_mut()?.tell_summary(now, first, serial)?;
+        if let Some(replaced) = replaced {
+            self.history.remove(replaced);
+        }
+        self.history.push(Arc::clone(&summary));
+        Some(summary)
+    }
+
+    /// Lets the summary of a message wait until a pause is over; returns whether there is one.
+    pub fn postpone_summary(&mut self, message: Position) -> bool {
+        self.revisions.as_mut().is_some_and(|revisions| revisions.postpone_summary(message))
+    }
+
+    /// The pause after a message's summary is over; returns whether the next one is due.
+    pub fn summary_pause_over(&mut self, message: Position) -> bool {
+        self.revisions.as_mut().is_some_and(|revisions| revisions.pause_over(message))
+    }
+
+    fn next_serial(&mut self, now: Now) -> ChannelSerial {
+        self.last_serial = self.clock.next(now.unix_ms);
+        self.last_serial
+    }
+
+    fn remember(
+        &mut self,
+        now: Now,
+        id: Box<str>,
+        channel_serial: ChannelSerial,
+        count: usize,
+        publication_id: &str,
+    ) {
+        if self.ids.len() == IDS_MAX {
+            self.forget_oldest_id();
+        }
+        let (count, publication_id) = (count as u32, publication_id.into());
+        self.ids.insert(id.clone(), Remembered { channel_serial, count, publication_id });
+        self.ids_until.push_back((now.mono_ms + ID_WINDOW_MS, id));
     }
 
     /// Does what a client wants of its members, heard over its `transport_count`th transport; returns
@@ -191,8 +336,7 @@ impl HomeChannel {
         id: Option<Box<str>>,
         messages: Vec<Arc<PresenceMessage>>,
     ) -> Arc<PresenceEvents> {
-        let channel_serial = self.clock.next(now.unix_ms);
-        self.last_serial = channel_serial;
+        let channel_serial = self.next_serial(now);
         let timestamp_ms = now.unix_ms;
         let events = Arc::new(PresenceEvents { channel_serial, id, timestamp_ms, messages });
         let presence = self.presence.as_mut().expect("events come from members");
@@ -225,6 +369,11 @@ impl HomeChannel {
 
     /// Adds a subscribing stream; frames of what is published from now on are for it.
     pub fn subscribe(&mut self, subscriber: Subscriber) {
+        if subscriber.view.occupancy.is_some() {
+            let told = self.occupancy();
+            let watch = self.watch.get_or_insert_with(|| Box::new(Watch { subscribers: 0, told }));
+            watch.subscribers += 1;
+        }
         if subscriber.view.delta {
             self.chain.get_or_insert_default().add_subscriber();
         }
@@ -245,7 +394,14 @@ impl HomeChannel {
     pub fn unsubscribe(&mut self, now: Now, shard: u16, stream: StreamRef, keep: Duration) {
         let is_it = |known: &Subscriber| (known.shard, known.stream) == (shard, stream);
         let Some(at) = self.subscribers.iter().position(is_it) else { return };
-        let Subscriber { view, .. } = self.subscribers.remove(at);
+        let Subscriber { view, metrics, .. } = self.subscribers.remove(at);
+        self.attached.subtract(&metrics);
+        if view.occupancy.is_some() {
+            self.watch.take_if(|watch| {
+                watch.subscribers -= 1;
+                watch.subscribers == 0
+            });
+        }
         self.kept_until_ms = now.mono_ms + keep.as_millis() as u64;
         if view.delta {
             self.chain.take_if(|chain| chain.remove_subscriber());
@@ -258,6 +414,33 @@ impl HomeChannel {
                 self.filters.swap_remove(known);
             }
         }
+    }
+
+    /// Notes the attachments that `shard` has to the stream.
+    pub fn count(&mut self, shard: u16, stream: StreamRef, metrics: Metrics) {
+        let is_it = |known: &&mut Subscriber| (known.shard, known.stream) == (shard, stream);
+        // Not there when the home did not take it.
+        let Some(subscriber) = self.subscribers.iter_mut().find(is_it) else { return };
+        self.attached.add(&metrics);
+        self.attached.subtract(&std::mem::replace(&mut subscriber.metrics, metrics));
+    }
+
+    /// How many attachments and members there are; right whether or not somebody asks (CHM2).
+    pub fn occupancy(&self) -> Metrics {
+        let mut metrics = self.attached;
+        let members = self.presence.as_ref().map_or(0, |presence| presence.members.len());
+        metrics.set(Metric::PresenceMembers, members as u32);
+        metrics
+    }
+
+    /// What subscribers to occupancy were told, while there are any.
+    pub fn watch(&mut self) -> Option<&mut Watch> {
+        self.watch.as_deref_mut()
+    }
+
+    /// Notes whether a change of occupancy waits to be told, and returns whether one did.
+    pub fn set_occupancy_due(&mut self, is_due: bool) -> bool {
+        std::mem::replace(&mut self.is_occupancy_due, is_due)
     }
 
     /// The chain of deltas, while somebody subscribes to them.
@@ -291,74 +474,128 @@ impl HomeChannel {
     /// continuity that cannot be kept is given up as a whole (6.6).
     pub fn past(&self, now: Now, since: &Since, bytes_max: u64) -> Past {
         let head = self.last_serial;
-        let nothing = Past { serial: head, resumed: false, error: None, publications: Vec::new() };
+        let nothing = Past { serial: head, resumed: false, error: None, events: Vec::new() };
         match since {
             Since::Head => nothing,
             Since::Rewind { rewind, limit } => {
+                let latest = |oldest_ms, messages_max| {
+                    let revisions = self.revisions.as_deref();
+                    self.history.latest(oldest_ms, messages_max, bytes_max, revisions)
+                };
                 let (publications, is_cut) = match rewind {
-                    Rewind::Count(count) => (self.history.latest(0, *count, bytes_max).0, false),
+                    Rewind::Count(count) => (latest(0, *count).0, false),
                     Rewind::Span(span) => {
-                        let oldest_ms = now.unix_ms.saturating_sub(span.as_millis() as u64);
-                        self.history.latest(oldest_ms, *limit, bytes_max)
+                        latest(now.unix_ms.saturating_sub(span.as_millis() as u64), *limit)
                     }
                 };
                 let text = "the time to rewind holds more messages than are replayed";
                 let error = is_cut.then(|| ErrorInfo::new(ErrorCode::HISTORY_LIMIT, text));
-                Past { error, publications, ..nothing }
+                let events = publications.into_iter().map(Broadcast::Messages).collect();
+                Past { error, events, ..nothing }
             }
             Since::Serial(text) => match self.missed(text, bytes_max) {
-                Ok((serial, publications)) => {
-                    Past { serial, resumed: true, error: None, publications }
-                }
+                Ok((serial, events)) => Past { serial, resumed: true, error: None, events },
                 Err(error) => Past { error: Some(error), ..nothing },
             },
         }
     }
 
-    /// Everything behind the serial that a client names, and that serial.
+    /// Everything behind the serial that a client names, and that serial. Of a message that was changed
+    /// these are its versions as they came, but a run of appends is one.
     fn missed(
         &self,
         text: &str,
         bytes_max: u64,
-    ) -> Result<(ChannelSerial, Vec<Arc<Publication>>), ErrorInfo> {
+    ) -> Result<(ChannelSerial, Vec<Broadcast>), ErrorInfo> {
         let lost = |code, text: &'static str| Err(ErrorInfo::new(code, text));
         let serial = match text.parse::<ChannelSerial>() {
             Ok(serial) if serial.series() == self.last_serial.series() => serial,
             _ => return lost(ErrorCode::UNKNOWN_SERIES, "the channelSerial is not of this server"),
         };
-        let floor = self.history.dropped().unwrap_or(self.first_serial);
+        let floor = self.dropped.unwrap_or(self.first_serial);
         if serial < floor || serial > self.last_serial {
             let text = "messages were missed that are kept no longer";
             return lost(ErrorCode::HISTORY_EXPIRED, text);
         }
-        let publications: Vec<_> = self.history.since(&serial).map(Arc::clone).collect();
-        if publications.iter().map(|missed| missed.size_bytes()).sum::<u64>() > bytes_max {
+        let messages = self.history.since(&serial).map(Arc::clone).map(Broadcast::Messages);
+        let mut events: Vec<Broadcast> = messages.collect();
+        if let Some(revisions) = &self.revisions {
+            let annotations = revisions.annotations_since(&serial).map(Arc::clone);
+            events.extend(annotations.map(Broadcast::Annotations));
+            events.sort_by_key(Broadcast::serial);
+        }
+        if events.iter().map(Broadcast::size_bytes).sum::<u64>() > bytes_max {
             let text = "more messages were missed than can be replayed";
             return lost(ErrorCode::HISTORY_LIMIT, text);
         }
-        Ok((serial, publications))
+        Ok((serial, events))
     }
 
     /// Reads one page of history. What is too old counts until the next sweep.
     pub fn read_history(&self, query: &HistoryQuery) -> HistoryPage {
-        self.history.read(query)
+        self.history.read(query, self.revisions.as_deref())
+    }
+
+    /// A message in its latest version.
+    pub fn message(&self, message: Position) -> Option<HistoryItem> {
+        let first = self.history.find(message)?;
+        Some(match &self.revisions {
+            None => HistoryItem { publication: Arc::clone(first.publication), index: first.index },
+            Some(revisions) => revisions.latest(first),
+        })
+    }
+
+    /// Some versions of a message; of the query, `direction`, `limit` and `after` count.
+    pub fn versions(&self, message: Position, query: &HistoryQuery) -> Option<HistoryPage> {
+        let first = self.history.find(message)?;
+        match &self.revisions {
+            None => Some(Revisions::default().versions(first, query)),
+            Some(revisions) => Some(revisions.versions(first, query)),
+        }
+    }
+
+    /// Some annotations of a message; of the query, `direction`, `limit` and `after` count.
+    pub fn annotations(&self, message: Position, query: &HistoryQuery) -> Option<AnnotationPage> {
+        self.history.find(message)?;
+        let revisions = self.revisions.as_ref();
+        Some(revisions.map(|known| known.annotations(message, query)).unwrap_or_default())
+    }
+
+    /// JSON text of what a client has contributed to a message's summary.
+    pub fn client_summary(&self, message: Position, client_id: &str) -> Option<Arc<str>> {
+        self.history.find(message)?;
+        let revisions = self.revisions.as_ref();
+        Some(revisions.map_or_else(|| "{}".into(), |it| it.client_summary(message, client_id)))
     }
 
     /// Forgets what is too old, and the oldest publications beyond `bytes_max`.
     pub fn trim(&mut self, now: Now, config: &HistoryConfig, bytes_max: u64) {
         let oldest_ms = now.unix_ms.saturating_sub(config.retention.as_millis() as u64);
-        let mut presence_bytes = 0;
         if let Some(presence) = &mut self.presence {
             // Where it is tight, presence takes no more than half, so that messages keep theirs for
             // those who resume.
-            let unused_bytes = bytes_max.saturating_sub(self.history.bytes());
+            let revisions_bytes = self.revisions.as_ref().map_or(0, |known| known.bytes());
+            let unused_bytes = bytes_max.saturating_sub(self.history.bytes() + revisions_bytes);
             presence.history.trim(oldest_ms, unused_bytes.max(bytes_max / 2));
-            presence_bytes = presence.history.bytes();
             if presence.is_empty() {
                 self.presence = None;
             }
         }
-        self.history.trim(oldest_ms, bytes_max - presence_bytes);
+        while let Some((serial, is_annotation, at_ms)) = self.oldest_event() {
+            if at_ms >= oldest_ms && self.history_bytes() <= bytes_max {
+                break;
+            }
+            self.dropped = Some(serial);
+            if is_annotation {
+                let revisions = self.revisions.as_mut().expect("it has annotations");
+                revisions.forget_oldest_annotations();
+            } else if let Some(dropped) = self.history.pop_oldest()
+                && let Some(revisions) = &mut self.revisions
+            {
+                revisions.forget(&dropped);
+            }
+        }
+        self.revisions.take_if(|revisions| revisions.is_empty());
         while self.ids_until.front().is_some_and(|(until, _)| *until <= now.mono_ms) {
             self.forget_oldest_id();
         }
@@ -370,7 +607,16 @@ impl HomeChannel {
             && self.history.is_empty()
             && self.ids.is_empty()
             && self.presence.is_none()
+            && self.revisions.is_none()
             && self.kept_until_ms <= now.mono_ms
+    }
+
+    /// Of what is kept, the oldest: its serial, whether it is an annotation, and when it was made.
+    fn oldest_event(&self) -> Option<(ChannelSerial, bool, u64)> {
+        let message = self.history.oldest().map(|(serial, at_ms)| (serial, false, at_ms));
+        let annotations = self.revisions.as_ref().and_then(|it| it.oldest_annotations());
+        let annotation = annotations.map(|(serial, at_ms)| (serial, true, at_ms));
+        message.into_iter().chain(annotation).min()
     }
 
     fn forget_oldest_id(&mut self) {
@@ -443,6 +689,7 @@ mod tests {
                 connection_id: None,
                 identity: &identity,
                 capability: &capability,
+                has_mutable_messages: false,
             };
             let draft = crate::ably::Draft {
                 data: Data::Text("x".repeat(1_000).into()),
@@ -455,7 +702,10 @@ mod tests {
                 &publisher,
                 65_536,
             );
-            home.publish(NOW, accepted.expect("valid"));
+            let crate::ably::Accepted::Messages(messages) = accepted.expect("valid") else {
+                panic!("a message is created")
+            };
+            home.publish(NOW, messages);
         }
         home.trim(NOW, &config, home.history_bytes());
         assert_eq!(count(&home), (20, 20));

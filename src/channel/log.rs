@@ -98,6 +98,8 @@ pub enum Link {
     /// A message that starts from the one before it. Whoever does not have that gets this frame
     /// instead, which holds the same in full.
     Delta(Box<Bytes>),
+    /// No delta can follow it: whoever has passed it needs the next one in full.
+    Break,
 }
 
 /// A frame for everybody who is attached.
@@ -151,6 +153,8 @@ pub struct FrameLog {
     staged: Vec<Frame>,
     /// Whether messages may come as deltas.
     has_deltas: bool,
+    /// Whether there ever was a [`Link::Break`] among them.
+    has_breaks: bool,
     /// Offset behind the last frame that was laid out.
     end: u64,
     /// Where the round of sends stands, and how many cursors it has yet to visit.
@@ -224,6 +228,7 @@ impl FrameLog {
     /// Takes a frame for everybody who is attached now; it is laid out at the next
     /// [`commit`](Self::commit). True when it is the first of this turn.
     pub fn stage(&mut self, frame: Frame) -> bool {
+        self.has_breaks |= self.has_deltas && matches!(frame.link, Link::Break);
         self.staged.push(frame);
         self.staged.len() == 1
     }
@@ -302,7 +307,7 @@ impl FrameLog {
     /// What the cursor at `index` is owed next: everything up to the end of its chunk, in whole frames,
     /// or up to a frame that it gets in another form or not at all.
     pub fn pending(&mut self, index: u32) -> Option<Owed> {
-        let is_special = !self.cursors[index as usize].special.is_none();
+        let is_special = !self.cursors[index as usize].special.is_none() || self.has_breaks;
         if is_special {
             self.skip_own_frames(index);
         }
@@ -340,12 +345,13 @@ impl FrameLog {
         cursor.position += u64::from(log_bytes);
         assert!(cursor.position <= self.end, "the kernel took more than the log holds");
         let to = cursor.position;
-        if cursor.special.lacks_base() {
+        if cursor.special.lacks_base() || self.has_breaks {
             let first = self.marks.partition_point(|mark| mark.end <= from);
-            let mut passed = self.marks.iter().skip(first).take_while(|mark| mark.end <= to);
-            if passed.any(|mark| !matches!(mark.link, Link::None)) {
+            let passed = self.marks.iter().skip(first).take_while(|mark| mark.end <= to);
+            let last = passed.filter(|mark| !matches!(mark.link, Link::None)).last();
+            if let Some(mark) = last {
                 let special = &mut self.cursors[index as usize].special;
-                *special = special.with_base(true);
+                *special = special.with_base(!matches!(mark.link, Link::Break));
             }
         }
         let mut passed = false;
@@ -400,6 +406,7 @@ impl FrameLog {
                 _ if Self::is_own(cursor, mark) => return Some((start, mark)),
                 Link::Delta(_) if lacks_base => return Some((start, mark)),
                 Link::Full => lacks_base = false,
+                Link::Break => lacks_base = true,
                 Link::Delta(_) | Link::None => {}
             }
             start = mark.end;
@@ -575,6 +582,28 @@ mod tests {
         assert_eq!(everything(&mut log, 1), "presence3d4");
         assert_eq!(everything(&mut log, 2), "presenced3d4");
         assert_eq!(log.held_bytes(), 0);
+    }
+
+    #[test]
+    fn behind_a_break_everybody_gets_the_next_delta_in_full() {
+        let mut log = FrameLog::new(true);
+        log.attach(transport(0), false, false);
+        log.attach(transport(1), false, false);
+        log.stage(linked("1", Link::Full));
+        log.stage(delta("d2", "2"));
+        log.stage(linked("!", Link::Break));
+        log.stage(delta("d3", "3"));
+        log.stage(delta("d4", "4"));
+        log.commit();
+        let mut received = vec![String::new(); 2];
+        run_round(&mut log, &mut received);
+        for cursor in 0..2 {
+            while let Some(owed) = log.pending(cursor) {
+                received[cursor as usize].push_str(text(&owed));
+                log.advance(cursor, owed.log_bytes);
+            }
+        }
+        assert_eq!(received, ["1d2!3d4", "1d2!3d4"]);
     }
 
     #[test]

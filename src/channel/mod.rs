@@ -7,6 +7,8 @@ pub mod history;
 pub mod home;
 pub mod log;
 pub mod presence;
+pub mod revisions;
+pub mod summary;
 pub mod view;
 
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -10,6 +10,10 @@ use crate::base::Now;
 /// How long before its end a client is asked for a new token.
 const RENEWAL_MARGIN_MS: u64 = 30_000;
 
+/// How long a token is used before another one is asked for, however soon it ends: a client that makes
+/// short tokens is not to be asked all the time.
+const USE_MIN_MS: u64 = 5_000;
+
 /// A token with less time left than this when it comes is left to end.
 const RENEWAL_MIN_MS: u64 = 5_500;
 
@@ -22,14 +26,14 @@ impl Connection {
     }
 
     /// When the client is to be asked for a new token: some time before the end of this one, in
-    /// milliseconds since the Unix epoch. A short life is not spent on asking.
+    /// milliseconds since the Unix epoch.
     fn renewal_ms(&self) -> Option<u64> {
         let token = self.principal.token().filter(|_| self.asks_for_token)?;
         if token.revoked_ms.is_some() {
             return Some(0);
         }
-        let half_life_ms = token.expires_ms.saturating_sub(token.issued_ms) / 2;
-        Some(token.expires_ms.saturating_sub(half_life_ms.min(RENEWAL_MARGIN_MS)))
+        let from_ms = token.expires_ms.saturating_sub(RENEWAL_MARGIN_MS);
+        Some(from_ms.max(token.issued_ms + USE_MIN_MS))
     }
 
     /// When [`check_token`](Self::check_token) has something to do next, in milliseconds since the Unix

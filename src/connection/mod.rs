@@ -195,11 +195,11 @@ impl Connection {
             }
             Action::Attach => Ok(self.handle_attach(message, lane)),
             Action::Detach => Ok(self.handle_detach(&message, lane)),
-            Action::Message => self.handle_message(config, message, lane),
+            Action::Message | Action::Annotation => self.handle_publish(config, message, lane),
             Action::Presence => self.handle_presence(config, message, lane),
             Action::Sync => Ok(self.handle_sync(&message, lane)),
-            Action::Annotation | Action::Object => {
-                let text = "annotations and objects are not served yet";
+            Action::Object => {
+                let text = "objects are not served yet";
                 let error = ErrorInfo::new(ErrorCode::UNSUPPORTED_FEATURE, text);
                 if let Some(msg_serial) = self.begin(config, &message, lane)? {
                     self.resolve(msg_serial, Err(error), lane);
@@ -277,7 +277,7 @@ impl Connection {
         }
     }
 
-    fn handle_message(
+    fn handle_publish(
         &mut self,
         config: &ConnectionConfig,
         message: ProtocolMessage,
@@ -368,10 +368,18 @@ impl Connection {
             connection_id: Some(self.key.id.as_str()),
             identity: self.principal.identity(),
             capability: self.principal.capability(),
+            has_mutable_messages: self.principal.app().namespace(name.base()).mutable_messages,
         };
         let bytes_max = config.message_bytes_max.into();
-        let ProtocolMessage { messages, params, .. } = message;
-        let accepted = ably::validate(name.base(), messages, &params, &publisher, bytes_max)?;
+        let ProtocolMessage { action, messages, annotations, params, .. } = message;
+        let accepted = if action == Action::Annotation {
+            let base = name.base();
+            let checked =
+                ably::validate_annotations(base, annotations, None, &publisher, bytes_max)?;
+            Accepted::Annotations(Box::new(checked))
+        } else {
+            ably::validate(name.base(), messages, &params, &publisher, bytes_max)?
+        };
         Ok((name, accepted))
     }
 
@@ -390,6 +398,7 @@ impl Connection {
             connection_id: Some(self.key.id.as_str()),
             identity: self.principal.identity(),
             capability: self.principal.capability(),
+            has_mutable_messages: false,
         };
         let bytes_max = config.message_bytes_max.into();
         let request = PresenceRequest::check(name.base(), message.presence, &publisher, bytes_max)?;

@@ -142,6 +142,25 @@ impl Opening {
 }
 
 impl Connection {
+    /// Somebody who listens over HTTP and never says a word.
+    pub fn listener(principal: Arc<Principal>, entropy: &mut Entropy, place: Place) -> Connection {
+        let id = ConnectionId::random(entropy);
+        Connection {
+            key: ConnectionKey::random(id, place, entropy),
+            principal,
+            format: Format::Json,
+            wants_echo: true,
+            wants_heartbeats: false,
+            asks_for_token: false,
+            next_msg_serial: 0,
+            acks: None,
+            attachments: super::Attachments::default(),
+            transport_count: 1,
+            remain_present_ms: 0,
+            entered: Box::default(),
+        }
+    }
+
     /// Whether the holder of `key` and of the credentials of `principal` may have it.
     ///
     /// # Errors

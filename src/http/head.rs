@@ -51,6 +51,8 @@ pub(super) struct Head {
     pub framing: Framing,
     pub keep_alive: bool,
     pub expects_continue: bool,
+    /// Whether the client reads chunks: one of HTTP/1.0 does not.
+    pub reads_chunks: bool,
 }
 
 /// Parses a complete head, which ends with an empty line. `body_bytes_max` bounds what it may announce.
@@ -103,6 +105,7 @@ pub(super) fn parse(head: &[u8], body_bytes_max: usize) -> Result<Head, HttpErro
         )?,
         keep_alive: !connection_has(b"close") && (!is_1_0 || connection_has(b"keep-alive")),
         expects_continue: expectation.is_some() && !is_1_0,
+        reads_chunks: !is_1_0,
         headers: headers
             .iter()
             .map(|h| (Span::of(h.name.as_bytes(), head), Span::of(h.value, head)))

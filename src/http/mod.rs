@@ -15,5 +15,5 @@ pub use error::HttpError;
 pub use head::{HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX};
 pub use parser::{CONTINUE, Progress, RequestParser};
 pub use request::Request;
-pub use response::{ReplyTo, Response, status_of};
+pub use response::{LAST_CHUNK, ReplyTo, Response, status_of, write_chunk};
 pub use uri::{form_pairs, percent_encode};

@@ -74,6 +74,11 @@ impl Request {
         self.head.keep_alive
     }
 
+    /// Whether the client reads a response in chunks; one of HTTP/1.0 does not.
+    pub fn reads_chunks(&self) -> bool {
+        self.head.reads_chunks
+    }
+
     fn text(&self, span: Span) -> Option<&str> {
         str::from_utf8(&self.head_bytes[span.range()]).ok()
     }

@@ -103,6 +103,20 @@ impl Response {
             .finish(to, b"")
     }
 
+    /// The head of a response whose content follows in chunks, for as long as the transport lasts.
+    pub fn finish_stream(self, to: &ReplyTo) -> Bytes {
+        let response = self
+            .cors(to)
+            .header("Cache-Control", "no-cache")
+            // What a proxy would collect, its client would not see.
+            .header("X-Accel-Buffering", "no")
+            .header("Connection", "close")
+            .header("Transfer-Encoding", "chunked");
+        let mut bytes = response.bytes;
+        bytes.extend_from_slice(b"\r\n");
+        Bytes::from(bytes)
+    }
+
     /// The whole response, as it goes onto the wire.
     pub fn finish(self, to: &ReplyTo, body: &[u8]) -> Bytes {
         let mut response = self.cors(to);
@@ -123,6 +137,26 @@ impl Response {
         }
         Bytes::from(bytes)
     }
+}
+
+/// What ends a content of chunks.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Appends one chunk (RFC 9112 §7.1) of what `fill` appends; none if that is nothing.
+pub fn write_chunk(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
+    /// Digits enough for every size; leading zeros are allowed.
+    const HEAD_BYTES: usize = "01234567\r\n".len();
+    let start = out.len();
+    out.extend_from_slice(&[b'0'; HEAD_BYTES]);
+    fill(out);
+    let chunk_bytes = out.len() - start - HEAD_BYTES;
+    if chunk_bytes == 0 {
+        return out.truncate(start);
+    }
+    assert!(u32::try_from(chunk_bytes).is_ok(), "a chunk's size has eight digits");
+    let head = format!("{chunk_bytes:08x}\r\n");
+    out[start..start + HEAD_BYTES].copy_from_slice(head.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// The status of a whole response that this module made.
@@ -210,6 +244,19 @@ mod tests {
         assert_eq!(status_of(&Response::new(413).finish(&to, b"")), 413);
         let injected = text(Response::new(200).header("A", "b\r\nC: dé").finish(&to, b""));
         assert!(injected.contains("\r\nA: b??C: d?\r\n"));
+    }
+
+    #[test]
+    fn a_stream_is_a_head_and_chunks() {
+        let to = ReplyTo::new(&request("GET / HTTP/1.1\r\nHost: h\r\nOrigin: o\r\n\r\n"));
+        let head = text(Response::new(200).finish_stream(&to));
+        assert!(head.contains("\r\nTransfer-Encoding: chunked\r\n"), "{head}");
+        assert!(head.contains("\r\nAccess-Control-Allow-Origin: o\r\n"), "{head}");
+        assert!(head.ends_with("\r\n\r\n") && !head.contains("Content-Length"), "{head}");
+        let mut out = b"x".to_vec();
+        write_chunk(&mut out, |out| out.extend_from_slice(b"seventeen letters"));
+        write_chunk(&mut out, |_| {});
+        assert_eq!(out, b"x00000011\r\nseventeen letters\r\n");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::pages::{Links, PageParams, parse_cursor};
 use super::{Call, Outcome};
 use crate::ably::{
-    self, Answer, Direction, ErrorCode, ErrorInfo, HistoryQuery, Operation, Position, Question,
+    self, Answer, Direction, ErrorCode, ErrorInfo, HistoryQuery, Operation, Question,
 };
 
 /// One page of a channel's history.
@@ -18,7 +18,7 @@ pub(super) fn get(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
         Question::History(query),
         move |reply, answer| {
             let Answer::History(page) = answer else { unreachable!("history was asked for") };
-            let next = page.next.map(|next| format!("{}:{}", next.serial, next.index));
+            let next = page.next.map(|next| next.to_string());
             let response = links.add_to(reply.begin(200), next.as_deref());
             let messages = page.items.iter().map(|item| (&*item.publication, item.index));
             reply.finish(response, &ably::encode_history(reply.format(), messages))
@@ -36,9 +36,6 @@ pub(super) fn parse(call: &Call<'_>) -> Result<HistoryQuery, ErrorInfo> {
     let until = until.map(|text| text.parse()).transpose();
     let until = until
         .map_err(|_| ErrorInfo::new(ErrorCode::UNKNOWN_ATTACH_POINT, "unknown attach point"))?;
-    let after = parse_cursor(call, |text| {
-        let (serial, index) = text.rsplit_once(':')?;
-        Some(Position { serial: serial.parse().ok()?, index: index.parse().ok()? })
-    })?;
+    let after = parse_cursor(call, |text| text.parse().ok())?;
     Ok(HistoryQuery { start_ms, end_ms, direction, limit, until, after })
 }

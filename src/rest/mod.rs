@@ -9,7 +9,9 @@ mod auth;
 mod batch;
 mod call;
 mod channels;
+mod events;
 mod history;
+mod messages;
 mod pages;
 mod presence;
 mod publish;
@@ -31,6 +33,7 @@ use crate::http::Request;
 
 pub use auth::authenticate;
 use call::Call;
+pub use events::{EventsRequest, position_id};
 pub use reply::{bad_handshake, not_found, unreadable};
 
 /// Largest body of a request, in bytes (17). Publishes have a lower bound of their own.
@@ -57,6 +60,8 @@ pub enum Outcome {
     Reply(Bytes),
     /// Others are to be asked first.
     Ask(Inquiry),
+    /// From here on the transport is a stream of events.
+    Events(Box<EventsRequest>),
 }
 
 /// Makes of the answers, which are in the order of the questions, what comes next.
@@ -114,6 +119,7 @@ impl fmt::Debug for Outcome {
         match self {
             Outcome::Reply(response) => f.debug_tuple("Reply").field(response).finish(),
             Outcome::Ask(inquiry) => f.debug_tuple("Ask").field(&inquiry.asks).finish(),
+            Outcome::Events(events) => f.debug_tuple("Events").field(&events.shape).finish(),
         }
     }
 }
@@ -270,6 +276,8 @@ mod tests {
         for line in ["GET /", "GET /comet/connect", "POST /push/publish", "GET /time/", "PUT /x"] {
             assert_eq!(error(outcome(line, "", "")), (404, 40400), "{line}");
         }
+        // ably-js asks for just that.
+        assert_eq!(error(outcome("GET /keys/app.all/requestToken", "", "")), (404, 40400));
         for line in ["POST /time", "DELETE /channels/a/messages", "POST /channels/a/history"] {
             assert_eq!(error(outcome(line, "", "")), (405, 40500), "{line}");
         }
@@ -383,7 +391,7 @@ mod tests {
         let (query, first_page) = links("limit=2&start=5&end=9&key=app.all:secret", Some(&last));
         assert_eq!((query.limit, query.start_ms, query.end_ms), (2, Some(5), Some(9)));
         let base = "./history?direction=backwards&limit=2&start=5&end=9";
-        let next = format!("{base}&cursor=01700000000123-001%40series0000%3A2");
+        let next = format!("{base}&cursor=01700000000123-001%40series0000%3A002");
         assert_eq!(
             first_page,
             [
@@ -546,6 +554,35 @@ mod tests {
         assert!(inquiry.asks.is_empty());
         let Outcome::Reply(response) = (inquiry.then)(Vec::new()) else { panic!() };
         assert!(text(&response).contains(r#""successCount":0,"failureCount":2"#));
+    }
+
+    #[test]
+    fn a_batch_tells_who_is_present_on_each_channel() {
+        let get = |query: &str| outcome(&format!("GET /presence?{query}"), BASIC, "");
+        assert_eq!(error(get("channels=")), (400, 40003));
+        assert_eq!(error(get(&format!("channels={}", "a,".repeat(100)))), (400, 90010));
+        for (query, status, successes) in
+            [("channels=a,:b,c%3Bd&separator=%2C", 200, 2), ("channels=a,:b,c%3Bd&v=2", 400, 0)]
+        {
+            let Outcome::Ask(inquiry) = get(query) else { panic!() };
+            let channels: Vec<_> = inquiry.asks.iter().map(Ask::channel).collect();
+            assert_eq!(channels, [Some("a"), Some("c;d")]);
+            let page = || Ok(Answer::Members(MembersPage::default()));
+            let Outcome::Reply(response) = (inquiry.then)(vec![page(), page()]) else { panic!() };
+            let response = text(&response);
+            assert_eq!(response[9..12].parse::<u16>(), Ok(status));
+            let body = response.split_once("\r\n\r\n").unwrap().1;
+            let body: serde_json::Value = serde_json::from_str(body).unwrap();
+            let results = if successes > 0 { &body["results"] } else { &body["batchResponse"] };
+            let empty = serde_json::json!({ "channel": "c;d", "presence": [] });
+            assert_eq!((&results[1]["error"]["code"], &results[2]), (&40010.into(), &empty));
+            if successes > 0 {
+                assert_eq!((&body["successCount"], &body["failureCount"]), (&2.into(), &1.into()));
+            }
+        }
+        let Outcome::Ask(inquiry) = get("channels=a,b;c&separator=;") else { panic!() };
+        let channels: Vec<_> = inquiry.asks.iter().map(Ask::channel).collect();
+        assert_eq!(channels, [Some("a,b"), Some("c")]);
     }
 
     #[test]

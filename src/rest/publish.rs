@@ -18,7 +18,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 /// Publishes one message or an array of them.
 pub(super) fn post(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
     let principal = call.authenticate()?;
-    let channel = call.channel()?;
+    let channel = call.channel()?.writable()?;
     principal.enter(channel.base())?;
     let mut drafts = read_drafts(call.request)?;
     let connection_key = connection_key(call.request, &mut drafts)?;
@@ -84,6 +84,7 @@ impl Publish {
             connection_id: connection.map(|(id, _)| id),
             identity: &identity,
             capability: principal.capability(),
+            has_mutable_messages: principal.app().namespace(channel.base()).mutable_messages,
         };
         let accepted =
             ably::validate(channel.base(), Some(drafts), &params, &publisher, bytes_max)?;
@@ -127,7 +128,7 @@ fn connection_key(request: &Request, drafts: &mut [Draft]) -> Result<Option<Box<
 }
 
 /// The messages of the body.
-fn read_drafts(request: &Request) -> Result<Vec<Draft>, ErrorInfo> {
+pub(super) fn read_drafts(request: &Request) -> Result<Vec<Draft>, ErrorInfo> {
     let content_type = request.header("Content-Type");
     if content_type.is_some_and(|value| essence(value).eq_ignore_ascii_case(FORM)) {
         return ably::decode_publish(Format::Json, &form_as_json(request.body())?);

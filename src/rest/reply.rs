@@ -55,6 +55,11 @@ impl Reply {
         response.finish(&self.to, body)
     }
 
+    /// The head of a response that goes on for as long as the transport lasts.
+    pub(super) fn stream(&self, content_type: &str) -> Bytes {
+        Response::new(200).header("Content-Type", content_type).finish_stream(&self.to)
+    }
+
     /// In a browser ably-js knows an Ably error by these headers alone.
     pub(super) fn begin_error(&self, error: &ErrorInfo) -> Response {
         self.begin(error.status)

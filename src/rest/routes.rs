@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use super::reply::Reply;
 use super::{
-    Account, Call, Context, Outcome, apps, batch, channels, history, presence, publish, service,
-    stats, tokens, unserved,
+    Account, Call, Context, Outcome, apps, batch, channels, events, history, messages, presence,
+    publish, service, stats, tokens, unserved,
 };
 use crate::ably::{ErrorCode, ErrorInfo};
 use crate::base::Entropy;
@@ -20,13 +20,24 @@ const ENDPOINTS: &[(&str, &str, Endpoint)] = &[
     ("GET", "/channels/{channel}/messages", history::get),
     // ably-go asks for /history.
     ("GET", "/channels/{channel}/history", history::get),
+    ("GET", "/channels/{channel}/messages/{serial}", messages::get),
+    ("PATCH", "/channels/{channel}/messages/{serial}", messages::patch),
+    ("GET", "/channels/{channel}/messages/{serial}/versions", messages::versions),
+    ("GET", "/channels/{channel}/messages/{serial}/annotations", messages::annotations),
+    ("POST", "/channels/{channel}/messages/{serial}/annotations", messages::annotate),
+    ("GET", "/channels/{channel}/messages/{serial}/client-summary", messages::client_summary),
     ("GET", "/channels/{channel}/presence", presence::get),
     ("GET", "/channels/{channel}/presence/history", presence::history),
     ("GET", "/channels", channels::list),
+    ("GET", "/channels/{channel}", channels::status),
     ("POST", "/messages", batch::publish),
+    ("GET", "/presence", batch::presence),
     ("POST", "/keys/{key}/requestToken", tokens::request),
+    ("*", "/keys/{key}/requestToken", unserved::other_method),
     ("POST", "/keys/{key}/revokeTokens", tokens::revoke),
     ("GET", "/stats", stats::get),
+    ("GET", "/sse", events::server_sent),
+    ("GET", "/event-stream", events::stream),
     ("POST", "/apps", apps::post),
     ("DELETE", "/apps/{app}", apps::delete),
     ("POST", "/stats", apps::post_stats),

@@ -19,6 +19,7 @@ pub(super) fn request(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
         let code = ErrorCode::INVALID_CREDENTIALS;
         require_key(call, &key, code, code)?;
     }
+    call.app_id = Some(key.app().id().into());
     let now_ms = call.context.now.unix_ms;
     let grant = request.check(&key, now_ms)?;
     let random = call.entropy.bytes();

@@ -8,6 +8,11 @@ pub(super) fn push(_: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
     Err(ErrorInfo::new(ErrorCode::NOT_FOUND, "push notifications are not served here"))
 }
 
+/// A method that a path does not have is 405, except where the SDKs expect 404.
+pub(super) fn other_method(_: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
+    Err(ErrorInfo::new(ErrorCode::NOT_FOUND, "no such resource"))
+}
+
 /// LiveObjects (16.3).
 pub(super) fn objects(_: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
     Err(ErrorInfo::new(ErrorCode::UNSUPPORTED_FEATURE, "LiveObjects are not served here"))

@@ -12,8 +12,7 @@ use super::streams::{Stream, StreamName, WaitingAttach};
 use super::transport::{InFlight, Stage};
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
-    ChannelName, ChannelParams, ChannelSerial, ErrorCode, ErrorInfo, Modes, Params, Since, Wants,
-    flags,
+    ChannelName, ChannelParams, ChannelSerial, ErrorCode, ErrorInfo, Modes, Params, Since, flags,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
@@ -151,7 +150,7 @@ impl Shard {
 
     /// Notes an attachment to the stream of that name and view; `None`, and the client is told, when
     /// that takes a new stream and its home is behind.
-    fn join_stream(
+    pub(super) fn join_stream(
         &mut self,
         index: u32,
         name: StreamName,
@@ -174,6 +173,7 @@ impl Shard {
         connection.attach(stream, modes);
         transport.has_many = connection.attachment_count() > 1;
         self.streams.at(stream).attachments += 1;
+        self.count_attachment(stream, None, Some(modes));
         Some(stream)
     }
 
@@ -225,12 +225,14 @@ impl Shard {
             if let Some((connection, lane)) = self.transports[index as usize].speak() {
                 connection.refuse_channel(&display_name, error, lane);
                 self.set_ready(index);
+            } else {
+                self.end_events(index, error);
             }
         }
     }
 
     /// Answers an ATTACH, or asks the home for what the answer needs.
-    fn settle_attach(&mut self, stream_index: u32, request: WaitingAttach) {
+    pub(super) fn settle_attach(&mut self, stream_index: u32, request: WaitingAttach) {
         let stream = self.streams.at(stream_index);
         let Some(serial) = stream.serial else { return stream.waiting.push(request) };
         let index = request.index;
@@ -242,8 +244,9 @@ impl Shard {
             Since::Serial(text) => **text == *serial.to_string(),
         };
         let wants_past = is_joining && !resumes && request.since != Since::Head;
-        let wants_members = stream.has_members && stream.view.wants.contains(Wants::PRESENCE);
-        if wants_past || wants_members || stream.is_asked_by(index) {
+        let wants_members = stream.has_members && stream.view.wants_members();
+        let wants_occupancy = is_joining && stream.view.occupancy.is_some();
+        if wants_past || wants_members || wants_occupancy || stream.is_asked_by(index) {
             return self.ask_to_join(stream_index, request);
         }
         if is_joining {
@@ -266,6 +269,10 @@ impl Shard {
         if let Some(error) = self.congestion(&channel) {
             self.leave_stream(index, stream_index);
             return self.refuse_attach(index, &display_name, &error);
+        }
+        if view.occupancy.is_some() {
+            // So that the client is counted in what it is told.
+            self.report_counts();
         }
         // The first ATTACH says from where on; those behind it ask for the members alone.
         let is_first = self.is_joining(index, stream_index)
@@ -291,7 +298,7 @@ impl Shard {
         let Some(at) = stream.joining.iter().position(number_is) else { return };
         let (_, request) = stream.joining.remove(at);
         stream.has_members = joined.has_members;
-        let wants_members = stream.view.wants.contains(Wants::PRESENCE);
+        let wants_members = stream.view.wants_members();
         let index = request.index;
         let mut status = 0;
         if self.is_joining(index, stream_index) {
@@ -328,6 +335,7 @@ impl Shard {
         let connection = connection.expect("only connections attach");
         let stream = self.streams.at(stream_index);
         let wants_any = !stream.view.wants.is_empty();
+        stream.joined = stream.serial;
         let cursor = wants_any.then(|| stream.log.attach(address, !echo, has_base));
         connection.set_cursor(stream_index, cursor);
     }
@@ -343,7 +351,10 @@ impl Shard {
     }
 
     fn confirm_attach(&mut self, index: u32, stream_index: u32, with: &Confirmation<'_>) {
-        let Some((connection, lane)) = self.transports[index as usize].speak() else { return };
+        let Some((connection, lane)) = self.transports[index as usize].speak() else {
+            let has_backlog = with.status & flags::HAS_BACKLOG != 0;
+            return self.events_attached(index, &with.serial, has_backlog, with.error);
+        };
         let modes = connection.modes(stream_index).expect("attached");
         let flags = modes.bits() | with.status;
         let name = &self.streams.at(stream_index).name.display_name;
@@ -356,6 +367,8 @@ impl Shard {
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.detached(display_name, Some(error), lane);
             self.set_ready(index);
+        } else {
+            self.end_events(index, error);
         }
     }
 
@@ -375,10 +388,12 @@ impl Shard {
         let transport = &mut self.transports[index as usize];
         drop(transport.take_backlog_of(stream_index));
         let Some(connection) = transport.connection() else { return };
+        let modes = connection.modes(stream_index);
         let Some(cursor) = connection.detach(stream_index) else { return };
         if let Some(cursor) = cursor {
             self.drop_cursor(index, stream_index, cursor);
         }
+        self.count_attachment(stream_index, modes, None);
         let stream = self.streams.at(stream_index);
         stream.waiting.retain(|waiting| waiting.index != index);
         stream.joining.retain(|(_, waiting)| waiting.index != index);
@@ -438,10 +453,7 @@ impl Shard {
     }
 
     pub(super) fn modes(&self, index: u32, stream: u32) -> Option<Modes> {
-        match &self.transports[index as usize].stage {
-            Stage::Realtime(_, connection) => connection.modes(stream),
-            _ => None,
-        }
+        self.transports[index as usize].peek_connection()?.modes(stream)
     }
 
     /// What an attachment was granted beside its modes.
@@ -450,21 +462,22 @@ impl Shard {
         let connection = connection.expect("only connections attach");
         let (wants_echo, cursor) = (connection.wants_echo(), connection.cursor(stream_index));
         let Stream { view, log, .. } = self.streams.at(stream_index);
-        let View { delta, occupancy, .. } = *view;
+        let View { delta, occupancy, whole_appends: append_full, .. } = *view;
         let echo = cursor.map_or(wants_echo, |cursor| !log.skips_own(cursor));
-        ChannelParams { delta, occupancy, echo, ..ChannelParams::default() }
+        ChannelParams { delta, occupancy, echo, append_full, ..ChannelParams::default() }
     }
 
     fn set_modes(&mut self, index: u32, stream: u32, modes: Modes) {
         let connection = self.transports[index as usize].connection();
-        connection.expect("only connections attach").set_modes(stream, modes);
+        let connection = connection.expect("only connections attach");
+        let before = connection.modes(stream);
+        connection.set_modes(stream, modes);
+        self.count_attachment(stream, before, Some(modes));
     }
 
     pub(super) fn is_joining(&self, index: u32, stream: u32) -> bool {
-        match &self.transports[index as usize].stage {
-            Stage::Realtime(_, connection) => connection.is_joining(stream),
-            _ => false,
-        }
+        let connection = self.transports[index as usize].peek_connection();
+        connection.is_some_and(|connection| connection.is_joining(stream))
     }
 
     pub(super) fn return_address(&self, index: u32, request: u64) -> ReturnAddress {

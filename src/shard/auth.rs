@@ -1,14 +1,44 @@
 //! Tokens of connections: their end, the next one, and what that one changes (2.10).
 
+use std::sync::Arc;
+
 use super::Shard;
 use super::transport::Stage;
 use crate::ably::{ChannelName, ErrorCode, ErrorInfo, Params, Since};
 
 impl Shard {
+    /// A connection begins at `index` or goes on there: its token counts from now on. What has changed
+    /// since that was read counts too.
+    pub(super) fn begin_token(&mut self, index: u32) {
+        let Some(connection) = self.transports[index as usize].connection() else { return };
+        if connection.principal().token().is_some() {
+            self.watch(index);
+        }
+        self.enforce_on(index);
+    }
+
+    /// Ends the connection of `index` if the directory has no place for it.
+    pub(super) fn enforce_on(&mut self, index: u32) {
+        let Some(connection) = self.transports[index as usize].connection() else { return };
+        if self.directory.app(connection.app_id()).is_none() {
+            let text = "the app was deleted";
+            self.fail(index, &ErrorInfo::new(ErrorCode::FORBIDDEN, text));
+        } else if let Some(revoked) = self.directory.with_revocation(connection.principal()) {
+            connection.revoke(Arc::new(revoked), self.now);
+            if self.check_token(index) {
+                self.watch(index);
+            }
+        }
+    }
+
     /// Looks whether the token of `index` has ended or is to be renewed. Returns whether the
     /// transport goes on.
     pub(super) fn check_token(&mut self, index: u32) -> bool {
         let now = self.now;
+        if self.is_events(index) {
+            self.check_events(index);
+            return self.is_events(index);
+        }
         let Some((connection, lane)) = self.transports[index as usize].speak() else {
             return false;
         };
@@ -29,7 +59,7 @@ impl Shard {
             .and_then(|principal| connection.reauthenticate(config, self.now, &principal, lane));
         match result {
             Ok(()) => {
-                self.narrow_attachments(index);
+                self.regrant_attachments(index);
                 self.watch(index);
             }
             Err(error) if error.is_token_error() => self.disconnect(index, &error),
@@ -37,8 +67,9 @@ impl Shard {
         }
     }
 
-    /// Takes from the attachments of `index` what its capability does not permit any more (RTC8a1).
-    fn narrow_attachments(&mut self, index: u32) {
+    /// Gives the attachments of `index` what its capability permits now, and takes what it does not
+    /// permit any more (RTC8a1).
+    fn regrant_attachments(&mut self, index: u32) {
         let Some(connection) = self.transports[index as usize].connection() else { return };
         for stream in connection.streams().collect::<Vec<u32>>() {
             let Stage::Realtime(_, connection) = &self.transports[index as usize].stage else {
@@ -50,7 +81,7 @@ impl Shard {
             let name = ChannelName::parse(&display_name).expect("was attached under it");
             let principal = connection.principal();
             let modes = connection.modes(stream).expect("attached");
-            let granted = modes.granted_by(principal.capability(), &name.resource());
+            let granted = modes.regranted_by(principal.capability(), &name.resource());
             let denial = match principal.enter(base) {
                 Err(error) => Some(error),
                 Ok(()) if granted.is_empty() => {

@@ -80,6 +80,11 @@ impl Shard {
                 self.stats.connection_closed(connection.app_id(), self.now.unix_ms);
                 Some(connection)
             }
+            // It comes back as another one, from where it was.
+            Stage::Events(stream) => {
+                self.stats.connection_closed(stream.connection.app_id(), self.now.unix_ms);
+                None
+            }
             other => {
                 *stage = other;
                 None
@@ -269,6 +274,7 @@ impl Shard {
         self.stats.connection_opened(connection.app_id(), self.now.unix_ms);
         transport.stage = Stage::Realtime(ws::Decoder::new(), Box::new(connection));
         self.set_ready(index);
+        self.begin_token(index);
     }
 
     /// The shard that has the connection has answered.
@@ -295,6 +301,7 @@ impl Shard {
                 self.stats.connection_resumed(connection.app_id(), self.now.unix_ms);
                 transport.stage = Stage::Realtime(ws::Decoder::new(), connection);
                 self.set_ready(index);
+                self.begin_token(index);
             }
             Err(error) => self.begin_connection(index, opening, Some(&error)),
         }

@@ -5,17 +5,22 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::ably::vcdiff::Encoder;
-use crate::ably::{self, Delta, Format, Publication, Since};
+use crate::ably::{self, Delta, EventShape, Format, Publication, Since};
 use crate::channel::broadcast::Broadcast;
 use crate::channel::chain::deltas;
 use crate::channel::home::{HomeChannel, Subscriber};
 use crate::channel::log::{Link, SEND_BYTES_MAX};
 use crate::channel::view::View;
 use crate::connection::ConnectionId;
+use crate::http;
 use crate::ws::{Data, FrameBuilder, OpCode};
 
 /// Bytes of an encoded message beyond its data, about; saves growing the frame.
 const ENVELOPE_BYTES: usize = 320;
+
+/// Bytes of one replay that become deltas; what is behind them is sent in full. These deltas are made
+/// for one client, which may ask again and again, so they must not hold up a core.
+const REPLAY_DELTA_BYTES_MAX: u64 = 256 << 10;
 
 /// One encoding of an event for each format and name in use, made when the first subscriber wants it.
 /// A name with a filter has a frame of its own, and so do those who are sent deltas.
@@ -32,6 +37,7 @@ struct Encoded {
     format: Format,
     display_name: Arc<str>,
     has_deltas: bool,
+    events: Option<EventShape>,
     frame: Bytes,
 }
 
@@ -43,9 +49,18 @@ impl<'a> EncodedOnce<'a> {
                 let deltas = chain.map(|chain| chain.next(encoder, publication));
                 (deltas.unwrap_or_default(), home.select(publication))
             }
-            Broadcast::Presence(_) => Default::default(),
+            Broadcast::Annotations(_) | Broadcast::Presence(_) => Default::default(),
         };
         EncodedOnce { event, deltas, passing, frames: Vec::new() }
+    }
+
+    /// The same for an event that subscribers to deltas are not sent.
+    pub fn without_deltas(event: &'a Broadcast, home: &HomeChannel) -> Self {
+        let passing = match event {
+            Broadcast::Messages(publication) => home.select(publication),
+            Broadcast::Annotations(_) | Broadcast::Presence(_) => Vec::new(),
+        };
+        EncodedOnce { event, deltas: Vec::new(), passing, frames: Vec::new() }
     }
 
     /// The frame for `subscriber`, and its place among deltas; none if nothing of the event is for it.
@@ -56,9 +71,12 @@ impl<'a> EncodedOnce<'a> {
         }
         match self.event {
             Broadcast::Messages(publication) => self.messages(subscriber, publication),
-            Broadcast::Presence(_) => {
+            Broadcast::Annotations(_) | Broadcast::Presence(_) => {
                 let (event, Subscriber { format, display_name, .. }) = (self.event, subscriber);
-                let encode = || encode_event(event, *format, display_name);
+                let encode = || match view.events {
+                    Some(shape) => encode_http_event(event, shape, display_name, None),
+                    None => encode_event(event, *format, display_name),
+                };
                 Some((self.once(subscriber, false, encode), Link::None))
             }
         }
@@ -104,9 +122,13 @@ impl<'a> EncodedOnce<'a> {
         part: Option<&[usize]>,
         has_deltas: bool,
     ) -> Bytes {
-        let Subscriber { format, display_name, .. } = subscriber;
+        let Subscriber { format, display_name, view, .. } = subscriber;
         let deltas = if has_deltas { std::mem::take(&mut self.deltas) } else { Vec::new() };
-        let encode = || encode(publication, *format, display_name, part, &deltas);
+        let event = self.event;
+        let encode = || match view.events {
+            Some(shape) => encode_http_event(event, shape, display_name, part),
+            None => encode(publication, *format, display_name, part, &deltas),
+        };
         let frame = self.once(subscriber, has_deltas, encode);
         if has_deltas {
             self.deltas = deltas;
@@ -114,24 +136,27 @@ impl<'a> EncodedOnce<'a> {
         frame
     }
 
-    /// The frame for all with the format and name of `subscriber`; `encode` makes it for the first.
+    /// The frame for all with the format, name and shape of `subscriber`; `encode` makes it for the
+    /// first.
     fn once(
         &mut self,
         subscriber: &Subscriber,
         has_deltas: bool,
         encode: impl FnOnce() -> Bytes,
     ) -> Bytes {
-        let Subscriber { format, display_name, .. } = subscriber;
+        let Subscriber { format, display_name, view, .. } = subscriber;
         let known = self.frames.iter().find(|known| {
             known.format == *format
                 && known.has_deltas == has_deltas
+                && known.events == view.events
                 && known.display_name == *display_name
         });
         if let Some(known) = known {
             return known.frame.clone();
         }
         let (frame, display_name) = (encode(), Arc::clone(display_name));
-        let encoded = Encoded { format: *format, display_name, has_deltas, frame: frame.clone() };
+        let (format, events) = (*format, view.events);
+        let encoded = Encoded { format, display_name, has_deltas, events, frame: frame.clone() };
         self.frames.push(encoded);
         frame
     }
@@ -164,7 +189,7 @@ pub(super) fn encode_event(event: &Broadcast, format: Format, display_name: &str
 }
 
 /// The complete WebSocket frame of what `write` appends, which holds about `bytes`.
-fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+pub(super) fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let opcode = match format {
         Format::Json => OpCode::Data(Data::Text),
         Format::MsgPack => OpCode::Data(Data::Binary),
@@ -174,12 +199,32 @@ fn frame(format: Format, bytes: u64, write: impl FnOnce(&mut Vec<u8>)) -> Bytes 
     frame.finish()
 }
 
+/// An event for those who listen over HTTP, as one chunk of their streams; of messages those in `part`,
+/// or all.
+fn encode_http_event(
+    event: &Broadcast,
+    shape: EventShape,
+    display_name: &str,
+    part: Option<&[usize]>,
+) -> Bytes {
+    let mut chunk = Vec::with_capacity(event.size_bytes() as usize + ENVELOPE_BYTES);
+    http::write_chunk(&mut chunk, |out| match event {
+        Broadcast::Messages(publication) => {
+            shape.write_messages(display_name, publication, part, out);
+        }
+        Broadcast::Presence(events) => shape.write_presence(display_name, events, out),
+        Broadcast::Annotations(_) => unreachable!("listeners have no mode for annotations"),
+    });
+    chunk.into()
+}
+
 /// The frames of a SYNC with all members of a channel, at least one frame.
 pub(super) fn sync(home: &mut HomeChannel, format: Format, display_name: &Arc<str>) -> Vec<Bytes> {
     home.sync(format, display_name, |bytes, write| frame(format, bytes, write))
 }
 
 /// Who joins a subscribed stream, and from where on.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Joining {
     pub display_name: Arc<str>,
     pub format: Format,
@@ -199,7 +244,7 @@ pub(super) struct Replay<'a> {
 
 impl<'a> Replay<'a> {
     pub fn new(
-        missed: &'a [Arc<Publication>],
+        missed: &'a [Broadcast],
         joining: &Joining,
         home: &HomeChannel,
         encoder: &mut Encoder,
@@ -208,27 +253,47 @@ impl<'a> Replay<'a> {
         let skip = joining.skip.as_ref().map(ConnectionId::as_str);
         // Who looks back at what it never had is sent it in full (10).
         let has_deltas = view.delta && matches!(joining.since, Since::Serial(_));
+        let mut delta_bytes_left = if has_deltas { REPLAY_DELTA_BYTES_MAX } else { 0 };
         let mut replay = Replay { pieces: Vec::new(), last: None };
         let mut piece = BytesMut::new();
-        for publication in missed {
-            if skip.is_some() && publication.connection_id.as_deref() == skip {
+        for event in missed {
+            let is_own = skip.is_some() && event.connection_id() == skip;
+            if is_own || !view.wants.contains(event.kind()) {
                 continue;
             }
-            let part = view.filter.as_ref().map(|filter| home.passing(filter, publication));
-            if part.as_ref().is_some_and(Vec::is_empty) {
-                continue;
-            }
-            let base = replay.last.and_then(|last| last.messages.last());
-            let deltas = match has_deltas {
-                true => deltas(encoder, base, publication),
-                false => Vec::new(),
+            let frame = match event {
+                Broadcast::Messages(publication) => {
+                    let part = view.filter.as_ref().map(|filter| home.passing(filter, publication));
+                    if part.as_ref().is_some_and(Vec::is_empty) {
+                        continue;
+                    }
+                    let base = replay.last.and_then(|last| last.messages.last());
+                    let deltas = match delta_bytes_left.checked_sub(publication.size_bytes()) {
+                        Some(bytes_left) => {
+                            delta_bytes_left = bytes_left;
+                            deltas(encoder, base, publication)
+                        }
+                        None => Vec::new(),
+                    };
+                    replay.last = Some(publication);
+                    match view.events {
+                        Some(shape) => {
+                            encode_http_event(event, shape, display_name, part.as_deref())
+                        }
+                        None => {
+                            encode(publication, *format, display_name, part.as_deref(), &deltas)
+                        }
+                    }
+                }
+                Broadcast::Annotations(_) | Broadcast::Presence(_) => match view.events {
+                    Some(shape) => encode_http_event(event, shape, display_name, None),
+                    None => encode_event(event, *format, display_name),
+                },
             };
-            let frame = encode(publication, *format, display_name, part.as_deref(), &deltas);
             if !piece.is_empty() && piece.len() + frame.len() > SEND_BYTES_MAX {
                 replay.pieces.push(piece.split().freeze());
             }
             piece.extend_from_slice(&frame);
-            replay.last = Some(publication);
         }
         if !piece.is_empty() {
             replay.pieces.push(piece.freeze());

@@ -3,8 +3,10 @@
 use bytes::Bytes;
 
 use super::Shard;
+use super::mail::Append;
 use super::streams::Stream;
 use crate::ably::ChannelSerial;
+use crate::channel::broadcast::Broadcast;
 use crate::channel::home::StreamRef;
 use crate::channel::log::{Frame, Link, TransportRef};
 
@@ -29,6 +31,24 @@ impl Shard {
             stream.is_staged = true;
             self.staged.push(reference.index);
         }
+    }
+
+    /// An append to a message has come from its home. If somebody has joined since the stream last had
+    /// the message as a whole, it is sent as a whole again: an increment says nothing to the newcomer,
+    /// and to the others the whole says the same.
+    pub(super) fn handle_append(&mut self, append: Append) {
+        let Append { stream: reference, serial, publisher, has_members, frame, version, whole } =
+            append;
+        let Some(stream) = self.streams.resolve(reference) else { return };
+        let message = version.position(0);
+        let frame = match stream.wholes.makes_sense(message, whole, stream.joined) {
+            true => frame,
+            false => {
+                stream.wholes.note(message, serial);
+                Shard::encode_for(stream, &Broadcast::Messages(version))
+            }
+        };
+        self.handle_frame(reference, serial, publisher, has_members, Some((frame, Link::None)));
     }
 
     /// Lays out what came this turn and starts rounds of sends.

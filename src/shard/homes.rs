@@ -1,27 +1,31 @@
 //! The channels that are at home on this shard, and what other shards ask of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::encode::{EncodedOnce, Joining, Replay, encode_event, sync};
-use super::mail::{ConnectionNews, Joined, MembersChange};
+use super::mail::{Append, ConnectionNews, Joined, MembersChange};
+use super::occupancy::occupancy_frame;
+use super::replays::{Replayed, Replays};
+use super::streams::Stream;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::vcdiff::Encoder;
 use crate::ably::{
     Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, FixtureMember, Format,
-    HistoryItem, Message, PresenceMessage, PresenceRequest, Publication, PublishResult, Question,
-    SeriesId, Survey, Wants,
+    HistoryItem, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage,
+    PresenceRequest, Publication, PublishResult, Question, SeriesId, Survey, no_such_message,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
 use crate::channel::broadcast::Broadcast;
 use crate::channel::history::HistoryConfig;
-use crate::channel::home::{HomeChannel, Published, StreamRef, Subscriber};
-use crate::channel::log::TransportRef;
+use crate::channel::home::{Annotated, HomeChannel, Published, StreamRef, Subscriber};
+use crate::channel::log::{Link, TransportRef};
 use crate::channel::presence::{Members, PresenceConfig};
+use crate::channel::revisions::{Revised, SUMMARY_PAUSE_MS};
 use crate::channel::view::Past;
 use crate::connection::ConnectionId;
 
@@ -46,12 +50,19 @@ pub(super) struct Homes {
     changes: Vec<(ChannelKey, bool)>,
     /// Channels with members that are to leave, by the time of the first.
     leaving: BTreeSet<(u64, ChannelKey)>,
+    /// Apps that were deleted and of which channels may be left.
+    gone: Vec<Box<str>>,
     /// Sum of the channels' histories.
     history_bytes: u64,
     config: HistoryConfig,
     series: SeriesId,
     /// Makes the deltas of all channels.
     encoder: Encoder,
+    /// Made since the last sweep.
+    replays: Replays,
+    /// Messages whose summary was told within the last pause, with the end of that, oldest first. Each
+    /// is in it once and is kept in a history, so there are no more than that has room for.
+    summary_pauses: VecDeque<(u64, ChannelKey, Position)>,
 }
 
 impl Homes {
@@ -63,18 +74,27 @@ impl Homes {
             swept_ms: 0,
             changes: Vec::new(),
             leaving: BTreeSet::new(),
+            gone: Vec::new(),
             history_bytes: 0,
             config,
             series,
             encoder: Encoder::default(),
+            replays: Replays::default(),
+            summary_pauses: VecDeque::new(),
         }
     }
 
-    /// When there is something to do: a sweep, or members that leave.
+    /// When there is something to do: a sweep, members that leave, a summary that waits.
     pub fn next_timeout_ms(&self) -> Option<u64> {
         let sweep = (!self.channels.is_empty()).then(|| self.swept_ms + SWEEP_MS);
         let leave = self.leaving.first().map(|(leave_at_ms, _)| *leave_at_ms);
-        [sweep, leave].into_iter().flatten().min()
+        let summary = self.summary_pauses.front().map(|(until_ms, ..)| *until_ms);
+        [sweep, leave, summary].into_iter().flatten().min()
+    }
+
+    /// A channel that is open.
+    pub fn get_mut(&mut self, key: &ChannelKey) -> Option<&mut HomeChannel> {
+        self.channels.get_mut(key)
     }
 
     fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
@@ -96,21 +116,29 @@ impl Homes {
         let total_bytes = self.history_bytes;
         let config = self.config.clone();
         let channel = self.open(now, key.clone());
-        let before_bytes = channel.history_bytes();
+        let others_bytes = total_bytes - channel.history_bytes();
         let leave_before = channel.next_leave_ms();
         let changed = change(channel);
         // What all channels hold together beyond the bound is taken from the one that grows.
-        let added_bytes = channel.history_bytes() - before_bytes;
-        let over_bytes = (total_bytes + added_bytes).saturating_sub(config.shard_bytes_max);
-        let own_max = channel.history_bytes().saturating_sub(over_bytes);
+        let own_max = config.shard_bytes_max.saturating_sub(others_bytes);
         channel.trim(now, &config, own_max.min(config.channel_bytes_max));
         let leave_after = channel.next_leave_ms();
-        self.history_bytes = total_bytes - before_bytes + channel.history_bytes();
+        self.history_bytes = others_bytes + channel.history_bytes();
         if leave_before != leave_after {
             leave_before.map(|at_ms| self.leaving.remove(&(at_ms, key.clone())));
             leave_after.map(|at_ms| self.leaving.insert((at_ms, key.clone())));
         }
         changed
+    }
+
+    /// The same for a channel that may not exist; `None`: it does not.
+    fn change_known<T>(
+        &mut self,
+        now: Now,
+        key: &ChannelKey,
+        change: impl FnOnce(&mut HomeChannel) -> T,
+    ) -> Option<T> {
+        self.channels.contains_key(key).then(|| self.change(now, key, change))
     }
 
     /// Forgets what has run out, some channels at a time.
@@ -119,6 +147,8 @@ impl Homes {
             return;
         }
         self.swept_ms = now.mono_ms;
+        self.replays.clear();
+        self.sweep_gone();
         let from = self.swept_to.take().map_or(Bound::Unbounded, Bound::Excluded);
         let swept: Vec<ChannelKey> =
             self.keys.range((from, Bound::Unbounded)).take(SWEEP_CHANNELS).cloned().collect();
@@ -137,8 +167,66 @@ impl Homes {
         }
     }
 
-    /// Names of active channels of an app, one more than a page has if there are as many.
-    fn list(&self, app_id: &str, query: &ChannelsQuery) -> Vec<Box<str>> {
+    /// What somebody who joins a channel that is open gets of its past.
+    fn replay(
+        &mut self,
+        now: Now,
+        channel: &ChannelKey,
+        joining: &Joining,
+        bytes_max: u64,
+    ) -> Replayed {
+        let Homes { channels, encoder, replays, .. } = self;
+        let home = channels.get_mut(channel).expect("opened by the caller");
+        let head = home.last_serial();
+        if let Some(replayed) = replays.find(channel, joining, head) {
+            return replayed;
+        }
+        let Past { serial, resumed, error, events } = home.past(now, &joining.since, bytes_max);
+        let Replay { pieces: frames, last } = Replay::new(&events, joining, home, encoder);
+        let is_head = last.is_some_and(|last| last.channel_serial == head);
+        let chain = home.chain();
+        let has_base =
+            last.is_some_and(|last| chain.is_some_and(|chain| chain.joins(last, is_head)));
+        let replayed = Replayed { serial, resumed, error, has_base, frames };
+        replays.remember(channel, joining, head, &replayed);
+        replayed
+    }
+
+    /// Has the channels of a deleted app forgotten, with whatever they hold.
+    pub fn forget_app(&mut self, app_id: &str) {
+        self.gone.push(app_id.into());
+    }
+
+    /// Forgets channels of one deleted app, some at a time; those with subscribers wait until these,
+    /// whose connections are being ended, have gone.
+    fn sweep_gone(&mut self) {
+        let Some(app_id) = self.gone.pop() else { return };
+        let from = Bound::Included(ChannelKey::new(&app_id, ""));
+        let keys = self.keys.range((from, Bound::Unbounded)).take_while(|key| key.is_of(&app_id));
+        let keys: Vec<ChannelKey> = keys.take(SWEEP_CHANNELS).cloned().collect();
+        if !keys.is_empty() {
+            self.gone.push(app_id);
+        }
+        for key in keys {
+            let channel = &self.channels[&key];
+            if !channel.subscribers().is_empty() {
+                continue;
+            }
+            self.history_bytes -= channel.history_bytes();
+            channel.next_leave_ms().map(|at_ms| self.leaving.remove(&(at_ms, key.clone())));
+            self.channels.remove(&key);
+            self.keys.remove(&key);
+            self.changes.push((key, false));
+        }
+    }
+
+    #[cfg(test)]
+    pub fn has_channels_of(&self, app_id: &str) -> bool {
+        self.keys.iter().any(|key| key.is_of(app_id)) || !self.gone.is_empty()
+    }
+
+    /// Active channels of an app, one more than a page has if there are as many.
+    fn list(&self, app_id: &str, query: &ChannelsQuery) -> Vec<ListedChannel> {
         let from = match query.after.as_deref().filter(|after| **after >= *query.prefix) {
             Some(after) => Bound::Excluded(ChannelKey::new(app_id, after)),
             None => Bound::Included(ChannelKey::new(app_id, &query.prefix)),
@@ -146,7 +234,8 @@ impl Homes {
         let keys = self.keys.range((from, Bound::Unbounded));
         let wanted =
             keys.take_while(|key| key.is_of(app_id) && key.name().starts_with(&*query.prefix));
-        wanted.take(query.limit + 1).map(|key| key.name().into()).collect()
+        let listed = wanted.take(query.limit + 1);
+        listed.map(|key| (key.name().into(), self.channels[key].occupancy())).collect()
     }
 }
 
@@ -170,18 +259,122 @@ impl Shard {
         accepted: Accepted,
     ) -> Result<PublishResult, ErrorInfo> {
         self.check_subscribers(&key)?;
-        let from_connection = accepted.is_from_connection();
+        let publisher =
+            accepted.is_from_connection().then_some((reply_to.shard, reply_to.transport));
         let now = self.now;
-        let published = self.homes.change(now, &key, |home| home.publish(now, accepted));
-        let publication = match published {
-            Published::New(publication) => publication,
-            Published::Repeated(publication) => return Ok(PublishResult::of(&publication)),
+        match accepted {
+            Accepted::Messages(messages) => {
+                let published = self.homes.change(now, &key, |home| home.publish(now, messages));
+                let publication = match published {
+                    Published::New(publication) => publication,
+                    Published::Repeated(result) => return Ok(result),
+                };
+                self.count_publication(&key, &publication);
+                let result = PublishResult::of(&publication);
+                self.broadcast(&key, &Broadcast::Messages(publication), publisher);
+                Ok(result)
+            }
+            Accepted::Mutation(mutation) => {
+                let revised =
+                    self.homes.change_known(now, &key, |home| home.revise(now, &mutation));
+                let revised = revised.ok_or_else(no_such_message)??;
+                self.count_publication(&key, &revised.version);
+                let result = PublishResult::of(&revised.version);
+                self.broadcast_revision(&key, &revised, publisher);
+                Ok(result)
+            }
+            Accepted::Annotations(annotations) => {
+                let annotated =
+                    self.homes.change_known(now, &key, |home| home.annotate(now, *annotations));
+                let (publication, to_tell) = match annotated.ok_or_else(no_such_message)?? {
+                    Annotated::New { publication, to_tell } => (publication, to_tell),
+                    Annotated::Repeated(result) => return Ok(result),
+                };
+                let result = publication.result();
+                self.broadcast(&key, &Broadcast::Annotations(publication), publisher);
+                for message in to_tell {
+                    self.tell_summary(&key, message);
+                }
+                Ok(result)
+            }
+        }
+    }
+
+    /// Tells a message's summary, and lets the next one wait. This one waits, too, while a core is
+    /// behind.
+    fn tell_summary(&mut self, key: &ChannelKey, message: Position) {
+        let now = self.now;
+        let is_congested = self.check_subscribers(key).is_err();
+        let summary = self.homes.change_known(now, key, |home| match is_congested {
+            true => home.postpone_summary(message).then_some(None),
+            false => home.tell_summary(now, message).map(Some),
+        });
+        // The message may be gone, or its channel.
+        let Some(summary) = summary.flatten() else { return };
+        let until_ms = now.mono_ms + SUMMARY_PAUSE_MS;
+        self.homes.summary_pauses.push_back((until_ms, key.clone(), message));
+        if let Some(summary) = summary {
+            self.broadcast(key, &Broadcast::Messages(summary), None);
+        }
+    }
+
+    /// Tells the summaries that had to wait.
+    pub(super) fn tell_summaries(&mut self) {
+        let now_ms = self.now.mono_ms;
+        while let Some((_, key, message)) =
+            self.homes.summary_pauses.pop_front_if(|(until_ms, ..)| *until_ms <= now_ms)
+        {
+            let Some(home) = self.homes.channels.get_mut(&key) else { continue };
+            if home.summary_pause_over(message) {
+                self.tell_summary(&key, message);
+            }
+        }
+    }
+
+    /// Sends a new version of a message to all streams; of an append those get the whole message who
+    /// have asked for that, and the others learn from the stream which of both they need.
+    fn broadcast_revision(
+        &mut self,
+        key: &ChannelKey,
+        revised: &Revised,
+        publisher: Option<(u16, TransportRef)>,
+    ) {
+        let whole = Broadcast::Messages(Arc::clone(&revised.version));
+        let Some(increment) = &revised.increment else {
+            return self.broadcast(key, &whole, publisher);
         };
-        self.count_publication(&key, &publication);
-        let publisher = from_connection.then_some((reply_to.shard, reply_to.transport));
-        let result = PublishResult::of(&publication);
-        self.broadcast(&key, &Broadcast::Messages(publication), publisher);
-        Ok(result)
+        let Homes { channels, encoder, .. } = &mut self.homes;
+        let Some(home) = channels.get_mut(key) else { return };
+        let increment = Broadcast::Messages(Arc::clone(increment));
+        let (serial, has_members) = (whole.serial(), home.has_members());
+        let mut wholes = EncodedOnce::new(&whole, home, encoder);
+        let mut increments = EncodedOnce::without_deltas(&increment, home);
+        for subscriber in home.subscribers() {
+            let Subscriber { view, stream, shard, .. } = subscriber;
+            let stream = *stream;
+            let increment = if view.whole_appends { None } else { increments.frame(subscriber) };
+            let mail = match increment {
+                Some((frame, _)) => Mail::Append(Box::new(Append {
+                    stream,
+                    serial,
+                    publisher,
+                    has_members,
+                    frame,
+                    version: Arc::clone(&revised.version),
+                    whole: revised.whole,
+                })),
+                // Nothing of it is for those who want increments and get none.
+                None => {
+                    let frame = wholes.frame(subscriber).filter(|_| view.whole_appends);
+                    let (frame, link) = frame.unzip();
+                    let link: Link = link.unwrap_or_default();
+                    Mail::Frame { stream, serial, publisher, has_members, frame, link }
+                }
+            };
+            self.outboxes[usize::from(*shard)].push_back(mail);
+        }
+        let occupancy = home.occupancy();
+        self.count_deliveries(key, &increment, &occupancy);
     }
 
     /// Whether every core that subscribes to the channel keeps up. Events are refused before they have
@@ -223,6 +416,11 @@ impl Shard {
                 link,
             });
         }
+        let occupancy = home.occupancy();
+        self.count_deliveries(key, event, &occupancy);
+        if let Broadcast::Presence(_) = event {
+            self.occupancy_changed(key);
+        }
     }
 
     /// Another shard, or this one, has subscribers for a channel that is at home here.
@@ -247,22 +445,17 @@ impl Shard {
         joining: &Joining,
     ) {
         self.homes.open(self.now, channel.clone());
-        let Homes { channels, encoder, .. } = &mut self.homes;
-        let home = channels.get_mut(&channel).expect("opened above");
-        let Past { serial, resumed, error, publications } =
-            home.past(self.now, &joining.since, self.config.replay_bytes_max.into());
-        let missed = match joining.view.wants.contains(Wants::MESSAGES) {
-            true => &publications[..],
-            false => &[],
-        };
-        let Replay { pieces: mut frames, last } = Replay::new(missed, joining, home, encoder);
+        let bytes_max = self.config.replay_bytes_max.into();
+        let Replayed { serial, resumed, error, has_base, mut frames } =
+            self.homes.replay(self.now, &channel, joining, bytes_max);
+        let home = self.homes.get_mut(&channel).expect("opened above");
         let has_backlog = !frames.is_empty();
-        let is_head = last.is_some_and(|last| last.channel_serial == home.last_serial());
-        let chain = home.chain();
-        let has_base =
-            last.is_some_and(|last| chain.is_some_and(|chain| chain.joins(last, is_head)));
+        if let Some(category) = joining.view.occupancy {
+            let key = (joining.format, &*joining.display_name, category);
+            frames.insert(0, occupancy_frame(home, key, self.now.unix_ms));
+        }
         let has_members = home.has_members();
-        if has_members && joining.view.wants.contains(Wants::PRESENCE) {
+        if has_members && joining.view.wants_members() {
             frames.extend(sync(home, joining.format, &joining.display_name));
         }
         let joined = Joined { serial, resumed, error, has_backlog, has_members, has_base, frames };
@@ -401,6 +594,7 @@ impl Shard {
         let keep = self.config.connection.state_ttl;
         if let Some(home) = self.homes.channels.get_mut(channel) {
             home.unsubscribe(self.now, shard, stream, keep);
+            self.occupancy_changed(channel);
         }
     }
 
@@ -413,7 +607,10 @@ impl Shard {
     ) {
         // Not opened by asking: a channel that was never used has no history and no members.
         let home = self.homes.channels.get(channel);
-        let answer = Ok(match question {
+        let answer = match question {
+            Question::Status => {
+                Ok(Answer::Status(home.map(HomeChannel::occupancy).unwrap_or_default()))
+            }
             Question::History(query) => {
                 let page = home.map(|home| home.read_history(query)).unwrap_or_default();
                 let size = |item: &HistoryItem| item.publication.messages[item.index].size_bytes();
@@ -421,19 +618,35 @@ impl Shard {
                 tally.add(Counter::OutboundRestMessages, page.items.len() as u64);
                 let bytes = page.items.iter().map(size).sum();
                 tally.add(Counter::OutboundRestMessageBytes, bytes);
-                Answer::History(page)
+                Ok(Answer::History(page))
+            }
+            Question::Message(message) => {
+                let item = home.and_then(|home| home.message(*message));
+                item.map(Answer::Message).ok_or_else(no_such_message)
+            }
+            Question::Versions(message, query) => {
+                let page = home.and_then(|home| home.versions(*message, query));
+                page.map(Answer::History).ok_or_else(no_such_message)
+            }
+            Question::Annotations(message, query) => {
+                let page = home.and_then(|home| home.annotations(*message, query));
+                page.map(Answer::Annotations).ok_or_else(no_such_message)
+            }
+            Question::ClientSummary(message, client_id) => {
+                let summary = home.and_then(|home| home.client_summary(*message, client_id));
+                summary.map(Answer::Json).ok_or_else(no_such_message)
             }
             Question::Members(query) => {
                 let presence = home.and_then(HomeChannel::presence);
                 let page = presence.map(|presence| presence.members.read(query));
-                Answer::Members(page.unwrap_or_default())
+                Ok(Answer::Members(page.unwrap_or_default()))
             }
             Question::PresenceHistory(query) => {
                 let presence = home.and_then(HomeChannel::presence);
                 let page = presence.map(|presence| presence.history.read(query));
-                Answer::PresenceHistory(page.unwrap_or_default())
+                Ok(Answer::PresenceHistory(page.unwrap_or_default()))
             }
-        });
+        };
         let ReturnAddress { shard, transport, request } = reply_to;
         self.post(usize::from(shard), Mail::Answer { transport, request, answer });
     }
@@ -450,6 +663,35 @@ impl Shard {
         tally.add(count, messages);
         tally.add(data, bytes);
         self.counters.published += messages;
+    }
+
+    /// Counts what an event comes to when it has reached all who were attached when it got its place.
+    fn count_deliveries(&mut self, key: &ChannelKey, event: &Broadcast, occupancy: &Metrics) {
+        let tally = self.stats.of(key.app_id(), self.now.unix_ms);
+        match event {
+            Broadcast::Messages(publication) => {
+                let subscribers = u64::from(occupancy.get(Metric::Subscribers));
+                let bytes: u64 = publication.messages.iter().map(Message::size_bytes).sum();
+                let messages = publication.messages.len() as u64;
+                tally.add(Counter::OutboundRealtimeMessages, messages * subscribers);
+                tally.add(Counter::OutboundRealtimeMessageBytes, bytes * subscribers);
+            }
+            Broadcast::Presence(events) => {
+                let subscribers = u64::from(occupancy.get(Metric::PresenceSubscribers));
+                let size = |message: &Arc<PresenceMessage>| message.data.size_bytes();
+                let bytes: u64 = events.messages.iter().map(size).sum();
+                let messages = events.messages.len() as u64;
+                // What the server made up nobody has sent.
+                if events.id.is_some() {
+                    tally.add(Counter::InboundRealtimePresence, messages);
+                    tally.add(Counter::InboundRealtimePresenceBytes, bytes);
+                }
+                tally.add(Counter::OutboundRealtimePresence, messages * subscribers);
+                tally.add(Counter::OutboundRealtimePresenceBytes, bytes * subscribers);
+            }
+            // Not among what is told.
+            Broadcast::Annotations(_) => {}
+        }
     }
 
     /// Counts the channels that have come and gone.
@@ -471,6 +713,11 @@ impl Shard {
         });
         let ReturnAddress { shard, transport, request } = reply_to;
         self.post(usize::from(shard), Mail::Answer { transport, request, answer });
+    }
+
+    /// The complete WebSocket frame of a message for a stream of this shard.
+    pub(super) fn encode_for(stream: &Stream, event: &Broadcast) -> Bytes {
+        encode_event(event, stream.name.format, &stream.name.display_name)
     }
 
     pub(super) fn sweep_homes(&mut self) {

@@ -94,6 +94,13 @@ impl Shard {
                 self.answer(index, &response, asker.keep_alive);
             }
             Outcome::Ask(inquiry) => self.inquire(index, inquiry, asker),
+            Outcome::Events(request) => {
+                if let Some(account) = &asker.account {
+                    let tally = self.stats.of(&account.app_id, self.now.unix_ms);
+                    tally.add(account.counter(200), 1);
+                }
+                self.open_events(index, *request);
+            }
         }
     }
 

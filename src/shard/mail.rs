@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::ably::{
-    Accepted, Answer, Change, ChannelSerial, Directory, ErrorInfo, FixtureMember, Format,
-    PresenceRequest, Principal, PublishResult, Question, Since, Survey,
+    Accepted, Answer, Change, ChannelSerial, Directory, ErrorInfo, FixtureMember, Format, Metrics,
+    PresenceRequest, Principal, Publication, PublishResult, Question, Since, Survey,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
@@ -43,6 +43,24 @@ pub struct Joined {
     pub has_base: bool,
     /// Complete WebSocket frames, oldest first, several to a piece.
     pub frames: Vec<Bytes>,
+}
+
+/// An append to a message, for a stream that takes increments where they make sense.
+pub struct Append {
+    /// The stream it belongs to.
+    pub stream: StreamRef,
+    /// Its place in the order.
+    pub serial: ChannelSerial,
+    /// Who published it, when that was a connection.
+    pub publisher: Option<(u16, TransportRef)>,
+    /// Whether the channel has presence members now.
+    pub has_members: bool,
+    /// The increment as one complete WebSocket frame, shared by all who get it.
+    pub frame: Bytes,
+    /// The message as a whole, for those who joined too late for the increment.
+    pub version: Arc<Publication>,
+    /// Of the newest version that everybody was sent as a whole.
+    pub whole: ChannelSerial,
 }
 
 /// What a client wants of its members on one channel.
@@ -126,6 +144,15 @@ pub enum Mail {
         stream: StreamRef,
         /// Why.
         error: ErrorInfo,
+    },
+    /// To the home: what attachments there are to a subscribed stream.
+    Counts {
+        /// The channel.
+        channel: ChannelKey,
+        /// The stream.
+        stream: StreamRef,
+        /// How many of each kind.
+        metrics: Metrics,
     },
     /// To the home: nobody listens to this stream any more.
     Unsubscribe {
@@ -248,6 +275,8 @@ pub enum Mail {
         /// Its place among deltas.
         link: Link,
     },
+    /// From the home: one append to a message; boxed, since it is rare and would make all mail larger.
+    Append(Box<Append>),
     /// To the shard that remembers a nonce: note it; answered with [`Mail::Answer`].
     Nonce {
         /// Where the answer goes.

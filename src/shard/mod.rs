@@ -14,23 +14,29 @@
 //! | `dormant.rs` | connections between two transports |
 //! | `fanout.rs` | frames into the logs of streams |
 //! | `encode.rs` | one frame for all who see the same |
+//! | `events.rs` | streams of events over HTTP |
 //! | `stats.rs` | what is counted for each app |
+//! | `occupancy.rs` | how many attachments channels have |
 //! | `presence.rs` | what clients ask of their members, and what becomes of those with a connection |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
+//! | `replays.rs` | what was made lately for those who have missed something |
 //! | `registrar.rs` | changes of the directory |
 
 mod attach;
 mod auth;
 mod dormant;
 mod encode;
+mod events;
 mod fanout;
 mod homes;
 mod http;
 mod mail;
 mod nonces;
+mod occupancy;
 mod presence;
 mod realtime;
 mod registrar;
+mod replays;
 mod stats;
 mod streams;
 mod transport;
@@ -47,8 +53,9 @@ use self::registrar::{Enforcement, Registrar};
 use self::stats::Stats;
 use self::streams::Streams;
 use self::transport::{Ending, InFlight, Stage, Transport};
-use crate::ably::{Directory, ErrorCode, ErrorInfo, SeriesId};
+use crate::ably::{Directory, ErrorCode, ErrorInfo, Metrics, SeriesId};
 use crate::base::{Entropy, Now, Wheel};
+use crate::channel::ChannelKey;
 use crate::channel::history::HistoryConfig;
 use crate::channel::home::Subscriber;
 use crate::channel::log::{Due, Owed, TransportRef};
@@ -162,6 +169,10 @@ pub struct Shard {
     streams: Streams,
     /// Streams with frames that were staged this turn.
     staged: Vec<u32>,
+    /// Streams whose attachments have changed this turn.
+    uncounted: Vec<u32>,
+    /// Channels at home here whose occupancy is to be told, and when; each at most once.
+    occupancy_due: VecDeque<(u64, ChannelKey)>,
     /// Streams with a round of sends under way.
     rounds: VecDeque<u32>,
     homes: Homes,
@@ -203,6 +214,8 @@ impl Shard {
             wheel: Wheel::new(now.mono_ms),
             streams: Streams::default(),
             staged: Vec::new(),
+            uncounted: Vec::new(),
+            occupancy_due: VecDeque::new(),
             rounds: VecDeque::new(),
             homes: Homes::new(series, config.history.clone()),
             stats: Stats::default(),
@@ -249,6 +262,8 @@ impl Shard {
             }
             Stage::Echo(_) => self.handle_echo_bytes(index, bytes),
             Stage::Opening(_) => self.handle_early_bytes(index, bytes),
+            // A listener has nothing to say.
+            Stage::Events(_) => {}
             // Closing: completions of this turn that lay behind the one that made us close.
             Stage::Leaving(None) | Stage::Closing => {}
             Stage::Free => unreachable!("the ring reports open slots only"),
@@ -284,6 +299,7 @@ impl Shard {
             if !log.is_behind(cursor) && !transport.has_more() {
                 return;
             }
+            self.events_moved(index);
         }
         self.set_ready(index);
     }
@@ -318,8 +334,10 @@ impl Shard {
             }
         }
         self.expire_dormant();
+        self.tell_summaries();
         self.withdraw_due_members();
         self.sweep_homes();
+        self.tell_due_occupancy();
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called, on the monotonic clock.
@@ -329,12 +347,14 @@ impl Shard {
             return Some(self.now.mono_ms);
         }
         let others = [self.homes.next_timeout_ms(), self.dormant.next_ms()];
-        others.into_iter().chain([self.wheel.next_ms(), leaving]).flatten().min()
+        let occupancy = self.occupancy_due.front().map(|(due_ms, _)| *due_ms);
+        others.into_iter().chain([self.wheel.next_ms(), leaving, occupancy]).flatten().min()
     }
 
     /// Delivers mail to itself and lays out the frames of this turn, so that a round of sends finds
     /// everything that was published before it.
     pub fn settle(&mut self) {
+        self.report_counts();
         self.deliver_own_mail();
         if self.is_enforcing() {
             self.enforce_directory();
@@ -362,13 +382,17 @@ impl Shard {
             }
             Mail::Subscribe { channel, display_name, format, view, stream } => {
                 let shard = from;
-                let subscriber = Subscriber { shard, format, view, display_name, stream };
+                let metrics = Metrics::default();
+                let subscriber = Subscriber { shard, format, view, display_name, stream, metrics };
                 self.handle_subscribe(channel, subscriber);
             }
             Mail::Subscribed { stream, serial, has_members } => {
                 self.handle_subscribed(stream, serial, has_members);
             }
             Mail::Refused { stream, error } => self.handle_refused(stream, &error),
+            Mail::Counts { channel, stream, metrics } => {
+                self.handle_counts(from, &channel, stream, metrics);
+            }
             Mail::Unsubscribe { channel, stream } => {
                 self.handle_unsubscribe(from, &channel, stream);
             }
@@ -403,6 +427,7 @@ impl Shard {
                 let frame = frame.map(|bytes| (bytes, link));
                 self.handle_frame(stream, serial, publisher, has_members, frame);
             }
+            Mail::Append(append) => self.handle_append(*append),
             Mail::Nonce { reply_to, nonce } => self.handle_nonce(reply_to, nonce),
             Mail::Change { reply_to, change } => self.handle_change(reply_to, &change),
             Mail::Directory { version, directory, enforce } => {
@@ -515,7 +540,9 @@ impl Shard {
                 return Some(bytes);
             }
         }
-        None
+        let position = self.events_position(index)?;
+        self.note_send(index, InFlight::Unaccounted);
+        Some(position)
     }
 
     fn note_send(&mut self, index: u32, in_flight: InFlight) {
@@ -567,7 +594,8 @@ impl Shard {
                 }
             }
             Stage::Echo(_) | Stage::Opening(_) => {}
-            Stage::Realtime(..) if stalled => self.cut_slow_consumer(index),
+            Stage::Realtime(..) | Stage::Events(_) if stalled => self.cut_slow_consumer(index),
+            Stage::Events(_) => self.check_events(index),
             Stage::Realtime(..) => {
                 if self.check_token(index) {
                     self.check_silence(index);

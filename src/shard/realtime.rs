@@ -107,8 +107,16 @@ impl Shard {
     fn publish(&mut self, index: u32, msg_serial: u64, name: &ChannelName, accepted: Accepted) {
         let (StreamName { channel, .. }, attached) = self.attachment_to(index, name);
         let modes = attached.and_then(|stream| self.modes(index, stream));
-        let error = if modes.is_some_and(|modes| !modes.contains(Modes::PUBLISH)) {
-            let text = "the channel was attached without the mode PUBLISH";
+        let (needed, text) = match &accepted {
+            Accepted::Messages(_) | Accepted::Mutation(_) => {
+                (Modes::PUBLISH, "the channel was attached without the mode PUBLISH")
+            }
+            Accepted::Annotations(_) => (
+                Modes::ANNOTATION_PUBLISH,
+                "the channel was attached without the mode ANNOTATION_PUBLISH",
+            ),
+        };
+        let error = if modes.is_some_and(|modes| !modes.contains(needed)) {
             Some(ErrorInfo::new(ErrorCode::MODE_NOT_GRANTED, text))
         } else {
             self.congestion(&channel)
@@ -168,6 +176,7 @@ impl Shard {
 
     /// Has the client connect again: the transport goes, the connection may be resumed.
     pub(super) fn disconnect(&mut self, index: u32, error: &ErrorInfo) {
+        self.end_events(index, error);
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.disconnected(error, lane);
             self.close_websocket(index, CloseCode::Normal, Ending::Linger);
@@ -176,6 +185,7 @@ impl Shard {
 
     /// The connection has failed and is not to be tried again.
     pub(super) fn fail(&mut self, index: u32, error: &ErrorInfo) {
+        self.end_events(index, error);
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.failed(error, lane);
             self.end_connection(index);

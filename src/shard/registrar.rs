@@ -92,9 +92,11 @@ impl Shard {
         directory: Arc<Directory>,
         enforce: bool,
     ) {
-        self.directory = directory;
+        let before = std::mem::replace(&mut self.directory, directory);
         self.stats.retain(|app_id| self.directory.app(app_id).is_some());
         if enforce {
+            let gone = before.app_ids().filter(|id| self.directory.app(id).is_none());
+            gone.for_each(|id| self.homes.forget_app(id));
             // Those that were looked at already may have no place in this one.
             self.enforcement.next = 0;
             self.enforcement.versions.push(version);
@@ -123,15 +125,7 @@ impl Shard {
         let count = self.transports.len() as u32;
         let end = count.min(self.enforcement.next + ENFORCED_PER_TURN);
         for index in self.enforcement.next..end {
-            let Some(connection) = self.transports[index as usize].connection() else { continue };
-            if self.directory.app(connection.app_id()).is_none() {
-                let text = "the app was deleted";
-                self.fail(index, &ErrorInfo::new(ErrorCode::FORBIDDEN, text));
-            } else if let Some(revoked) = self.directory.with_revocation(connection.principal()) {
-                connection.revoke(Arc::new(revoked), self.now);
-                self.check_token(index);
-                self.watch(index);
-            }
+            self.enforce_on(index);
         }
         self.enforcement.next = end;
         if end == count {

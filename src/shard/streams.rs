@@ -1,10 +1,10 @@
 //! The streams of one shard: for each channel, name, format and view with local subscribers its frame
 //! log, who is attached, and whether the home has said yet where it begins.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::ably::{ChannelSerial, Format, Params, Since};
+use crate::ably::{ChannelSerial, Format, Metrics, Params, Position, Since};
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
 use crate::channel::log::FrameLog;
@@ -32,6 +32,37 @@ pub(super) struct WaitingAttach {
     pub echo: bool,
 }
 
+/// Messages whose last whole delivery a stream remembers; of those that it forgets it sends the whole
+/// once more.
+const WHOLES_MAX: usize = 64;
+
+/// Messages that a stream was sent as a whole although everybody else got an increment, oldest first.
+#[derive(Default)]
+pub(super) struct Wholes(VecDeque<(Position, ChannelSerial)>);
+
+impl Wholes {
+    /// Whether everybody who has joined by `joined` can make sense of an increment of `message`, which
+    /// all streams were sent as a whole at `whole`.
+    pub fn makes_sense(
+        &self,
+        message: Position,
+        whole: ChannelSerial,
+        joined: Option<ChannelSerial>,
+    ) -> bool {
+        let own = self.0.iter().find(|(known, _)| *known == message).map(|(_, at)| *at);
+        joined.is_none_or(|joined| joined < own.map_or(whole, |own| own.max(whole)))
+    }
+
+    /// Notes that the stream is sent `message` as a whole at `serial`.
+    pub fn note(&mut self, message: Position, serial: ChannelSerial) {
+        self.0.retain(|(known, _)| *known != message);
+        if self.0.len() == WHOLES_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((message, serial));
+    }
+}
+
 pub(super) struct Stream {
     pub name: StreamName,
     pub view: View,
@@ -39,10 +70,18 @@ pub(super) struct Stream {
     /// Of the last event of the channel, whether or not it was wanted here; `None` until the home has
     /// answered.
     pub serial: Option<ChannelSerial>,
+    /// What `serial` was when somebody joined last.
+    pub joined: Option<ChannelSerial>,
+    /// What late joiners were sent of messages that are appended to.
+    pub wholes: Wholes,
     /// Whether the channel had presence members after that event.
     pub has_members: bool,
     /// Attachments, with and without a cursor.
     pub attachments: u32,
+    /// How many of them there are of each kind.
+    pub metrics: Metrics,
+    /// Whether the home is yet to be told of them.
+    pub is_uncounted: bool,
     /// ATTACHes that wait until the home has said where the stream begins.
     pub waiting: Vec<WaitingAttach>,
     /// ATTACHes that wait for the past or the members, by the number under which they were asked for.
@@ -107,8 +146,12 @@ impl Streams {
             view,
             log: FrameLog::new(has_deltas),
             serial: None,
+            joined: None,
+            wholes: Wholes::default(),
             has_members: false,
             attachments: 0,
+            metrics: Metrics::default(),
+            is_uncounted: false,
             waiting: Vec::new(),
             joining: Vec::new(),
             is_staged: false,
@@ -143,6 +186,18 @@ impl Streams {
     /// The stream at `index`, unless it was removed.
     pub fn get_mut(&mut self, index: u32) -> Option<&mut Stream> {
         self.slots.get_mut(index as usize)?.1.as_mut()
+    }
+
+    /// The stream at `index`, unless it was removed, and what other shards call it.
+    pub fn get_with_reference(&mut self, index: u32) -> Option<(&mut Stream, StreamRef)> {
+        let (generation, slot) = self.slots.get_mut(index as usize)?;
+        Some((slot.as_mut()?, StreamRef { index, generation: *generation }))
+    }
+
+    /// The stream at `index`, which is known to exist, to look at.
+    pub fn peek(&self, index: u32) -> &Stream {
+        let (_, slot) = &self.slots[index as usize];
+        slot.as_ref().expect("attachments name streams that exist")
     }
 
     /// The stream that another shard means, unless it was removed meanwhile.

@@ -10,12 +10,18 @@ use serde_json::{Value, json};
 mod views;
 
 use super::*;
-use crate::ably::{ApiKey, Capability};
+use crate::ably::{
+    ApiKey, AppSpec, Capability, ChannelName, ChannelParams, Format, KeySpec, Modes, Namespace,
+    Since,
+};
+use crate::channel::view::View;
 use crate::connection::Connection;
 use crate::ws::{self, CloseCode};
 
 mod apps;
 mod auth;
+mod events;
+mod mutable;
 
 const KEY: &str = "app.key:secret";
 
@@ -49,7 +55,16 @@ impl Host {
     fn with_config(shards: usize, seed: u64, config: ShardConfig) -> Host {
         let now = Now { mono_ms: 0, unix_ms: 1_800_000_000_000 };
         let api_key: ApiKey = KEY.parse().expect("well-formed");
-        let directory = Arc::new(Directory::of_keys([(api_key, Capability::all())]));
+        let key = KeySpec::new(api_key, &Capability::all().to_string(), false).expect("valid");
+        let mutable =
+            Namespace { id: "mutable".into(), mutable_messages: true, ..Namespace::default() };
+        let app = AppSpec {
+            id: "app".into(),
+            keys: vec![key],
+            namespaces: vec![mutable],
+            ..AppSpec::default()
+        };
+        let directory = Arc::new(Directory::new([app]));
         let shards = (0..shards)
             .map(|id| {
                 let mut next = seed ^ (id as u64 + 1) << 32;
@@ -81,21 +96,29 @@ impl Host {
 
     /// Connects a client to `shard` and returns its number; its first frame is CONNECTED.
     fn connect(&mut self, shard: usize, query: &str) -> usize {
+        let client = self.request(
+            shard,
+            &format!(
+                "GET /?key={KEY}&v=6{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
+                 Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            ),
+        );
+        self.settle();
+        let received = &mut self.clients[client].received;
+        let end = received.windows(4).position(|four| four == b"\r\n\r\n").expect("upgraded") + 4;
+        received.drain(..end);
+        client
+    }
+
+    /// A client that sends `request` to `shard`; returns its number.
+    fn request(&mut self, shard: usize, request: &str) -> usize {
         let index = self.clients.iter().filter(|client| client.shard == shard).count() as u32;
         let received = Vec::new();
         self.clients.push(Client { shard, index, received, pings: 0, is_closed: false });
         let client = self.clients.len() - 1;
         self.shards[shard].handle_accept(index);
-        let request = format!(
-            "GET /?key={KEY}&v=6{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
-             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
         self.write(client, request.as_bytes());
-        self.settle();
-        let received = &mut self.clients[client].received;
-        let end = received.windows(4).position(|four| four == b"\r\n\r\n").expect("upgraded") + 4;
-        received.drain(..end);
         client
     }
 
@@ -732,4 +755,46 @@ fn what_was_published_before_a_loss_and_sent_again_after_it_is_published_once() 
         let expected: Vec<String> = (0..30).map(|data| data.to_string()).collect();
         assert_eq!(host.data(subscriber, "room"), expected, "seed={seed}");
     }
+}
+
+#[test]
+fn those_who_missed_the_same_are_sent_one_encoding_of_it() {
+    let mut host = Host::new(2, 12);
+    let publisher = host.connect(0, "");
+    let names = (0..).map(|number| format!("room-{number}"));
+    let is_at_home = |name: &String| ChannelKey::new("app", name).home(2) == 0;
+    let name = names.into_iter().find(is_at_home).expect("names go on for ever");
+    let since = host.attach(publisher, &name)["channelSerial"].as_str().unwrap().to_owned();
+    let joining = Joining {
+        display_name: name.as_str().into(),
+        format: Format::Json,
+        view: View::of(
+            &ChannelName::parse(&name).expect("legal"),
+            Modes::DEFAULT,
+            &ChannelParams::default(),
+        ),
+        since: Since::Serial(since.into()),
+        skip: None,
+    };
+    let replay = |host: &mut Host| {
+        let transport = TransportRef { index: 0, generation: 1 };
+        let reply_to = ReturnAddress { shard: 1, transport, request: 0 };
+        host.shards[0].handle_join(reply_to, ChannelKey::new("app", &name), &joining);
+        let Some(Mail::Joined { joined, .. }) = host.shards[0].outboxes[1].pop_back() else {
+            panic!("a join is answered")
+        };
+        assert!(joined.resumed && joined.frames.len() == 1);
+        (joined.frames[0].as_ptr(), joined.frames[0].len())
+    };
+    host.publish(publisher, 0, &name, "one");
+    host.settle();
+    let first = replay(&mut host);
+    assert_eq!(replay(&mut host), first, "shared");
+    host.publish(publisher, 1, &name, "two");
+    host.settle();
+    let second = replay(&mut host);
+    assert!(second.1 > first.1, "what is new is not left out");
+    host.pass(Duration::from_secs(2));
+    host.settle();
+    assert_eq!(replay(&mut host).1, second.1);
 }

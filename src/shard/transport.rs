@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::events::EventStream;
 use super::http::Waiting;
 use crate::channel::log::TransportRef;
 use crate::connection::{Connection, Opening};
@@ -33,6 +34,8 @@ pub(super) enum Stage {
     Opening(Box<Opened>),
     /// Ably's realtime protocol.
     Realtime(ws::Decoder, Box<Connection>),
+    /// Events over HTTP; what comes is dropped.
+    Events(Box<EventStream>),
     /// Sends back what comes; conformance tests only.
     Echo(ws::Decoder),
     /// What is owed is still sent, what comes is dropped. A WebSocket keeps its decoder: the peer's
@@ -218,6 +221,24 @@ impl Transport {
     pub fn connection(&mut self) -> Option<&mut Connection> {
         match &mut self.stage {
             Stage::Realtime(_, connection) => Some(connection),
+            Stage::Events(stream) => Some(&mut stream.connection),
+            _ => None,
+        }
+    }
+
+    /// The events that it is a stream of, and the lane that goes with them.
+    pub fn events(&mut self) -> Option<(&mut EventStream, &mut Vec<u8>)> {
+        match &mut self.stage {
+            Stage::Events(stream) => Some((stream, &mut self.lane)),
+            _ => None,
+        }
+    }
+
+    /// The connection, to look at.
+    pub fn peek_connection(&self) -> Option<&Connection> {
+        match &self.stage {
+            Stage::Realtime(_, connection) => Some(connection),
+            Stage::Events(stream) => Some(&stream.connection),
             _ => None,
         }
     }

@@ -31,8 +31,17 @@ impl Daemon {
 
     /// Starts `ringcast serve` with `flags` on a free port and waits until it is ready.
     pub fn start_with(flags: &[&str]) -> Daemon {
+        Daemon::run("serve", flags)
+    }
+
+    /// Starts `ringcast sandbox` with three shards on a free port and waits until it is ready.
+    pub fn sandbox() -> Daemon {
+        Daemon::run("sandbox", &["--shards", "3"])
+    }
+
+    fn run(command: &str, flags: &[&str]) -> Daemon {
         let process = Command::new(env!("CARGO_BIN_EXE_ringcast"))
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args([command, "--listen", "127.0.0.1:0"])
             .args(flags)
             .stdout(Stdio::piped())
             .spawn()

@@ -16,6 +16,7 @@ export const keys = {
   all: 'app.all:everything',
   news: 'app.news:reader', // may subscribe to news:*
   writer: 'app.writer:writer', // may publish
+  own: 'app.own:owner', // may publish, subscribe and change its own messages
   other: 'other.all:elsewhere', // another application
 };
 

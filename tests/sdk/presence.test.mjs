@@ -110,6 +110,17 @@ test('one connection may enter for many clients, and each is a member of its own
   assert.deepEqual(names((await presence.get({})).items), ['alice', 'bob']);
 });
 
+test('a batch tells who is present on several channels', async (t) => {
+  const [first, second] = [channelName(), channelName()];
+  const { presence } = realtime(t).channels.get(first);
+  await presence.enterClient('alice', 'a');
+  const { results, successCount } = await rest().batchPresence([first, second]);
+  assert.equal(successCount, 2);
+  assert.deepEqual(results.map(({ channel }) => channel), [first, second]);
+  // ably-js gives batches as they are on the wire: 1 is PRESENT.
+  assert.deepEqual(results.map(({ presence }) => presence.map(told)), [[[1, 'alice', 'a']], []]);
+});
+
 test('presence.get waits for the whole SYNC', async (t) => {
   const name = channelName();
   const { presence } = realtime(t).channels.get(name);

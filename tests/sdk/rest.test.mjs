@@ -1,7 +1,7 @@
 // ably-js over HTTP.
 import assert from 'node:assert/strict';
 import {
-  allPages, channelName, comparable, formats, keys, kinds, realtime, rest, subscribe, test,
+  address, allPages, channelName, comparable, formats, keys, kinds, realtime, rest, subscribe, test,
 } from './client.mjs';
 
 for (const format of formats) {
@@ -117,4 +117,102 @@ test('what is not there is said to be not there', async () => {
 test('a message that is too large is refused', async () => {
   const channel = rest({ maxMessageSize: 1 << 20 }).channels.get(channelName());
   await assert.rejects(channel.publish('n', 'x'.repeat(66_000)), { code: 40009 });
+});
+
+for (const format of formats) {
+  test(`a batch says for each channel how it fared (${format.name})`, async () => {
+    const [good, other] = [channelName(), channelName()];
+    const spec = { channels: [good, ':bad', other], messages: [{ name: 'n', data: { a: 1 } }, { data: 'two' }] };
+    const result = await rest(format).batchPublish(spec);
+    assert.deepEqual([result.successCount, result.failureCount], [2, 1]);
+    assert.equal(result.results[0].channel, good);
+    assert.ok(result.results[0].messageId);
+    assert.equal(result.results[1].error.code, 40010);
+    const [first, second] = await rest(format).batchPublish([spec, { channels: [good], messages: [{ data: 'three' }] }]);
+    assert.deepEqual([first.successCount, second.successCount], [2, 1]);
+    const { items } = await rest(format).channels.get(good).history({ direction: 'forwards' });
+    assert.deepEqual(items.map(({ data }) => data), [{ a: 1 }, 'two', { a: 1 }, 'two', 'three']);
+  });
+
+  test(`statistics count what was done (${format.name})`, async () => {
+    const client = rest(format);
+    const inbound = async () => {
+      const { items } = await client.stats({ unit: 'month', limit: 1 });
+      return items[0]?.entries['messages.inbound.all.messages.count'] ?? 0;
+    };
+    const before = await inbound();
+    await client.channels.get(channelName()).publish([{ data: 'a' }, { data: 'b' }, { data: 'c' }]);
+    assert.ok((await inbound()) >= before + 3);
+    const page = await client.stats({ unit: 'minute', direction: 'forwards', start: 0, end: 1 });
+    assert.deepEqual([page.items, page.hasNext()], [[], false]);
+  });
+
+  test(`active channels are listed, page by page (${format.name})`, async () => {
+    const client = rest(format);
+    const prefix = channelName('listed');
+    const names = ['1', '2', '3', '4', '5'].map((end) => `${prefix}:${end}`);
+    for (const name of names) await client.channels.get(name).publish('n', 'x');
+    const { items, lengths } = await allPages(client.request('get', '/channels', 6, { prefix, limit: 2 }, null, {}));
+    assert.deepEqual([items, lengths], [names, [2, 2, 1]]);
+  });
+
+  test(`a publish for a connection is that connection's (${format.name})`, async (t) => {
+    const client = realtime(t, { ...format, clientId: 'alice' });
+    const name = channelName();
+    const inbox = await subscribe(client.channels.get(name));
+    const connectionKey = client.connection.key;
+    await rest(format).channels.get(name).publish({ name: 'n', data: 'x', connectionKey });
+    const [message] = await inbox.take(1);
+    assert.equal(message.connectionId, client.connection.id);
+    assert.equal(message.clientId, 'alice');
+    assert.equal(message.connectionKey ?? null, null);
+    for (const wrong of ['nonsense', `${connectionKey.slice(0, -4)}AAAA`]) {
+      const publish = rest(format).channels.get(name).publish({ data: 'x', connectionKey: wrong });
+      await assert.rejects(publish, { code: 40006, statusCode: 400 });
+    }
+  });
+}
+
+test('what is not served says so', async () => {
+  const response = await rest().request('get', '/push/channels', 6, {}, null, {});
+  assert.deepEqual([response.statusCode, response.errorCode], [404, 40400]);
+  assert.match(response.errorMessage, /push/);
+});
+
+/** Reads a stream of events over fetch until `count` messages have come; gives their data and the last id. */
+async function listen(target, count, headers = {}) {
+  const authorization = `Basic ${Buffer.from(keys.all).toString('base64')}`;
+  const stop = new AbortController();
+  const response = await fetch(`http://${address}${target}`, {
+    headers: { authorization, ...headers },
+    signal: stop.signal,
+  });
+  assert.equal(response.headers.get('content-type'), 'text/event-stream');
+  const data = [];
+  let [text, id] = ['', undefined];
+  for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
+    const blocks = (text + chunk).split('\n\n');
+    text = blocks.pop();
+    for (const block of blocks) {
+      const fields = block.split('\n').map((line) => line.split(/: (.*)/s));
+      id = fields.find(([name]) => name === 'id')?.[1] ?? id;
+      if (fields.some(([name, value]) => name === 'event' && value === 'message')) {
+        data.push(JSON.parse(fields.find(([name]) => name === 'data')[1]).data);
+      }
+    }
+    if (data.length >= count && id !== undefined) break;
+  }
+  stop.abort();
+  return { data, id };
+}
+
+test('events over HTTP go on behind the last id', async () => {
+  const name = channelName();
+  const channel = rest().channels.get(name);
+  await channel.publish('n', 'first');
+  const { data, id } = await listen(`/sse?channels=${name}&rewind=1&v=1.2`, 1);
+  assert.deepEqual(data, ['first']);
+  for (const text of ['second', 'third']) await channel.publish('n', text);
+  const missed = await listen(`/sse?channels=${name}&rewind=1&v=1.2`, 2, { 'last-event-id': id });
+  assert.deepEqual(missed.data, ['second', 'third']);
 });

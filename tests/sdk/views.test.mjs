@@ -185,3 +185,49 @@ test('an attachment may leave out what its own connection publishes', async (t) 
   await rest().channels.get(name).publish('foreign', 'y');
   assert.deepEqual((await inbox.take(1)).map(({ name }) => name), ['foreign']);
 });
+
+for (const format of formats) {
+  test(`occupancy is told on attach and when it changes (${format.name})`, async (t) => {
+    const name = channelName();
+    const watcher = realtime(t, format).channels.get(name, {
+      params: { occupancy: 'metrics' },
+      modes: ['SUBSCRIBE'],
+    });
+    const told = [];
+    let wake = () => {};
+    await watcher.subscribe('[meta]occupancy', (message) => {
+      told.push(message.data.metrics);
+      wake();
+    });
+    const until = async (holds) => {
+      while (!told.some(holds)) await new Promise((resolve) => (wake = resolve));
+    };
+    await until(({ connections, subscribers, publishers }) => connections === 1 && subscribers === 1 && publishers === 0);
+    const other = realtime(t, { ...format, clientId: 'alice' }).channels.get(name);
+    await other.presence.enter();
+    await until(({ connections, publishers, presenceMembers }) => connections === 2 && publishers === 1 && presenceMembers === 1);
+    await other.detach();
+    await until(({ connections, publishers, presenceMembers }) => connections === 1 && publishers === 0 && presenceMembers === 0);
+    assert.deepEqual(Object.keys(told[0]).sort(), [
+      'connections', 'objectPublishers', 'objectSubscribers', 'presenceConnections', 'presenceMembers',
+      'presenceSubscribers', 'publishers', 'subscribers',
+    ]);
+    const history = await watcher.history();
+    assert.equal(history.items.length, 0);
+  });
+}
+
+test('metachannels can be attached to and are read only', async (t) => {
+  const client = realtime(t);
+  for (const name of ['[meta]log', '[meta]channel.lifecycle', '[meta]connection.lifecycle']) {
+    const channel = client.channels.get(name);
+    await channel.attach();
+    assert.deepEqual(channel.modes, ['subscribe']);
+    await assert.rejects(channel.publish('a', 'b'), ({ code }) => code === 40010);
+  }
+  await assert.rejects(client.channels.get('[meta]nothing').attach(), ({ code }) => code === 40010);
+  await assert.rejects(
+    realtime(t, { key: keys.news }).channels.get('[meta]log').attach(),
+    ({ code }) => code === 40160,
+  );
+});

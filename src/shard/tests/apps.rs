@@ -2,16 +2,6 @@
 
 use super::*;
 
-/// Opens a transport to `shard` and sends `bytes` over it.
-fn open(host: &mut Host, shard: usize, bytes: &str) -> usize {
-    let index = host.clients.iter().filter(|client| client.shard == shard).count() as u32;
-    host.clients.push(Client { shard, index, received: Vec::new(), pings: 0, is_closed: false });
-    let client = host.clients.len() - 1;
-    host.shards[shard].handle_accept(index);
-    host.write(client, bytes.as_bytes());
-    client
-}
-
 /// A request to `shard`, whose answer is in what the returned client receives.
 pub(super) fn send_request(
     host: &mut Host,
@@ -23,7 +13,7 @@ pub(super) fn send_request(
     let length = body.len();
     let head =
         format!("{line} HTTP/1.1\r\nHost: h:80\r\nContent-Length: {length}\r\n{headers}\r\n");
-    open(host, shard, &(head + body))
+    host.request(shard, &(head + body))
 }
 
 /// Status and body of the only answer that `client` has received; null without a body.
@@ -48,8 +38,7 @@ pub(super) fn request(
 
 /// Connects with the credentials in `query`; what the first frames are is not looked at.
 pub(super) fn connect_with(host: &mut Host, shard: usize, query: &str) -> usize {
-    let client = open(
-        host,
+    let client = host.request(
         shard,
         &format!(
             "GET /?{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -167,4 +156,32 @@ fn there_is_no_sandbox_unless_it_is_asked_for() {
     assert_eq!(request(&mut host, 0, "POST /apps", "", "{}").0, 404);
     assert_eq!(request(&mut host, 0, "DELETE /apps/app", "", "").0, 404);
     assert_eq!(request(&mut host, 0, "POST /stats", "", "[]").0, 404);
+}
+
+#[test]
+fn nothing_is_left_of_a_deleted_app_but_what_others_have_stays() {
+    let mut host = sandbox(2, 3);
+    let channels = r#"[{"name":"team","presence":[{"clientId":"a"},{"clientId":"b"}]}]"#;
+    let body = format!(r#"{{"keys":[{{}}],"channels":{channels}}}"#);
+    let (id, keys) = make_app(&mut host, 0, &body);
+    let (_, others) = make_app(&mut host, 1, &body);
+    let client = connect_with(&mut host, 1, &format!("key={}", keys[0]));
+    host.attach(client, "room");
+    host.publish(client, 0, "room", "hello");
+    host.settle();
+    let members = |host: &mut Host, key: &str| {
+        let line = format!("GET /channels/team/presence?key={key}");
+        request(host, 0, &line, "", "").1.as_array().map(Vec::len)
+    };
+    assert_eq!(members(&mut host, &keys[0]), Some(2));
+    let line = format!("DELETE /apps/{id}?key={}", keys[0]);
+    assert_eq!(request(&mut host, 1, &line, "", "").0, 204);
+    for _ in 0..4 {
+        host.pass(Duration::from_secs(1));
+        host.settle();
+    }
+    for shard in &host.shards {
+        assert!(!shard.homes.has_channels_of(&id));
+    }
+    assert_eq!(members(&mut host, &others[0]), Some(2));
 }

@@ -122,7 +122,7 @@ fn who_may_not_have_a_token_is_told_why() {
 #[test]
 fn a_short_token_ends_without_warning_and_a_longer_one_with() {
     let (mut host, keys) = host(4);
-    let short = token(&mut host, &keys[0], &json!({"ttl": 5000}));
+    let short = token(&mut host, &keys[0], &json!({"ttl": 1500}));
     let long = token(&mut host, &keys[0], &json!({"ttl": 60_000}));
     let short = connect_with(&mut host, 0, &format!("accessToken={short}"));
     let long = connect_with(&mut host, 1, &format!("accessToken={long}"));
@@ -147,7 +147,7 @@ fn a_short_token_ends_without_warning_and_a_longer_one_with() {
         at(&mut seen.1, received(&mut host, long));
     }
     let [((6, Some(40142)), ended_ms)] = seen.0[..] else { panic!("{:?}", seen.0) };
-    assert!((5000..5400).contains(&ended_ms), "{ended_ms}");
+    assert!((1500..1900).contains(&ended_ms), "{ended_ms}");
     let [((17, None), asked_ms), ((6, Some(40142)), ended_ms)] = seen.1[..] else {
         panic!("{:?}", seen.1)
     };
@@ -190,7 +190,11 @@ fn a_new_token_keeps_the_connection_and_changes_what_it_may_do() {
     assert_eq!(host.data(client, "b"), ["b"]);
     host.send(client, &auth(&wide));
     host.settle();
-    assert_eq!(received(&mut host, client), [(4, None)]);
+    // What it had asked for when it attached is granted now.
+    assert_eq!(received(&mut host, client), [(4, None), (11, None)]);
+    host.publish(client, 1, "b", "again");
+    host.settle();
+    assert!(received(&mut host, client).contains(&(1, None)));
     assert_eq!(host.attach(client, "a")["action"], 11);
 }
 
@@ -306,4 +310,28 @@ fn who_may_not_revoke_is_told_why() {
     assert_eq!(ask(&line(&revocable), &bearer), (401, 40162));
     assert_eq!(ask(&line(&revocable), &basic(&keys[0])), (401, 40133));
     assert_eq!(ask(&line(&keys[0]), &basic(&keys[0])), (401, 40163));
+}
+
+#[test]
+fn a_listener_is_told_that_its_token_has_ended() {
+    let (mut host, keys) = host(9);
+    let token = token(&mut host, &keys[0], &json!({"ttl": 30_000}));
+    let target = format!("/sse?channels=a&accessToken={token}");
+    let listener = host.request(1, &format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+    host.settle();
+    let heard = |host: &mut Host| {
+        let received = std::mem::take(&mut host.clients[listener].received);
+        String::from_utf8(received).expect("UTF-8")
+    };
+    assert!(heard(&mut host).starts_with("HTTP/1.1 200 "));
+    for _ in 0..7 {
+        host.pass(Duration::from_secs(5));
+        host.settle();
+    }
+    let last = heard(&mut host);
+    assert!(last.contains("event: error\ndata: ") && last.contains("\"code\":40142"), "{last}");
+    assert!(last.ends_with("\r\n0\r\n\r\n"), "{last}");
+    host.pass(LINGER);
+    host.settle();
+    assert!(host.clients[listener].is_closed);
 }

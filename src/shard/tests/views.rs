@@ -370,3 +370,135 @@ fn echo_is_a_matter_of_the_attachment() {
     host.settle();
     assert_eq!(host.data(client, "quiet"), ["heard"]);
 }
+
+/// The numbers of the occupancy events that have come for `channel`.
+fn occupancy(host: &mut Host, client: usize, channel: &str) -> Vec<Value> {
+    let messages = host.messages(client);
+    let of_channel = messages.iter().filter(|message| message["channel"] == channel);
+    let events =
+        of_channel.flat_map(|message| message["messages"].as_array().into_iter().flatten());
+    let events = events.filter(|event| event["name"] == "[meta]occupancy");
+    events
+        .map(|event| {
+            assert_eq!(event["encoding"], "json");
+            let data: Value = serde_json::from_str(event["data"].as_str().unwrap()).expect("JSON");
+            data["metrics"].clone()
+        })
+        .collect()
+}
+
+#[test]
+fn occupancy_is_told_on_attach_at_once_around_zero_and_otherwise_after_a_while() {
+    for seed in 1..=10 {
+        let mut host = Host::new(3, seed);
+        let watcher = host.connect(0, "");
+        let others = [host.connect(1, ""), host.connect(2, ""), host.connect(1, "")];
+        let subscribe = json!({"action": 10, "channel": "room", "flags": 1 << 18});
+        let mut watch = subscribe.clone();
+        watch["params"] = json!({"occupancy": "metrics"});
+        host.messages(watcher);
+        host.send(watcher, &watch);
+        host.settle();
+        let told = occupancy(&mut host, watcher, "room");
+        let last = told.last().expect("told right after the attach");
+        assert_eq!(last["connections"], 1);
+        assert_eq!((&last["subscribers"], &last["publishers"]), (&json!(1), &json!(0)));
+        assert_eq!(last.as_object().unwrap().len(), 8);
+        // One more of what there is already has to wait.
+        host.send(others[0], &subscribe);
+        host.settle();
+        assert!(occupancy(&mut host, watcher, "room").is_empty());
+        host.send(others[1], &subscribe);
+        host.settle();
+        host.pass(Duration::from_secs(6));
+        host.settle();
+        let told = occupancy(&mut host, watcher, "room");
+        assert_eq!(told.len(), 1, "seed={seed}");
+        assert_eq!((&told[0]["connections"], &told[0]["subscribers"]), (&json!(3), &json!(3)));
+        // The first publisher does not.
+        host.attach(others[2], "room");
+        let told = occupancy(&mut host, watcher, "room");
+        assert_eq!((&told[0]["publishers"], &told[0]["connections"]), (&json!(1), &json!(4)));
+        host.send(others[2], &json!({"action": 12, "channel": "room"}));
+        host.settle();
+        let told = occupancy(&mut host, watcher, "room");
+        assert_eq!((&told[0]["publishers"], &told[0]["connections"]), (&json!(0), &json!(3)));
+    }
+}
+
+#[test]
+fn one_category_of_occupancy_is_told_when_that_changes() {
+    let mut host = Host::new(2, 3);
+    let (watcher, other) = (host.connect(0, ""), host.connect(1, ""));
+    let params = json!({"occupancy": "metrics.publishers"});
+    host.messages(watcher);
+    host.send(
+        watcher,
+        &json!({"action": 10, "channel": "room", "flags": 1 << 18, "params": params}),
+    );
+    host.settle();
+    assert_eq!(occupancy(&mut host, watcher, "room"), [json!({"publishers": 0})]);
+    host.send(other, &json!({"action": 10, "channel": "room", "flags": 1 << 18}));
+    host.settle();
+    host.pass(Duration::from_secs(6));
+    host.settle();
+    assert!(occupancy(&mut host, watcher, "room").is_empty());
+    host.send(other, &json!({"action": 10, "channel": "room", "flags": 1 << 17 | 1 << 18}));
+    host.settle();
+    assert_eq!(occupancy(&mut host, watcher, "room"), [json!({"publishers": 1})]);
+}
+
+#[test]
+fn channels_count_their_attachments_whether_or_not_somebody_asks() {
+    let mut host = Host::new(2, 3);
+    let clients: Vec<usize> = (0..6).map(|at| host.connect(at % 2, "")).collect();
+    for &client in &clients {
+        host.attach(client, "room");
+    }
+    host.send(clients[0], &json!({"action": 10, "channel": "room", "flags": 1 << 18}));
+    host.send(clients[1], &json!({"action": 12, "channel": "room"}));
+    host.settle();
+    let key = ChannelKey::new("app", "room");
+    let home = key.home(2);
+    let metrics = host.shards[home].homes.get_mut(&key).expect("open").occupancy();
+    let numbers: Vec<u32> = metrics.named().map(|(_, number)| number).collect();
+    assert_eq!(numbers, [5, 4, 5, 4, 0, 4, 0, 0]);
+    for &client in &clients {
+        host.send(client, &json!({"action": 7}));
+    }
+    host.settle();
+    let home = host.shards[home].homes.get_mut(&key).expect("kept for a while");
+    assert_eq!(home.occupancy(), Metrics::default());
+}
+
+#[test]
+fn deltas_go_on_in_full_behind_an_occupancy_event() {
+    let mut host = Host::new(1, 3);
+    let (client, publisher) = (host.connect(0, ""), host.connect(0, ""));
+    let params = json!({"occupancy": "metrics", "delta": "vcdiff"});
+    let attach = json!({"action": 10, "channel": "room", "flags": 1 << 18, "params": params});
+    host.send(client, &attach);
+    host.settle();
+    host.messages(client);
+    for number in 0..2 {
+        host.publish(publisher, number, "room", &data_of(number as usize));
+    }
+    host.settle();
+    // The first that may publish while attached is told of at once.
+    host.attach(publisher, "room");
+    for number in 2..4 {
+        host.publish(publisher, number, "room", &data_of(number as usize));
+    }
+    host.settle();
+    let messages = host.messages(client);
+    let messages = messages.iter().filter(|message| message["action"] == 15);
+    let kinds: Vec<&str> = messages
+        .map(|message| &message["messages"][0])
+        .map(|message| match message["extras"]["delta"].is_object() {
+            true => "delta",
+            false if message["name"] == "[meta]occupancy" => "occupancy",
+            false => "full",
+        })
+        .collect();
+    assert_eq!(kinds, ["full", "delta", "occupancy", "full", "delta"]);
+}
