@@ -70,6 +70,17 @@ fn ably_js_in_a_browser() {
 
 #[test]
 #[ignore = "needs npm packages: tests/run"]
+fn rules_and_the_chat_example() {
+    // These tests start and kill daemons of their own.
+    let mut node = Command::new("node");
+    run(node
+        .args(["--test", "--test-timeout=300000", "hooks.test.mjs"])
+        .current_dir(sdk())
+        .env("RINGCAST_BINARY", env!("CARGO_BIN_EXE_ringcast")));
+}
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
 fn the_examples_work_as_printed() {
     let daemon = Daemon::start_with(&["--shards", "2"]);
     run(node_tests(&daemon, "examples.test.mjs").env("RINGCAST_GREETING", &daemon.greeting));

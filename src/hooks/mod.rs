@@ -7,11 +7,13 @@
 //! | `courier.rs` | what one rule sends next |
 //! | `client.rs` | one HTTP request; which addresses may be reached |
 //! | `spool.rs` | events in files |
+//! | `command.rs` | what an operator can do with them |
 #![allow(clippy::disallowed_methods, reason = "a thread of its own, with clocks of its own")]
 
 mod client;
+pub mod command;
 mod courier;
-pub mod spool;
+mod spool;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -152,6 +154,11 @@ pub fn start(
     Ok(HookSender(sender))
 }
 
+/// Ids of events start here: far beyond those of earlier starts.
+fn first_id(unix_ms: u64) -> u64 {
+    unix_ms << 20
+}
+
 /// One rule here.
 struct Route {
     rule: Arc<Rule>,
@@ -210,8 +217,7 @@ impl HookThread {
             spool_failed_ms: None,
         };
         let now = thread.now();
-        // Far beyond the ids of earlier starts, wherever the clock stood then.
-        thread.next_id = now.unix_ms << 20;
+        thread.next_id = first_id(now.unix_ms);
         if let Some(state_dir) = &config.state_dir {
             thread.open_spool(&spool_directory(state_dir))?;
         }

@@ -18,6 +18,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::ably::Directory;
 use crate::base::Entropy;
+use crate::hooks::{self, HooksConfig};
 use crate::server::bell::Bell;
 use crate::server::mesh::Mesh;
 use crate::server::pump::Pump;
@@ -44,6 +45,10 @@ pub struct ServerConfig {
     pub ring: SocketRingConfig,
     /// What a shard may hold and for how long.
     pub shard: ShardConfig,
+    /// Rules, and where their events go; without rules there is no thread for them.
+    pub hooks: HooksConfig,
+    /// CPUs for everything but shards; may be none.
+    pub helper_cores: Vec<usize>,
 }
 
 /// Runs the daemon until a shard fails. `on_ready` is called with the address once every shard listens.
@@ -76,13 +81,21 @@ pub fn run(
     }
 
     let log = log::spawn();
+    config.shard.rules = config.hooks.rules();
+    let hooks = match std::mem::take(&mut config.hooks) {
+        hooks if hooks.rules.is_empty() => None,
+        hooks => {
+            let mut log = log.clone();
+            Some(hooks::start(hooks, &config.helper_cores, move |line| log.line(line))?)
+        }
+    };
     let mesh = Mesh::new(config.shards, config.mesh_entries);
     let (ready, all_ready) = mpsc::channel();
     let mut executors = Vec::with_capacity(config.shards);
     for (id, listener) in listeners.into_iter().enumerate() {
         let cpu = config.cores[id % config.cores.len()];
         let (config, directory, mesh) = (config.clone(), Arc::clone(&directory), mesh.clone());
-        let (log, ready) = (log.clone(), ready.clone());
+        let (log, ready, hooks) = (log.clone(), ready.clone(), hooks.clone());
         let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("shard-{id}"))
             // Files and timers only; sockets have a ring of their own. Kept small because locked
@@ -102,7 +115,7 @@ pub fn run(
                 let pump = Pump::new(&config, shard, listener, mesh, bell, log, clock)?;
                 // Whoever waits for the daemon may have gone; the shard runs on.
                 let _ = ready.send(());
-                pump.run().await
+                pump.with_hooks(hooks).run().await
             })
             .map_err(|error| anyhow::anyhow!("cannot start shard {id} on CPU {cpu}: {error}"))?;
         executors.push(executor);

@@ -17,6 +17,7 @@ use super::bell::Bell;
 use super::log::Log;
 use super::mesh::MeshEnds;
 use crate::base::Now;
+use crate::hooks::HookSender;
 use crate::shard::Shard;
 use crate::sys::listener::Listener;
 use crate::sys::{Event, EventFd, Slot, SocketRing};
@@ -65,6 +66,8 @@ pub(super) struct Pump {
     listener: Listener,
     mesh: MeshEnds,
     bell: Rc<Bell>,
+    /// Where events for rules go.
+    hooks: Option<HookSender>,
     log: Log,
     clock: Clock,
     /// After a failed accept the next one waits until then, so that a lasting failure does not spin.
@@ -101,10 +104,16 @@ impl Pump {
             listener,
             mesh,
             bell,
+            hooks: None,
             log,
             clock,
             accept_after_ms: 0,
         })
+    }
+
+    /// Has events for rules handed over.
+    pub(super) fn with_hooks(self, hooks: Option<HookSender>) -> Pump {
+        Pump { hooks, ..self }
     }
 
     /// Runs until a ring or the mesh fails, which only a fault of ours or of the host can cause.
@@ -150,7 +159,7 @@ impl Pump {
         busy |= self.mesh.deliver_to(&mut self.shard);
         self.shard.handle_timeout();
         self.shard.settle();
-        let mail_waits = self.mesh.collect_from(&mut self.shard)?;
+        let mail_waits = self.mesh.collect_from(&mut self.shard)? | self.hand_over_hooks();
         busy |= self.send();
         self.close();
         self.accept(now);
@@ -162,6 +171,15 @@ impl Pump {
         }
         busy |= self.rings.iter_mut().any(SocketRing::has_work);
         Ok((busy, mail_waits))
+    }
+
+    /// Hands over events for rules. True when some are left.
+    fn hand_over_hooks(&mut self) -> bool {
+        let shard = &mut self.shard;
+        match &self.hooks {
+            Some(hooks) if shard.has_hooks() => !hooks.try_send(|| shard.take_hooks()),
+            _ => false,
+        }
     }
 
     /// Tells the shard what has completed on one ring.

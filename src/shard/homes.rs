@@ -16,7 +16,8 @@ use crate::ably::vcdiff::Encoder;
 use crate::ably::{
     Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, FixtureMember, Format,
     HistoryItem, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage,
-    PresenceRequest, Publication, PublishResult, Question, SeriesId, Survey, no_such_message,
+    PresenceRequest, Publication, PublishResult, Question, RuleSource, Rules, SeriesId, Survey,
+    no_such_message,
 };
 use crate::base::Now;
 use crate::channel::ChannelKey;
@@ -58,6 +59,8 @@ pub(super) struct Homes {
     series: SeriesId,
     /// Makes the deltas of all channels.
     encoder: Encoder,
+    /// Which channels' events go where.
+    pub rules: Rules,
     /// Made since the last sweep.
     replays: Replays,
     /// Messages whose summary was told within the last pause, with the end of that, oldest first. Each
@@ -66,7 +69,7 @@ pub(super) struct Homes {
 }
 
 impl Homes {
-    pub fn new(series: SeriesId, config: HistoryConfig) -> Homes {
+    pub fn new(series: SeriesId, config: HistoryConfig, rules: Rules) -> Homes {
         Homes {
             channels: HashMap::new(),
             keys: BTreeSet::new(),
@@ -79,6 +82,7 @@ impl Homes {
             config,
             series,
             encoder: Encoder::default(),
+            rules,
             replays: Replays::default(),
             summary_pauses: VecDeque::new(),
         }
@@ -93,16 +97,23 @@ impl Homes {
     }
 
     /// A channel that is open.
+    pub fn get(&self, key: &ChannelKey) -> Option<&HomeChannel> {
+        self.channels.get(key)
+    }
+
+    /// A channel that is open.
     pub fn get_mut(&mut self, key: &ChannelKey) -> Option<&mut HomeChannel> {
         self.channels.get_mut(key)
     }
 
     fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
         let (series, keys, changes) = (self.series, &mut self.keys, &mut self.changes);
+        let rules = &self.rules;
         self.channels.entry(key.clone()).or_insert_with(|| {
             keys.insert(key.clone());
             changes.push((key.clone(), true));
-            HomeChannel::new(now, key, series)
+            let rules = rules.of_channel(key.app_id(), key.name());
+            HomeChannel::new(now, key, series).with_rules(rules)
         })
     }
 
@@ -259,11 +270,13 @@ impl Shard {
         accepted: Accepted,
     ) -> Result<PublishResult, ErrorInfo> {
         self.check_subscribers(&key)?;
+        self.check_rules(&key, RuleSource::Message)?;
         let publisher =
             accepted.is_from_connection().then_some((reply_to.shard, reply_to.transport));
         let now = self.now;
         match accepted {
             Accepted::Messages(messages) => {
+                let is_ephemeral = messages.is_ephemeral();
                 let published = self.homes.change(now, &key, |home| home.publish(now, messages));
                 let publication = match published {
                     Published::New(publication) => publication,
@@ -271,7 +284,11 @@ impl Shard {
                 };
                 self.count_publication(&key, &publication);
                 let result = PublishResult::of(&publication);
-                self.broadcast(&key, &Broadcast::Messages(publication), publisher);
+                let event = Broadcast::Messages(publication);
+                match is_ephemeral {
+                    true => self.broadcast_to_streams(&key, &event, publisher),
+                    false => self.broadcast(&key, &event, publisher),
+                }
                 Ok(result)
             }
             Accepted::Mutation(mutation) => {
@@ -375,6 +392,7 @@ impl Shard {
         }
         let occupancy = home.occupancy();
         self.count_deliveries(key, &increment, &occupancy);
+        self.hook(key, &increment);
     }
 
     /// Whether every core that subscribes to the channel keeps up. Events are refused before they have
@@ -392,9 +410,19 @@ impl Shard {
         Ok(())
     }
 
-    /// Sends an event of a channel that is at home here to all streams; those that do not want it
-    /// learn its serial alone.
+    /// Sends an event of a channel that is at home here to all streams, and to its rules.
     pub(super) fn broadcast(
+        &mut self,
+        key: &ChannelKey,
+        event: &Broadcast,
+        publisher: Option<(u16, TransportRef)>,
+    ) {
+        self.broadcast_to_streams(key, event, publisher);
+        self.hook(key, event);
+    }
+
+    /// Sends an event to all streams; those that do not want it learn its serial alone.
+    fn broadcast_to_streams(
         &mut self,
         key: &ChannelKey,
         event: &Broadcast,
@@ -482,6 +510,7 @@ impl Shard {
         change: MembersChange,
     ) -> Result<Option<Bytes>, ErrorInfo> {
         self.check_subscribers(channel)?;
+        self.check_rules(channel, RuleSource::Presence)?;
         let MembersChange { request, transport_count, members_max, own } = change;
         let config = PresenceConfig {
             members_max: members_max as usize,
@@ -697,11 +726,12 @@ impl Shard {
     /// Counts the channels that have come and gone.
     pub(super) fn count_channels(&mut self) {
         let now_ms = self.now.unix_ms;
-        for (key, is_active) in self.homes.changes.drain(..) {
+        for (key, is_active) in std::mem::take(&mut self.homes.changes) {
             match is_active {
                 true => self.stats.channel_opened(key.app_id(), now_ms),
                 false => self.stats.channel_closed(key.app_id(), now_ms),
             }
+            self.hook_lifecycle(&key, is_active);
         }
     }
 

@@ -20,6 +20,7 @@
 //! | `presence.rs` | what clients ask of their members, and what becomes of those with a connection |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 //! | `replays.rs` | what was made lately for those who have missed something |
+//! | `hooks.rs` | events on their way to the endpoints of rules |
 //! | `registrar.rs` | changes of the directory |
 
 mod attach;
@@ -29,6 +30,7 @@ mod encode;
 mod events;
 mod fanout;
 mod homes;
+mod hooks;
 mod http;
 mod mail;
 mod nonces;
@@ -48,12 +50,13 @@ use std::time::Duration;
 use self::dormant::DormantConnections;
 use self::encode::Joining;
 use self::homes::Homes;
+use self::hooks::HookOutbox;
 use self::nonces::Nonces;
 use self::registrar::{Enforcement, Registrar};
 use self::stats::Stats;
 use self::streams::Streams;
 use self::transport::{Ending, InFlight, Stage, Transport};
-use crate::ably::{Directory, ErrorCode, ErrorInfo, Metrics, SeriesId};
+use crate::ably::{Directory, ErrorCode, ErrorInfo, Metrics, Rules, SeriesId};
 use crate::base::{Entropy, Now, Wheel};
 use crate::channel::ChannelKey;
 use crate::channel::history::HistoryConfig;
@@ -90,6 +93,8 @@ pub struct ShardConfig {
     pub presence_bytes_max: u32,
     /// Mail that may wait for room in the mesh, per peer. Beyond it publishes are refused.
     pub mail_max: usize,
+    /// Which channels' events go to endpoints.
+    pub rules: Rules,
     /// Serves `/echo`, for conformance tests.
     pub echo: bool,
     /// Lets clients make apps and delete them.
@@ -113,6 +118,7 @@ impl Default for ShardConfig {
             lag_max: Duration::from_secs(10),
             presence_bytes_max: 1 << 20,
             mail_max: 4096,
+            rules: Rules::default(),
             echo: false,
             sandbox: false,
         }
@@ -176,6 +182,7 @@ pub struct Shard {
     /// Streams with a round of sends under way.
     rounds: VecDeque<u32>,
     homes: Homes,
+    hooks: HookOutbox,
     stats: Stats,
     dormant: DormantConnections,
     nonces: Nonces,
@@ -217,7 +224,8 @@ impl Shard {
             uncounted: Vec::new(),
             occupancy_due: VecDeque::new(),
             rounds: VecDeque::new(),
-            homes: Homes::new(series, config.history.clone()),
+            homes: Homes::new(series, config.history.clone(), config.rules.clone()),
+            hooks: HookOutbox::default(),
             stats: Stats::default(),
             dormant: DormantConnections::default(),
             outboxes: (0..shards).map(|_| VecDeque::new()).collect(),
