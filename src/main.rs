@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use ringcast::bench::{self, BenchArgs};
 use ringcast::config::{ApiKey, Config, SandboxFlags, ServeFlags};
 use ringcast::hooks::{command, spool_directory};
+use ringcast::server::{self, Reload};
 
 /// One published message to very many WebSocket subscribers, in order, once.
 #[derive(Parser)]
@@ -65,8 +66,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Serve(flags) => serve(flags.into_config()?),
-        Command::Sandbox(flags) => serve(flags.into_config()),
+        Command::Serve(flags) => {
+            let config = flags.clone().into_config()?;
+            let reload = flags.config.is_some().then(|| reload(flags));
+            serve(config, reload)
+        }
+        Command::Sandbox(flags) => serve(flags.into_config(), None),
         Command::Bench(args) => bench::run(&args),
         Command::Hooks { command, config } => hooks(&command, config.as_deref()),
         Command::Check { config: path } => {
@@ -102,7 +107,12 @@ fn hooks(command: &HooksCommand, config: Option<&Path>) -> anyhow::Result<()> {
     done.with_context(|| format!("the spool {}", directory.display()))
 }
 
-fn serve(mut config: Config) -> anyhow::Result<()> {
+/// Reads what the daemon was started with again, for its keys and apps.
+fn reload(flags: ServeFlags) -> Reload {
+    Box::new(move |_log| flags.clone().into_config()?.directory())
+}
+
+fn serve(mut config: Config, reload: Option<Reload>) -> anyhow::Result<()> {
     let (_, shards) = config.placement()?;
     let mut made = None;
     if config.keys.is_empty() && !config.sandbox {
@@ -111,7 +121,7 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
         config.keys.push(made.insert(ApiKey::from_random(&bytes)).clone());
     }
     let (server, directory) = config.into_server()?;
-    ringcast::server::run(server, Arc::new(directory), |address| {
+    server::run(server, Arc::new(directory), reload, |address| {
         // Scripts wait for this line; its form is part of the command line.
         say(&format!("listening on {address} shards={shards}\n"));
         if let Some(key) = made {

@@ -3,6 +3,7 @@
 
 mod daemon;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -48,6 +49,12 @@ fn ably_js_mutable_messages() {
 #[ignore = "needs npm packages: tests/run"]
 fn ably_js_deltas_filters_and_params() {
     run(&mut node_tests(&Daemon::start(), "views.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
+fn ably_js_resume() {
+    run(&mut node_tests(&Daemon::start(), "resume.test.mjs"));
 }
 
 #[test]
@@ -103,4 +110,19 @@ fn autobahn() {
     run(Command::new("python3")
         .arg(repository().join("tests/autobahn/run.py"))
         .arg(format!("ws://{}/echo", daemon.address)));
+}
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
+fn ably_js_goes_elsewhere_when_its_daemon_drains() {
+    let mut daemon = Daemon::start();
+    let config = sdk().join("ringcast.toml");
+    let other = SocketAddr::from(([127, 0, 0, 2], daemon.address.port()));
+    let mut program = Command::new(env!("CARGO_BIN_EXE_ringcast"));
+    program.args(["serve", "--listen", &other.to_string(), "--config"]).arg(config);
+    let other = Daemon::spawn(&mut program);
+    let mut node = node_tests(&daemon, "drain.test.mjs");
+    node.env("RINGCAST_PID", daemon.pid().to_string());
+    run(node.env("RINGCAST_OTHER", other.address.to_string()));
+    assert_eq!(daemon.wait().code(), Some(0));
 }

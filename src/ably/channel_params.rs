@@ -100,7 +100,7 @@ impl ChannelParams {
             ("rewindLimit", matches!(self.rewind, Some(Rewind::Span(_)))),
             ("delta", self.delta),
             ("occupancy", self.occupancy.is_some()),
-            ("echo", true),
+            ("echo", matches!(asked.get("echo"), Some("true" | "false"))),
             ("appendMode", self.append_full),
         ] {
             if let Some(value) = asked.get(key).filter(|_| has_effect) {
@@ -111,9 +111,10 @@ impl ChannelParams {
     }
 }
 
-/// `text` as a decimal number; no sign, no space.
+/// `text` as a decimal number; no sign, no space, and no longer than a number is: it is kept.
 fn number(text: &str) -> Option<u32> {
-    let is_decimal = text.bytes().all(|byte| byte.is_ascii_digit());
+    const DIGITS_MAX: usize = 10;
+    let is_decimal = text.len() <= DIGITS_MAX && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_decimal)
 }
 
@@ -139,7 +140,20 @@ mod tests {
             Rewind::parse("4294967295m"),
             Ok(Rewind::Span(Duration::from_secs(60 * u64::from(u32::MAX))))
         );
-        for wrong in ["", "s", "m", "-1", "+1", "1.5", "1h", "1sm", "1 s", "4294967296", "ten"] {
+        for wrong in [
+            "",
+            "s",
+            "m",
+            "-1",
+            "+1",
+            "1.5",
+            "1h",
+            "1sm",
+            "1 s",
+            "4294967296",
+            "00000000001",
+            "ten",
+        ] {
             let error = Rewind::parse(wrong).expect_err(wrong);
             assert_eq!((error.code, error.status), (ErrorCode::BAD_REQUEST, 400));
         }
@@ -152,6 +166,7 @@ mod tests {
             ("delta", "xdelta"),
             ("occupancy", "everything"),
             ("appendMode", "delta"),
+            ("echo", "perhaps"),
             ("rewindLimit", "5"),
         ]);
         let read = ChannelParams::read(&asked).expect("no rewind in it");

@@ -268,6 +268,27 @@ impl Directory {
         self.revocations.get(principal.key().name())?.revoked_ms(principal)
     }
 
+    /// The apps and keys of `configured`, with what was revoked and posted here for those that remain.
+    #[must_use]
+    pub fn reconfigured(&self, configured: &Directory) -> Directory {
+        let mut directory = configured.clone();
+        let stats = self.stats.iter().filter(|(id, _)| configured.apps.contains_key(*id));
+        directory.stats.extend(stats.map(|(id, stats)| (id.clone(), Arc::clone(stats))));
+        let revoked =
+            self.revocations.iter().filter(|(name, _)| configured.keys.contains_key(*name));
+        directory.revocations.extend(revoked.map(|(name, of)| (name.clone(), Arc::clone(of))));
+        directory
+    }
+
+    /// Whether the key by which `principal` has come is still there, with the same secret.
+    pub fn has_key_of(&self, principal: &Principal) -> bool {
+        let before = principal.key();
+        let now = self.keys.get(before.name()).map(|holder| holder.key());
+        now.is_some_and(|key| {
+            Arc::ptr_eq(key, before) || key.api_key.has_secret_of(&before.api_key)
+        })
+    }
+
     fn add(&mut self, spec: AppSpec) {
         let AppSpec { id, keys, namespaces, limits } = spec;
         let plain = Namespace::default();
@@ -348,6 +369,7 @@ fn app_id_of(key_name: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Format;
     use super::*;
 
     fn key(text: &str) -> KeySpec {
@@ -391,6 +413,27 @@ mod tests {
         assert_eq!(code(&before, "one.key:secret"), None);
         assert_eq!(code(&after, "one.key:secret"), Some((40101, 401)));
         assert_eq!(code(&after, "two.key:secret"), None);
+    }
+
+    #[test]
+    fn a_reconfigured_directory_keeps_revocations_of_keys_that_remain() {
+        let body = br#"{"targets":["clientId:bob"]}"#;
+        let revocation = Revocation::decode(Format::Json, body, 1_000_000).expect("well-formed");
+        let before = Directory::new([app("one"), app("two")]);
+        let before = before.with_revocation_of("one.key", &revocation).expect("has room");
+        let before = before.with_revocation_of("two.key", &revocation).expect("has room");
+        let after = before.reconfigured(&Directory::new([app("one"), app("three")]));
+        assert_eq!(after.revocations.keys().map(|name| &**name).collect::<Vec<_>>(), ["one.key"]);
+        assert_eq!(code(&after, "three.key:secret"), None);
+        assert_eq!(code(&after, "two.key:secret"), Some((40101, 401)));
+        let holder = |key: &str| {
+            let key = key.parse().expect("well-formed");
+            Arc::clone(before.authenticate(&key).expect("is there"))
+        };
+        assert!(after.has_key_of(&holder("one.key:secret")));
+        assert!(!after.has_key_of(&holder("two.key:secret")));
+        let changed = AppSpec { keys: vec![key("one.key:other")], ..app("one") };
+        assert!(!before.with_app(changed).has_key_of(&holder("one.key:secret")));
     }
 
     #[test]

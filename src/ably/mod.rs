@@ -21,6 +21,7 @@ mod history;
 mod inbound;
 mod json;
 mod jwt;
+mod lifecycle;
 mod message;
 mod modes;
 mod msgpack;
@@ -68,6 +69,7 @@ pub use history::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position};
 pub use inbound::{
     Action, Draft, Field, PARAMS_MAX, Params, ProtocolMessage, VersionDraft, decode,
 };
+pub use lifecycle::{Lifecycle, LifecycleEvent};
 pub use message::{Data, Message, Publication, encode_message, encode_part, encode_publication};
 pub use modes::{Modes, Wants, flags};
 pub use occupancy::{Category, Metric, Metrics, encode_occupancy};

@@ -95,6 +95,15 @@ pub struct Messages {
 }
 
 impl Messages {
+    /// What the server itself publishes; `id` is unique.
+    pub fn of_server(id: &str, mut messages: Vec<Message>) -> Messages {
+        for (index, message) in messages.iter_mut().enumerate() {
+            message.id = Some(format!("{id}:{index}").into());
+        }
+        let (id, connection_id) = (id.into(), None);
+        Messages { id, connection_id, messages, has_chosen_id: false, is_ephemeral: false }
+    }
+
     /// The id that the client chose, under which a repetition is recognised (5.2).
     pub fn chosen_id(&self) -> Option<&str> {
         self.has_chosen_id.then(|| self.messages[0].id.as_deref().expect("every message has one"))

@@ -46,7 +46,8 @@ pub fn encode_error(format: Format, error: &ErrorInfo) -> Vec<u8> {
 /// The status of a channel: a ChannelDetails (CHD2).
 pub fn encode_channel(format: Format, name: &str, metrics: &Metrics) -> Vec<u8> {
     let mut out = Vec::new();
-    write_channel(format, name, metrics, &mut out);
+    // Asking is enough to make it active.
+    write_channel(format, name, true, metrics, &mut out);
     out
 }
 
@@ -54,19 +55,25 @@ pub fn encode_channel(format: Format, name: &str, metrics: &Metrics) -> Vec<u8> 
 pub fn encode_channels(format: Format, channels: &[ListedChannel], with_status: bool) -> Vec<u8> {
     let mut out = Vec::new();
     write_array(format, &mut out, channels.iter(), |(name, metrics), out| match with_status {
-        true => write_channel(format, name, metrics, out),
+        true => write_channel(format, name, true, metrics, out),
         false => write_str(format, out, name),
     });
     out
 }
 
-fn write_channel(format: Format, name: &str, metrics: &Metrics, out: &mut Vec<u8>) {
+/// Appends a ChannelDetails (CHD2).
+pub(super) fn write_channel(
+    format: Format,
+    name: &str,
+    is_active: bool,
+    metrics: &Metrics,
+    out: &mut Vec<u8>,
+) {
     write_map(format, out, |map| {
         map.str("channelId", name);
         map.str("name", name);
         map.map("status", |map| {
-            // Asking is enough to make it so.
-            map.json("isActive", "true");
+            map.json("isActive", if is_active { "true" } else { "false" });
             map.map("occupancy", |map| {
                 map.map("metrics", |map| {
                     metrics.named().for_each(|(name, value)| map.uint(name, value.into()));

@@ -14,6 +14,8 @@ use crate::ably::{
 pub struct HistoryConfig {
     /// How long a publication is kept; at least the two minutes in which clients may resume.
     pub retention: Duration,
+    /// The same in namespaces that are persisted, as far as the bytes below allow.
+    pub persisted_retention: Duration,
     /// Bytes that one channel may hold.
     pub channel_bytes_max: u64,
     /// Bytes that all channels at home on one shard may hold together.

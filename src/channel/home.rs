@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::ChannelKey;
 use super::broadcast::Broadcast;
 use super::chain::Chain;
-use super::history::{History, HistoryConfig};
+use super::history::History;
 use super::presence::{Members, Presence, PresenceConfig};
 use super::revisions::{Revised, Revisions};
 use super::view::{Past, View};
@@ -112,6 +112,8 @@ pub struct HomeChannel {
     /// Of the newest publication, or of the channel's beginning.
     last_serial: ChannelSerial,
     history: History,
+    /// How long what happens here is kept.
+    retention: Duration,
     /// Of the newest event that was kept and is not any more: what lies behind it is all here.
     dropped: Option<ChannelSerial>,
     subscribers: Vec<Subscriber>,
@@ -141,8 +143,9 @@ pub struct HomeChannel {
 }
 
 impl HomeChannel {
-    /// A channel that begins now. `series` is unique to this start of the daemon.
-    pub fn new(now: Now, key: ChannelKey, series: SeriesId) -> HomeChannel {
+    /// A channel that begins now and keeps its past for `retention`. `series` is unique to this start
+    /// of the daemon.
+    pub fn new(now: Now, key: ChannelKey, series: SeriesId, retention: Duration) -> HomeChannel {
         let mut clock = SerialClock::new(series);
         let first_serial = clock.next(now.unix_ms);
         HomeChannel {
@@ -158,6 +161,7 @@ impl HomeChannel {
             chain: None,
             filters: Vec::new(),
             history: History::default(),
+            retention,
             dropped: None,
             revisions: None,
             subscribers: Vec::new(),
@@ -404,10 +408,10 @@ impl HomeChannel {
     }
 
     /// Removes the stream that `shard` calls `stream`. The channel is kept for `keep`, so that whoever
-    /// comes back finds its order going on.
-    pub fn unsubscribe(&mut self, now: Now, shard: u16, stream: StreamRef, keep: Duration) {
+    /// comes back finds its order going on. Returns whether it was the last stream.
+    pub fn unsubscribe(&mut self, now: Now, shard: u16, stream: StreamRef, keep: Duration) -> bool {
         let is_it = |known: &Subscriber| (known.shard, known.stream) == (shard, stream);
-        let Some(at) = self.subscribers.iter().position(is_it) else { return };
+        let Some(at) = self.subscribers.iter().position(is_it) else { return false };
         let Subscriber { view, metrics, .. } = self.subscribers.remove(at);
         self.attached.subtract(&metrics);
         if view.occupancy.is_some() {
@@ -428,6 +432,7 @@ impl HomeChannel {
                 self.filters.swap_remove(known);
             }
         }
+        self.subscribers.is_empty()
     }
 
     /// Notes the attachments that `shard` has to the stream.
@@ -582,9 +587,14 @@ impl HomeChannel {
         Some(revisions.map_or_else(|| "{}".into(), |it| it.client_summary(message, client_id)))
     }
 
+    /// Keeps the past for `retention` from now on.
+    pub fn set_retention(&mut self, retention: Duration) {
+        self.retention = retention;
+    }
+
     /// Forgets what is too old, and the oldest publications beyond `bytes_max`.
-    pub fn trim(&mut self, now: Now, config: &HistoryConfig, bytes_max: u64) {
-        let oldest_ms = now.unix_ms.saturating_sub(config.retention.as_millis() as u64);
+    pub fn trim(&mut self, now: Now, bytes_max: u64) {
+        let oldest_ms = now.unix_ms.saturating_sub(self.retention.as_millis() as u64);
         if let Some(presence) = &mut self.presence {
             // Where it is tight, presence takes no more than half, so that messages keep theirs for
             // those who resume.
@@ -651,6 +661,7 @@ mod tests {
     use super::*;
     use crate::ably::{Data, Direction, Identity, Params, PresenceAction, PresenceChange};
 
+    const RETENTION: Duration = Duration::from_secs(120);
     const NOW: Now = Now { mono_ms: 5_000, unix_ms: 1_700_000_000_000 };
 
     fn count(home: &HomeChannel) -> (usize, usize) {
@@ -668,14 +679,9 @@ mod tests {
 
     #[test]
     fn presence_history_takes_what_messages_leave_and_half_where_it_is_tight() {
-        let config = HistoryConfig {
-            retention: Duration::from_secs(120),
-            channel_bytes_max: 1 << 20,
-            shard_bytes_max: 1 << 20,
-        };
         let bounds = PresenceConfig { members_max: 10, bytes_max: 1 << 20 };
         let key = ChannelKey::new("app", "room");
-        let mut home = HomeChannel::new(NOW, key, SeriesId::new([7; 10]));
+        let mut home = HomeChannel::new(NOW, key, SeriesId::new([7; 10]), RETENTION);
         for serial in 0..20 {
             let change = PresenceChange {
                 action: PresenceAction::Enter,
@@ -693,7 +699,7 @@ mod tests {
             };
             home.change_members(NOW, &bounds, request, 1).expect("within bounds");
         }
-        home.trim(NOW, &config, home.history_bytes());
+        home.trim(NOW, home.history_bytes());
         assert_eq!(count(&home), (0, 20), "nothing is over its bound");
         let identity = Identity::Wildcard;
         let capability = crate::ably::Capability::all();
@@ -721,16 +727,16 @@ mod tests {
             };
             home.publish(NOW, messages);
         }
-        home.trim(NOW, &config, home.history_bytes());
+        home.trim(NOW, home.history_bytes());
         assert_eq!(count(&home), (20, 20));
         let half = home.history_bytes() / 2;
-        home.trim(NOW, &config, half);
+        home.trim(NOW, half);
         let (messages, presence) = count(&home);
         assert!(home.history_bytes() <= half);
         assert!((9..=11).contains(&messages) && (9..=11).contains(&presence));
         // Time ends all of it but the member.
         let later = Now { unix_ms: NOW.unix_ms + 121_000, ..NOW };
-        home.trim(later, &config, 1 << 20);
+        home.trim(later, 1 << 20);
         assert_eq!(count(&home), (0, 0));
         assert!(home.has_members() && !home.is_idle(later));
     }

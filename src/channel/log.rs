@@ -205,11 +205,6 @@ impl FrameLog {
         *special = own.with_base(!special.lacks_base());
     }
 
-    /// Whether the cursor leaves out what its own transport publishes.
-    pub fn skips_own(&self, index: u32) -> bool {
-        !self.cursors[index as usize].special.with_base(true).is_none()
-    }
-
     /// Removes the cursor at `index`. The last cursor takes its place; its transport is returned when
     /// there was one to move.
     pub fn detach(&mut self, index: u32) -> Option<u32> {

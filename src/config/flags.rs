@@ -8,7 +8,7 @@ use clap::Args;
 use crate::config::{ApiKey, Config, SHARDS_MAX, cores};
 
 /// Flags of `ringcast serve`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct ServeFlags {
     /// Configuration file (TOML); see docs/configuration.md
     #[arg(long, value_name = "FILE")]

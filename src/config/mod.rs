@@ -43,6 +43,8 @@ pub struct Config {
     pub cores: Option<Vec<usize>>,
     /// Shards; `None`: one per core. Above the number of cores they share cores, in turn.
     pub shards: Option<usize>,
+    /// Over how much time clients are sent away when the daemon ends.
+    pub drain_window: Duration,
     /// Connections that one shard holds.
     pub connections_max: u32,
     /// Sizes of each socket ring.
@@ -67,6 +69,8 @@ pub struct Config {
     pub sandbox: bool,
     /// Serves `/echo`, a WebSocket that returns what it is sent; for conformance tests only.
     pub echo: bool,
+    /// Has the last shard stand still when SIGUSR1 comes; for tests of the watchdog only.
+    pub stall: bool,
 }
 
 /// Bounds on what clients can make the daemon hold; each bounds memory or time.
@@ -120,6 +124,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             cores: None,
             shards: None,
+            drain_window: Duration::from_secs(10),
             connections_max: 65_536,
             ring: SocketRingConfig {
                 ring_entries: 4096,
@@ -159,6 +164,7 @@ impl Default for Config {
             state_dir: None,
             sandbox: false,
             echo: false,
+            stall: false,
         }
     }
 }
@@ -212,6 +218,7 @@ impl Config {
         }
         let mut test = root.section("test")?;
         test.read("echo", &mut config.echo, units::boolean)?;
+        test.read("stall", &mut config.stall, units::boolean)?;
         test.finish()?;
         root.finish()?;
         Ok(config)
@@ -251,6 +258,7 @@ impl Config {
         section.read("state_dir", &mut self.state_dir, |value| {
             units::text(value).map(|path| Some(directory.join(path)))
         })?;
+        section.read("drain_window", &mut self.drain_window, units::duration("0s"..="10m"))?;
         section.finish()
     }
 
@@ -334,6 +342,7 @@ impl Config {
             retention: self.history.retention,
             channel_bytes_max: self.history.channel_bytes_max as u64,
             shard_bytes_max: self.history.shard_bytes_max as u64,
+            ..ShardConfig::default().history
         };
         let shard = ShardConfig {
             connection,
@@ -349,12 +358,14 @@ impl Config {
         };
         let server = ServerConfig {
             listen: self.listen,
+            drain_window: self.drain_window,
             cores,
             shards,
             mesh_entries: limits.mesh_entries,
             connections_max: self.connections_max,
             listener: self.listener,
             ring: self.ring,
+            stall: self.stall,
             shard,
             hooks,
             helper_cores,
@@ -574,7 +585,7 @@ mod tests {
         );
         assert_eq!(
             refusal("[test]\ncolour = true\n"),
-            "r.toml:2:1: unknown key `test.colour`; known here: `echo`"
+            "r.toml:2:1: unknown key `test.colour`; known here: `echo`, `stall`"
         );
         assert_eq!(
             refusal("[[keys]]\nkey = \"a.b:c\"\ncapabilty = {}\n"),

@@ -1,6 +1,6 @@
 //! The channels that one connection is attached to.
 
-use crate::ably::Modes;
+use crate::ably::{Modes, Params};
 
 /// One connection on one channel. 12 bytes: most connections have one, and there are very many.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,13 @@ pub(super) struct Attachments {
     list: Box<[Attachment]>,
     /// Whose turn it is to send.
     turn: u32,
+    /// Params of those that have some; few do.
+    params: Option<Box<KeptParams>>,
 }
+
+/// By stream; at least one.
+#[derive(Debug)]
+struct KeptParams(Vec<(u32, Params)>);
 
 impl Attachments {
     pub fn len(&self) -> usize {
@@ -45,6 +51,28 @@ impl Attachments {
     pub fn set_modes(&mut self, stream: u32, modes: Modes) {
         let attachment = self.find_mut(stream);
         attachment.expect("only of streams that it is attached to").modes = modes;
+    }
+
+    pub fn params(&self, stream: u32) -> Option<&Params> {
+        let KeptParams(kept) = self.params.as_deref()?;
+        kept.iter().find(|(of, _)| *of == stream).map(|(_, params)| params)
+    }
+
+    pub fn set_params(&mut self, stream: u32, params: Params) {
+        self.forget_params(stream);
+        if !params.is_empty() {
+            let KeptParams(kept) =
+                &mut **self.params.get_or_insert_with(|| Box::new(KeptParams(Vec::new())));
+            kept.reserve_exact(1);
+            kept.push((stream, params));
+        }
+    }
+
+    fn forget_params(&mut self, stream: u32) {
+        self.params.take_if(|kept| {
+            kept.0.retain(|(of, _)| *of != stream);
+            kept.0.is_empty()
+        });
     }
 
     pub fn is_joining(&self, stream: u32) -> bool {
@@ -79,6 +107,7 @@ impl Attachments {
         let mut list = std::mem::take(&mut self.list).into_vec();
         let removed = list.swap_remove(at);
         self.list = list.into_boxed_slice();
+        self.forget_params(stream);
         Some(removed.cursor())
     }
 

@@ -537,6 +537,16 @@ impl Connection {
         self.attachments.set_modes(stream, modes);
     }
 
+    /// The params of an attachment as ATTACHED repeats them; `None`: there are none.
+    pub fn params(&self, stream: u32) -> Option<&Params> {
+        self.attachments.params(stream)
+    }
+
+    /// Changes the params of an attachment.
+    pub fn set_params(&mut self, stream: u32, params: Params) {
+        self.attachments.set_params(stream, params);
+    }
+
     /// The cursor of the attachment to a stream, if it subscribes.
     pub fn cursor(&self, stream: u32) -> Option<u32> {
         self.attachments.cursor(stream)

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
@@ -39,6 +39,9 @@ const BATCHES_MAX: usize = 256;
 
 /// Pause between two lines in the log about one rule.
 const LOG_INTERVAL_MS: u64 = 10_000;
+
+/// How long the daemon's end waits for deliveries.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Directory of the spool below the state directory.
 const SPOOL_DIRECTORY: &str = "hooks";
@@ -123,35 +126,60 @@ impl HookSender {
     }
 }
 
-/// Starts the thread, on one of `cpus` if there are any; `log` takes lines and does not wait.
-///
-/// # Errors
-/// A target cannot be used, or the spool not be opened.
-pub fn start(
-    config: HooksConfig,
-    cpus: &[usize],
-    log: impl FnMut(String) + Send + 'static,
-) -> anyhow::Result<HookSender> {
-    let thread = HookThread::new(config, Box::new(log))?;
-    let (sender, events) = mpsc::channel(BATCHES_MAX);
-    let cpu = cpus.first().copied();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        // Names are resolved on them.
-        .max_blocking_threads(4)
-        .build()
-        .context("cannot start the thread that delivers events")?;
-    thread::Builder::new()
-        .name("hooks".into())
-        .spawn(move || {
+/// The thread, seen from those who start it.
+#[derive(Debug)]
+pub struct Hooks {
+    sender: HookSender,
+    thread: JoinHandle<()>,
+}
+
+impl Hooks {
+    /// Starts the thread, on one of `cpus` if there are any; `log` takes lines and does not wait.
+    ///
+    /// # Errors
+    /// A target cannot be used, or the spool not be opened.
+    pub fn start(
+        config: HooksConfig,
+        cpus: &[usize],
+        log: impl FnMut(String) + Send + 'static,
+    ) -> anyhow::Result<Hooks> {
+        let work = HookThread::new(config, Box::new(log))?;
+        let (sender, events) = mpsc::channel(BATCHES_MAX);
+        let cpu = cpus.first().copied();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            // Names are resolved on them.
+            .max_blocking_threads(4)
+            .build()
+            .context("cannot start the thread that delivers events")?;
+        let run = move || {
             if let Some(id) = cpu {
                 // Where it cannot be, the scheduler finds it a place.
                 core_affinity::set_for_current(core_affinity::CoreId { id });
             }
-            runtime.block_on(thread.run(events));
-        })
-        .context("cannot start the thread that delivers events")?;
-    Ok(HookSender(sender))
+            runtime.block_on(work.run(events));
+            // A name that is being resolved holds nothing up.
+            runtime.shutdown_background();
+        };
+        let thread = thread::Builder::new().name("hooks".into()).spawn(run);
+        let thread = thread.context("cannot start the thread that delivers events")?;
+        Ok(Hooks { sender: HookSender(sender), thread })
+    }
+
+    /// An end for one core.
+    pub fn sender(&self) -> HookSender {
+        self.sender.clone()
+    }
+
+    /// Waits until everything was delivered that cores have handed over, [`GRACE`] at most. All other
+    /// senders are gone.
+    pub fn finish(self) {
+        let Hooks { sender, thread } = self;
+        drop(sender);
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
 }
 
 /// Ids of events start here: far beyond those of earlier starts.
@@ -277,17 +305,30 @@ impl HookThread {
         Now { mono_ms: self.started.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as u64 }
     }
 
-    /// Runs until every core has gone.
+    /// Runs until every core has gone, and a moment longer.
     async fn run(mut self, mut events: mpsc::Receiver<Vec<RuleEvent>>) {
         let mut requests = Requests::new();
+        let mut ends_ms = None;
         loop {
             let now = self.now();
+            let waiting: usize = self.routes.iter().map(|route| route.courier.len()).sum();
+            if ends_ms.is_some_and(|ends_ms| waiting == 0 || now.mono_ms >= ends_ms) {
+                let fate = if self.spool.is_some() { "wait in the spool" } else { "are lost" };
+                if waiting > 0 {
+                    (self.log)(format!("events that were not delivered {fate}: {waiting}"));
+                }
+                return;
+            }
             self.send(now, &mut requests);
-            let due = self.routes.iter().filter_map(|route| route.courier.next_timeout(now)).min();
+            let due = self.routes.iter().filter_map(|route| route.courier.next_timeout(now));
+            let due = due.chain(ends_ms).min();
             let pause = due.map_or(3_600_000, |due_ms| due_ms.saturating_sub(now.mono_ms).max(1));
             tokio::select! {
-                batch = events.recv() => {
-                    let Some(mut batch) = batch else { return };
+                batch = events.recv(), if ends_ms.is_none() => {
+                    let Some(mut batch) = batch else {
+                        ends_ms = Some(now.mono_ms + GRACE.as_millis() as u64);
+                        continue;
+                    };
                     // What else has come in the meantime is written with it.
                     for _ in 0..BATCHES_MAX {
                         match events.try_recv() {

@@ -97,6 +97,11 @@ impl RequestParser {
         Ok(progress)
     }
 
+    /// Whether nothing of a next request has come.
+    pub fn is_empty(&self) -> bool {
+        self.partial.is_none()
+    }
+
     /// Takes the bytes that follow the last request; after an upgrade they are the new protocol's.
     pub fn take_leftover(&mut self) -> BytesMut {
         self.partial.take().map(|partial| partial.buffer).unwrap_or_default()

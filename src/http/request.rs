@@ -74,6 +74,11 @@ impl Request {
         self.head.keep_alive
     }
 
+    /// Makes this the last request of its transport, whatever the client wants.
+    pub fn close_after(&mut self) {
+        self.head.keep_alive = false;
+    }
+
     /// Whether the client reads a response in chunks; one of HTTP/1.0 does not.
     pub fn reads_chunks(&self) -> bool {
         self.head.reads_chunks

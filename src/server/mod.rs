@@ -7,21 +7,31 @@
 mod bell;
 mod log;
 mod mesh;
+mod monitor;
+mod orders;
 mod pump;
+mod systemd;
 
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
-use glommio::{LocalExecutorBuilder, Placement};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
 
 use crate::ably::Directory;
 use crate::base::Entropy;
-use crate::hooks::{self, HooksConfig};
+use crate::hooks::{Hooks, HooksConfig};
 use crate::server::bell::Bell;
 use crate::server::mesh::Mesh;
+use crate::server::monitor::Monitor;
+use crate::server::orders::News;
 use crate::server::pump::Pump;
+use crate::server::systemd::Notifier;
 use crate::shard::{Shard, ShardConfig};
 use crate::sys::listener::{Listener, ListenerConfig};
 use crate::sys::{SocketRingConfig, probe, rusage};
@@ -29,8 +39,10 @@ use crate::sys::{SocketRingConfig, probe, rusage};
 /// What `ringcast serve` needs to know; each part belongs to the layer that acts on it.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Where all shards listen.
+    /// Where all shards listen, unless the service manager has handed over sockets.
     pub listen: SocketAddr,
+    /// Over how much time clients are sent away when the daemon ends.
+    pub drain_window: Duration,
     /// CPUs that shards are pinned to, in turn when there are more shards than CPUs.
     pub cores: Vec<usize>,
     /// Shards, from 1.
@@ -43,6 +55,8 @@ pub struct ServerConfig {
     pub listener: ListenerConfig,
     /// Sizes of each socket ring; `table_entries` is what one ring may hold.
     pub ring: SocketRingConfig,
+    /// Has the last shard stand still when SIGUSR1 comes.
+    pub stall: bool,
     /// What a shard may hold and for how long.
     pub shard: ShardConfig,
     /// Rules, and where their events go; without rules there is no thread for them.
@@ -51,13 +65,21 @@ pub struct ServerConfig {
     pub helper_cores: Vec<usize>,
 }
 
-/// Runs the daemon until a shard fails. `on_ready` is called with the address once every shard listens.
+/// Reads the apps of the configuration again. What it is given writes a line to the log.
+pub type Reload = Box<dyn FnMut(&mut dyn FnMut(String)) -> anyhow::Result<Directory>>;
+
+/// A shard's thread, to wait for its end.
+type ShardThread = ExecutorJoinHandle<io::Result<()>>;
+
+/// Runs the daemon until it is told to end, by SIGTERM or SIGINT, and all clients were sent away.
+/// `on_ready` is called with the address once every shard serves; `reload` on SIGHUP.
 ///
 /// # Errors
 /// The address cannot be bound, the kernel lacks what the socket ring needs, or a shard has ended.
 pub fn run(
     config: ServerConfig,
     directory: Arc<Directory>,
+    reload: Option<Reload>,
     on_ready: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<()> {
     if let Some(reason) = probe::missing() {
@@ -69,40 +91,43 @@ pub fn run(
     let wanted = config.connections_max.saturating_add(pump::ACCEPT_RESERVE_MAX);
     config.ring.table_entries = config.ring.table_entries.min(table_max).min(wanted);
 
-    // All listeners stand before the first connection is accepted: the kernel spreads connections
-    // over those that exist. Port 0 becomes a real port with the first.
-    let mut listeners = Vec::with_capacity(config.shards);
-    let mut address = config.listen;
-    for _ in 0..config.shards {
-        let listener = Listener::bind(address, &config.listener)
-            .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}"))?;
-        address = listener.address();
-        listeners.push(listener);
-    }
+    let mut log = log::spawn();
+    let notifier = Notifier::from_environment().unwrap_or_else(|error| {
+        log.line(format!("NOTIFY_SOCKET cannot be reached: {error}"));
+        Notifier::none()
+    });
+    let watchdog = systemd::watchdog();
+    let listeners = listeners(&config)?;
+    let address = listeners[0].address();
 
-    let log = log::spawn();
     config.shard.rules = config.hooks.rules();
     let hooks = match std::mem::take(&mut config.hooks) {
         hooks if hooks.rules.is_empty() => None,
         hooks => {
             let mut log = log.clone();
-            Some(hooks::start(hooks, &config.helper_cores, move |line| log.line(line))?)
+            Some(Hooks::start(hooks, &config.helper_cores, move |line| log.line(line))?)
         }
     };
     let mesh = Mesh::new(config.shards, config.mesh_entries);
-    let (ready, all_ready) = mpsc::channel();
-    let mut executors = Vec::with_capacity(config.shards);
+    let (sender, news) = orders::news();
+    forward_signals(sender.clone(), config.stall)?;
+    let mut threads = Vec::with_capacity(config.shards);
+    let mut orders = Vec::with_capacity(config.shards);
+    let mut cpus = Vec::with_capacity(config.shards);
     for (id, listener) in listeners.into_iter().enumerate() {
         let cpu = config.cores[id % config.cores.len()];
         let (config, directory, mesh) = (config.clone(), Arc::clone(&directory), mesh.clone());
-        let (log, ready, hooks) = (log.clone(), ready.clone(), hooks.clone());
-        let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+        let (log, news) = (log.clone(), sender.clone());
+        let hooks = hooks.as_ref().map(Hooks::sender);
+        let (order_sender, order_receiver) = orders::line()?;
+        let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("shard-{id}"))
             // Files and timers only; sockets have a ring of their own. Kept small because locked
             // memory is limited on many hosts.
             .io_memory(256 << 10)
             .ring_depth(64)
             .spawn(move || async move {
+                let _end = EndOfShard { shard: id, news: news.clone() };
                 let clock = pump::Clock::start();
                 let entropy = Entropy::new(|page| {
                     getrandom::fill(page).expect("the kernel has random bytes after boot");
@@ -112,22 +137,89 @@ pub fn run(
                     Shard::new(config.shard.clone(), directory, id, shards, entropy, clock.read());
                 let bell = Rc::new(Bell::default());
                 let mesh = mesh.join(id, &bell).await?;
-                let pump = Pump::new(&config, shard, listener, mesh, bell, log, clock)?;
-                // Whoever waits for the daemon may have gone; the shard runs on.
-                let _ = ready.send(());
-                pump.with_hooks(hooks).run().await
+                let line = pump::Line {
+                    shard: id,
+                    orders: order_receiver.open(&bell)?,
+                    news,
+                    hooks,
+                    log,
+                    clock,
+                    report_interval: monitor::report_interval(watchdog),
+                };
+                Pump::new(&config, shard, listener, mesh, bell, line)?.run().await
             })
             .map_err(|error| anyhow::anyhow!("cannot start shard {id} on CPU {cpu}: {error}"))?;
-        executors.push(executor);
+        threads.push(thread);
+        orders.push(order_sender);
+        cpus.push(cpu);
     }
-    drop(ready);
-    if all_ready.iter().take(config.shards).count() == config.shards {
-        on_ready(address);
-    }
-    for (id, executor) in executors.into_iter().enumerate() {
-        let outcome: std::io::Result<()> =
-            executor.join().map_err(|error| anyhow::anyhow!("shard {id} has failed: {error}"))?;
-        outcome.map_err(|error| anyhow::anyhow!("shard {id} has failed: {error}"))?;
+    let drain_window = config.drain_window;
+    Monitor { news, orders, threads, cpus, notifier, watchdog, drain_window, reload, log }
+        .run(|| on_ready(address))?;
+    if let Some(hooks) = hooks {
+        hooks.finish();
     }
     Ok(())
+}
+
+/// One listener for each shard, all before the first connection is accepted: the kernel spreads
+/// connections over those that exist. Port 0 becomes a real port with the first.
+///
+/// Inherited sockets are dealt out in turn. Where there are fewer than shards, several shards accept from
+/// one queue: the kernel wakes one of them for each connection, which is as fair as their idle time.
+fn listeners(config: &ServerConfig) -> anyhow::Result<Vec<Listener>> {
+    let inherited = systemd::inherited().map_err(anyhow::Error::msg)?;
+    let mut handed_over = Vec::new();
+    for (fd, name) in inherited {
+        let listener = Listener::inherit(fd, &config.listener)
+            .map_err(|error| anyhow::anyhow!("inherited socket {fd} `{name}`: {error}"))?;
+        handed_over.push(listener);
+    }
+    if handed_over.len() > config.shards {
+        let (sockets, shards) = (handed_over.len(), config.shards);
+        anyhow::bail!("{sockets} sockets were handed over to {shards} shards: some would be deaf");
+    }
+    if !handed_over.is_empty() {
+        for id in handed_over.len()..config.shards {
+            handed_over.push(handed_over[id % handed_over.len()].share()?);
+        }
+        return Ok(handed_over);
+    }
+    let mut listeners = Vec::with_capacity(config.shards);
+    let mut address = config.listen;
+    for _ in 0..config.shards {
+        let listener = Listener::bind(address, &config.listener)
+            .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}"))?;
+        address = listener.address();
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// Has a thread of its own hand signals to the monitor.
+fn forward_signals(news: SyncSender<News>, stall: bool) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    if stall {
+        signals.add_signal(SIGUSR1)?;
+    }
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            if news.send(News::Signal(signal)).is_err() {
+                break;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Tells the monitor when a shard's thread ends, however it does.
+struct EndOfShard {
+    shard: usize,
+    news: SyncSender<News>,
+}
+
+impl Drop for EndOfShard {
+    fn drop(&mut self) {
+        let _ = self.news.try_send(News::Ended { shard: self.shard });
+    }
 }

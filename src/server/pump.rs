@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_lite::future;
@@ -16,6 +17,7 @@ use super::ServerConfig;
 use super::bell::Bell;
 use super::log::Log;
 use super::mesh::MeshEnds;
+use super::orders::{News, Order, Orders, Report};
 use crate::base::Now;
 use crate::hooks::HookSender;
 use crate::shard::Shard;
@@ -55,6 +57,20 @@ impl Clock {
     }
 }
 
+/// What connects a shard with the rest of the process.
+pub(super) struct Line {
+    /// Of this shard.
+    pub shard: usize,
+    pub orders: Orders,
+    pub news: SyncSender<News>,
+    /// Where events for rules go.
+    pub hooks: Option<HookSender>,
+    pub log: Log,
+    pub clock: Clock,
+    /// Time between two reports.
+    pub report_interval: Duration,
+}
+
 pub(super) struct Pump {
     shard: Shard,
     /// One or more: a ring's table of direct descriptors is limited by `RLIMIT_NOFILE`.
@@ -63,13 +79,15 @@ pub(super) struct Pump {
     /// Sockets up to which a ring accepts.
     accept_max: u32,
     connections_max: u32,
-    listener: Listener,
+    /// `None`: no more clients are accepted.
+    listener: Option<Listener>,
     mesh: MeshEnds,
     bell: Rc<Bell>,
-    /// Where events for rules go.
-    hooks: Option<HookSender>,
-    log: Log,
-    clock: Clock,
+    line: Line,
+    report: Report,
+    report_at_ms: u64,
+    is_ready: bool,
+    has_told_drained: bool,
     /// After a failed accept the next one waits until then, so that a lasting failure does not spin.
     accept_after_ms: u64,
 }
@@ -81,8 +99,7 @@ impl Pump {
         listener: Listener,
         mesh: MeshEnds,
         bell: Rc<Bell>,
-        log: Log,
-        clock: Clock,
+        line: Line,
     ) -> io::Result<Pump> {
         let table_entries = config.ring.table_entries;
         let accept_max = table_entries - (table_entries / 8).min(ACCEPT_RESERVE_MAX);
@@ -101,19 +118,16 @@ impl Pump {
             table_entries,
             accept_max,
             connections_max: config.connections_max,
-            listener,
+            listener: Some(listener),
             mesh,
             bell,
-            hooks: None,
-            log,
-            clock,
+            line,
+            report: Report::default(),
+            report_at_ms: 0,
+            is_ready: false,
+            has_told_drained: false,
             accept_after_ms: 0,
         })
-    }
-
-    /// Has events for rules handed over.
-    pub(super) fn with_hooks(self, hooks: Option<HookSender>) -> Pump {
-        Pump { hooks, ..self }
     }
 
     /// Runs until a ring or the mesh fails, which only a fault of ours or of the host can cause.
@@ -128,6 +142,7 @@ impl Pump {
             self.rings.iter_mut().for_each(SocketRing::arm_wakeup);
             // What completed before the rings were armed has rung no bell.
             if !self.rings.iter_mut().any(SocketRing::has_work) {
+                self.report.sleeps += 1;
                 let longest = if mail_waits { MESH_RETRY } else { self.sleep() };
                 let timer = async {
                     Timer::new(longest).await;
@@ -139,18 +154,28 @@ impl Pump {
     }
 
     fn sleep(&self) -> Duration {
-        let now_ms = self.clock.read().mono_ms;
-        let due =
-            self.shard.next_timeout().map(|at| Duration::from_millis(at.saturating_sub(now_ms)));
-        due.map_or(SLEEP_MAX, |due| due.clamp(Duration::from_millis(1), SLEEP_MAX))
+        let now_ms = self.line.clock.read().mono_ms;
+        let due = self.shard.next_timeout().unwrap_or(u64::MAX).min(self.report_at_ms);
+        Duration::from_millis(due.saturating_sub(now_ms)).clamp(Duration::from_millis(1), SLEEP_MAX)
     }
 
     /// One turn. The first answer is whether another should follow at once, the second whether mail
     /// is left that the mesh had no room for.
     fn turn(&mut self) -> io::Result<(bool, bool)> {
-        let now = self.clock.read();
+        let now = self.line.clock.read();
         self.shard.begin_turn(now);
+        self.report.turns += 1;
         let mut busy = false;
+        while let Some(order) = self.line.orders.poll() {
+            match order {
+                Order::Drain(window) => self.shard.begin_drain(window),
+                Order::Reload(directory) => self.shard.reload(&directory),
+                Order::Stall => loop {
+                    std::thread::park();
+                },
+            }
+            busy = true;
+        }
         for index in 0..self.rings.len() {
             // Completions of last turn's sends lie ready; others wait for us to let the kernel post.
             self.rings[index].submit_if_needed()?;
@@ -167,8 +192,9 @@ impl Pump {
             ring.submit_if_needed()?;
         }
         while let Some(line) = self.shard.poll_log() {
-            self.log.line(line);
+            self.line.log.line(line);
         }
+        self.tell(now);
         busy |= self.rings.iter_mut().any(SocketRing::has_work);
         Ok((busy, mail_waits))
     }
@@ -176,7 +202,7 @@ impl Pump {
     /// Hands over events for rules. True when some are left.
     fn hand_over_hooks(&mut self) -> bool {
         let shard = &mut self.shard;
-        match &self.hooks {
+        match &self.line.hooks {
             Some(hooks) if shard.has_hooks() => !hooks.try_send(|| shard.take_hooks()),
             _ => false,
         }
@@ -186,7 +212,8 @@ impl Pump {
     fn reap(&mut self, now: Now, ring_index: usize) -> usize {
         let shard = &mut self.shard;
         let accept_after_ms = &mut self.accept_after_ms;
-        let log = &mut self.log;
+        let report = &mut self.report;
+        let log = &mut self.line.log;
         let first = ring_index as u32 * self.table_entries;
         let mut accepted = Vec::new();
         let count = self.rings[ring_index].reap(BATCH, |event| match event {
@@ -198,6 +225,7 @@ impl Pump {
             Event::AcceptStopped(0 | libc::ECANCELED) => {}
             Event::AcceptStopped(errno) => {
                 *accept_after_ms = now.mono_ms + ACCEPT_PAUSE_MS;
+                report.accept_failures += 1;
                 log.line(format!("accept failed: {}", io::Error::from_raw_os_error(errno)));
             }
             Event::Received(slot, bytes) => shard.handle_bytes(first + slot.0, bytes),
@@ -235,6 +263,15 @@ impl Pump {
 
     /// Keeps one accept armed on the first ring that has room, and none when all are full.
     fn accept(&mut self, now: Now) {
+        let Some(listener) = &self.listener else { return };
+        if self.shard.is_draining() {
+            match self.rings.iter().position(SocketRing::is_accepting) {
+                Some(index) => self.rings[index].stop_accept(),
+                // From here on the kernel refuses, unless the socket is not ours alone.
+                None => self.listener = None,
+            }
+            return;
+        }
         let open: u32 = self.rings.iter().map(SocketRing::open_slots).sum();
         let has_room = |ring: &SocketRing| ring.open_slots() < self.accept_max;
         match self.rings.iter().position(SocketRing::is_accepting) {
@@ -244,10 +281,35 @@ impl Pump {
             Some(_) => {}
             None if open < self.connections_max && now.mono_ms >= self.accept_after_ms => {
                 if let Some(index) = self.rings.iter().position(has_room) {
-                    self.rings[index].start_accept(self.listener.as_raw_fd());
+                    self.rings[index].start_accept(listener.as_raw_fd());
                 }
             }
             None => {}
+        }
+    }
+
+    /// Tells the monitor what it is to know.
+    fn tell(&mut self, now: Now) {
+        let Line { shard: id, news, report_interval, .. } = &self.line;
+        if !self.is_ready {
+            self.is_ready = true;
+            // Whoever waits for the daemon may have gone; the shard runs on.
+            let _ = news.try_send(News::Ready);
+        }
+        for _ in 0..self.shard.take_reloads() {
+            let _ = news.try_send(News::Reloaded);
+        }
+        if now.mono_ms >= self.report_at_ms {
+            self.report_at_ms = now.mono_ms + report_interval.as_millis() as u64;
+            self.report.counters = self.shard.counters();
+            self.report.gauges = self.shard.gauges();
+            let report = Box::new(self.report);
+            // One that finds no room is left out: the next one says the same with later numbers.
+            let _ = news.try_send(News::Report { shard: *id, report });
+        }
+        let is_drained = self.listener.is_none() && self.shard.is_drained();
+        if is_drained && !self.has_told_drained {
+            self.has_told_drained = news.try_send(News::Drained).is_ok();
         }
     }
 

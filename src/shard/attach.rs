@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::mail::Joined;
-use super::streams::{Stream, StreamName, WaitingAttach};
+use super::streams::{StreamName, WaitingAttach};
 use super::transport::{InFlight, Stage};
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
@@ -55,11 +55,13 @@ impl Shard {
             }
             None => {
                 if let Some(stream) = self.join_stream(index, name, view, modes) {
+                    self.set_params(index, stream, &request.params);
                     self.settle_attach(stream, request);
                 }
             }
             Some(stream) if self.streams.at(stream).view == view => {
                 self.set_modes(index, stream, modes);
+                self.set_params(index, stream, &request.params);
                 if view.delta && self.is_behind_stream(&request.since, stream) {
                     self.rejoin(index, stream);
                 }
@@ -119,6 +121,7 @@ impl Shard {
         }
         self.leave_stream(index, old);
         if let Some(stream) = self.join_stream(index, name, view, modes) {
+            self.set_params(index, stream, &requests.last().expect("pushed above").params);
             self.transports[index as usize].push_backlog(stream, rest);
             self.set_ready(index);
             self.settle_attaches(index, stream, requests);
@@ -126,7 +129,7 @@ impl Shard {
     }
 
     /// What the attachment to a stream is owed and nobody has begun to send.
-    fn unsent_of(&mut self, index: u32, stream_index: u32) -> Vec<SendBuf> {
+    pub(super) fn unsent_of(&mut self, index: u32, stream_index: u32) -> Vec<SendBuf> {
         let transport = &mut self.transports[index as usize];
         let connection = transport.connection().expect("only connections attach");
         let Some(cursor) = connection.cursor(stream_index) else { return Vec::new() };
@@ -149,7 +152,7 @@ impl Shard {
     }
 
     /// Notes an attachment to the stream of that name and view; `None`, and the client is told, when
-    /// that takes a new stream and its home is behind.
+    /// that takes a new stream and the channel has enough of them or its home is behind.
     pub(super) fn join_stream(
         &mut self,
         index: u32,
@@ -159,6 +162,12 @@ impl Shard {
     ) -> Option<u32> {
         let stream = match self.streams.find(&name, &view) {
             Some(stream) => stream,
+            None if !self.streams.has_room(&name, &view) => {
+                let text = "the channel has as many different names and views here as it may have";
+                let error = ErrorInfo::new(ErrorCode::TOO_MANY_CHANNELS, text);
+                self.fail_attach(index, &name, &error);
+                return None;
+            }
             // A stream that exists asks nothing of the home.
             None => match self.congestion(&name.channel) {
                 Some(error) => {
@@ -372,6 +381,18 @@ impl Shard {
         }
     }
 
+    /// There is no attachment, and nothing but another ATTACH will change that (RTL14).
+    fn fail_attach(&mut self, index: u32, name: &StreamName, error: &ErrorInfo) {
+        if let Some((connection, lane)) = self.transports[index as usize].speak() {
+            connection.refuse_channel(&name.display_name, error, lane);
+            self.set_ready(index);
+            // There was one, perhaps, until it asked for something else.
+            self.leave_with_attachment(index, name.channel.name());
+        } else {
+            self.end_events(index, error);
+        }
+    }
+
     pub(super) fn detach(&mut self, index: u32, name: &ChannelName) {
         let (_, attached) = self.attachment_to(index, name);
         if let Some(stream) = attached {
@@ -447,24 +468,14 @@ impl Shard {
             display_name: name.as_str().into(),
             format: connection.format(),
         };
-        let named = self.streams.named(&name).iter();
-        let attached = named.copied().find(|&stream| connection.modes(stream).is_some());
+        let mut named = self.streams.named(&name);
+        let attached = named.find(|&stream| connection.modes(stream).is_some());
+        drop(named);
         (name, attached)
     }
 
     pub(super) fn modes(&self, index: u32, stream: u32) -> Option<Modes> {
         self.transports[index as usize].peek_connection()?.modes(stream)
-    }
-
-    /// What an attachment was granted beside its modes.
-    pub(super) fn params_of(&mut self, index: u32, stream_index: u32) -> ChannelParams {
-        let connection = self.transports[index as usize].connection();
-        let connection = connection.expect("only connections attach");
-        let (wants_echo, cursor) = (connection.wants_echo(), connection.cursor(stream_index));
-        let Stream { view, log, .. } = self.streams.at(stream_index);
-        let View { delta, occupancy, whole_appends: append_full, .. } = *view;
-        let echo = cursor.map_or(wants_echo, |cursor| !log.skips_own(cursor));
-        ChannelParams { delta, occupancy, echo, append_full, ..ChannelParams::default() }
     }
 
     fn set_modes(&mut self, index: u32, stream: u32, modes: Modes) {
@@ -473,6 +484,11 @@ impl Shard {
         let before = connection.modes(stream);
         connection.set_modes(stream, modes);
         self.count_attachment(stream, before, Some(modes));
+    }
+
+    fn set_params(&mut self, index: u32, stream: u32, params: &Params) {
+        let connection = self.transports[index as usize].connection();
+        connection.expect("only connections attach").set_params(stream, params.clone());
     }
 
     pub(super) fn is_joining(&self, index: u32, stream: u32) -> bool {

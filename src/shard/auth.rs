@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::transport::Stage;
-use crate::ably::{ChannelName, ErrorCode, ErrorInfo, Params, Since};
+use crate::ably::{ChannelName, ChannelParams, ErrorCode, ErrorInfo, Operation, Since};
 
 impl Shard {
     /// A connection begins at `index` or goes on there: its token counts from now on. What has changed
@@ -23,6 +23,15 @@ impl Shard {
         if self.directory.app(connection.app_id()).is_none() {
             let text = "the app was deleted";
             self.fail(index, &ErrorInfo::new(ErrorCode::FORBIDDEN, text));
+        } else if !self.directory.has_key_of(connection.principal()) {
+            // Whoever has a token can get another, made with another key (RTN15h2).
+            if connection.principal().token().is_some() {
+                let text = "the key that the token was made with is not valid any more";
+                self.disconnect(index, &ErrorInfo::new(ErrorCode::TOKEN_REVOKED, text));
+            } else {
+                let text = "the key is not valid any more";
+                self.fail(index, &ErrorInfo::new(ErrorCode::INVALID_CREDENTIALS, text));
+            }
         } else if let Some(revoked) = self.directory.with_revocation(connection.principal()) {
             connection.revoke(Arc::new(revoked), self.now);
             if self.check_token(index) {
@@ -81,7 +90,12 @@ impl Shard {
             let name = ChannelName::parse(&display_name).expect("was attached under it");
             let principal = connection.principal();
             let modes = connection.modes(stream).expect("attached");
-            let granted = modes.regranted_by(principal.capability(), &name.resource());
+            let (capability, resource) = (principal.capability(), name.resource());
+            let granted = modes.regranted_by(capability, &resource);
+            let params = connection.params(stream).cloned().unwrap_or_default();
+            let mut read = ChannelParams::read(&params).expect("were read before");
+            let had_occupancy = read.occupancy.is_some();
+            read.occupancy.take_if(|_| !capability.allows(&resource, Operation::ChannelMetadata));
             let denial = match principal.enter(base) {
                 Err(error) => Some(error),
                 Ok(()) if granted.is_empty() => {
@@ -95,9 +109,9 @@ impl Shard {
                 if let Some((connection, lane)) = self.transports[index as usize].speak() {
                     connection.refuse_channel(&display_name, &error, lane);
                 }
-            } else if granted != modes {
-                let read = self.params_of(index, stream);
-                self.attach(index, &name, granted, &read, Params::default(), Since::Head);
+            } else if granted != modes || read.occupancy.is_some() != had_occupancy {
+                let params = read.echoed(&params, granted);
+                self.attach(index, &name, granted, &read, params, Since::Head);
             }
         }
         self.withdraw_forbidden_members(index);

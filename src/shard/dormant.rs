@@ -40,6 +40,11 @@ impl DormantConnections {
         self.order.front().map(|(expires_ms, _)| *expires_ms)
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
     fn remove(&mut self, id: ConnectionId) -> Option<Dormant> {
         let dormant = self.by_id.remove(&id)?;
         self.publishing.remove(&dormant.last);
@@ -66,6 +71,7 @@ impl Shard {
     /// Ends the connection of a transport for good.
     pub(super) fn end_connection(&mut self, index: u32) {
         if let Some(mut connection) = self.part(index) {
+            self.lifecycles.note_connection(&connection, false);
             self.withdraw_members_of(&mut connection, |_| true);
         }
     }
@@ -77,12 +83,14 @@ impl Shard {
         match std::mem::replace(stage, Stage::Leaving(None)) {
             Stage::Realtime(decoder, connection) => {
                 *stage = Stage::Leaving(Some(decoder));
+                self.connections -= 1;
                 self.stats.connection_closed(connection.app_id(), self.now.unix_ms);
                 Some(connection)
             }
             // It comes back as another one, from where it was.
             Stage::Events(stream) => {
                 self.stats.connection_closed(stream.connection.app_id(), self.now.unix_ms);
+                self.lifecycles.note_connection(&stream.connection, false);
                 None
             }
             other => {
@@ -121,6 +129,7 @@ impl Shard {
     /// True when it was there.
     fn forget_dormant(&mut self, id: ConnectionId) -> bool {
         let Some(mut dormant) = self.dormant.remove(id) else { return false };
+        self.lifecycles.note_connection(&dormant.connection, false);
         self.withdraw_members_of(&mut dormant.connection, |_| true);
         if let Some(taker) = dormant.taker {
             self.refuse_resume(taker, "the connection has expired");
@@ -271,7 +280,9 @@ impl Shard {
         let transport = &mut self.transports[index as usize];
         let (config, entropy) = (&self.config.connection, &mut self.entropy);
         let connection = opening.begin(config, self.now, entropy, place, error, transport.lane());
+        self.connections += 1;
         self.stats.connection_opened(connection.app_id(), self.now.unix_ms);
+        self.lifecycles.note_connection(&connection, true);
         transport.stage = Stage::Realtime(ws::Decoder::new(), Box::new(connection));
         self.set_ready(index);
         self.begin_token(index);
@@ -298,6 +309,7 @@ impl Shard {
                 let transport = &mut self.transports[index as usize];
                 let (config, entropy) = (&self.config.connection, &mut self.entropy);
                 opening.resume(&mut connection, config, self.now, entropy, place, transport.lane());
+                self.connections += 1;
                 self.stats.connection_resumed(connection.app_id(), self.now.unix_ms);
                 transport.stage = Stage::Realtime(ws::Decoder::new(), connection);
                 self.set_ready(index);

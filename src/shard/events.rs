@@ -31,6 +31,14 @@ pub(super) struct EventStream {
     has_moved: bool,
 }
 
+impl EventStream {
+    /// Writes what is wrong, and the end of the response.
+    pub fn write_end(&self, error: &ErrorInfo, out: &mut Vec<u8>) {
+        http::write_chunk(out, |out| self.shape.write_error(error, out));
+        out.extend_from_slice(http::LAST_CHUNK);
+    }
+}
+
 impl Shard {
     /// Turns the transport of an HTTP request into a stream of events.
     pub(super) fn open_events(&mut self, index: u32, request: EventsRequest) {
@@ -38,6 +46,7 @@ impl Shard {
         let place = Place { shard: self.id, transport: index };
         let connection = Connection::listener(principal, &mut self.entropy, place);
         self.stats.connection_opened(connection.app_id(), self.now.unix_ms);
+        self.lifecycles.note_connection(&connection, true);
         let app_id = connection.app_id().to_owned();
         let modes = Modes::LISTENER;
         let stream = EventStream { connection, shape, wants_heartbeats, has_moved: true };
@@ -137,9 +146,7 @@ impl Shard {
     /// Tells the client of `index` what is wrong, and ends its stream.
     pub(super) fn end_events(&mut self, index: u32, error: &ErrorInfo) {
         let Some((stream, lane)) = self.transports[index as usize].events() else { return };
-        let shape = stream.shape;
-        http::write_chunk(lane, |out| shape.write_error(error, out));
-        lane.extend_from_slice(http::LAST_CHUNK);
+        stream.write_end(error, lane);
         self.leave(index, Ending::HalfClose);
     }
 

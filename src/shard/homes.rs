@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -14,8 +15,8 @@ use super::streams::Stream;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::vcdiff::Encoder;
 use crate::ably::{
-    Accepted, Answer, ChannelsQuery, Counter, ErrorCode, ErrorInfo, FixtureMember, Format,
-    HistoryItem, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage,
+    Accepted, Answer, ChannelsQuery, Counter, Directory, ErrorCode, ErrorInfo, FixtureMember,
+    Format, HistoryItem, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage,
     PresenceRequest, Publication, PublishResult, Question, RuleSource, Rules, SeriesId, Survey,
     no_such_message,
 };
@@ -56,6 +57,8 @@ pub(super) struct Homes {
     /// Sum of the channels' histories.
     history_bytes: u64,
     config: HistoryConfig,
+    /// Says which channels are kept longer.
+    directory: Arc<Directory>,
     series: SeriesId,
     /// Makes the deltas of all channels.
     encoder: Encoder,
@@ -69,7 +72,12 @@ pub(super) struct Homes {
 }
 
 impl Homes {
-    pub fn new(series: SeriesId, config: HistoryConfig, rules: Rules) -> Homes {
+    pub fn new(
+        series: SeriesId,
+        config: HistoryConfig,
+        directory: Arc<Directory>,
+        rules: Rules,
+    ) -> Homes {
         Homes {
             channels: HashMap::new(),
             keys: BTreeSet::new(),
@@ -80,12 +88,23 @@ impl Homes {
             gone: Vec::new(),
             history_bytes: 0,
             config,
+            directory,
             series,
             encoder: Encoder::default(),
             rules,
             replays: Replays::default(),
             summary_pauses: VecDeque::new(),
         }
+    }
+
+    /// Channels that are at home here.
+    pub fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Bytes of all their histories.
+    pub fn history_bytes(&self) -> u64 {
+        self.history_bytes
     }
 
     /// When there is something to do: a sweep, members that leave, a summary that waits.
@@ -108,31 +127,37 @@ impl Homes {
 
     fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
         let (series, keys, changes) = (self.series, &mut self.keys, &mut self.changes);
-        let rules = &self.rules;
+        let (config, directory, rules) = (&self.config, &self.directory, &self.rules);
         self.channels.entry(key.clone()).or_insert_with(|| {
             keys.insert(key.clone());
             changes.push((key.clone(), true));
+            let retention = retention(config, directory, &key);
             let rules = rules.of_channel(key.app_id(), key.name());
-            HomeChannel::new(now, key, series).with_rules(rules)
+            HomeChannel::new(now, key, series, retention).with_rules(rules)
         })
     }
 
+    /// Takes another directory; channels hear of it with the next sweep over them.
+    pub fn set_directory(&mut self, directory: Arc<Directory>) {
+        self.directory = directory;
+    }
+
     /// Changes a channel, and keeps its history within bounds.
-    fn change<T>(
+    pub fn change<T>(
         &mut self,
         now: Now,
         key: &ChannelKey,
         change: impl FnOnce(&mut HomeChannel) -> T,
     ) -> T {
         let total_bytes = self.history_bytes;
-        let config = self.config.clone();
+        let HistoryConfig { channel_bytes_max, shard_bytes_max, .. } = self.config;
         let channel = self.open(now, key.clone());
         let others_bytes = total_bytes - channel.history_bytes();
         let leave_before = channel.next_leave_ms();
         let changed = change(channel);
         // What all channels hold together beyond the bound is taken from the one that grows.
-        let own_max = config.shard_bytes_max.saturating_sub(others_bytes);
-        channel.trim(now, &config, own_max.min(config.channel_bytes_max));
+        let own_max = shard_bytes_max.saturating_sub(others_bytes);
+        channel.trim(now, own_max.min(channel_bytes_max));
         let leave_after = channel.next_leave_ms();
         self.history_bytes = others_bytes + channel.history_bytes();
         if leave_before != leave_after {
@@ -168,7 +193,8 @@ impl Homes {
         for key in swept {
             let channel = self.channels.get_mut(&key).expect("listed channels exist");
             let before_bytes = channel.history_bytes();
-            channel.trim(now, &self.config, self.config.channel_bytes_max);
+            channel.set_retention(retention(&self.config, &self.directory, &key));
+            channel.trim(now, self.config.channel_bytes_max);
             self.history_bytes -= before_bytes - channel.history_bytes();
             if channel.is_idle(now) {
                 self.channels.remove(&key);
@@ -247,6 +273,15 @@ impl Homes {
             keys.take_while(|key| key.is_of(app_id) && key.name().starts_with(&*query.prefix));
         let listed = wanted.take(query.limit + 1);
         listed.map(|key| (key.name().into(), self.channels[key].occupancy())).collect()
+    }
+}
+
+/// How long the past of a channel is kept.
+fn retention(config: &HistoryConfig, directory: &Directory, key: &ChannelKey) -> Duration {
+    let app = directory.app(key.app_id());
+    match app.is_some_and(|app| app.namespace(key.name()).persisted) {
+        true => config.persisted_retention,
+        false => config.retention,
     }
 }
 
@@ -397,7 +432,7 @@ impl Shard {
 
     /// Whether every core that subscribes to the channel keeps up. Events are refused before they have
     /// a place in the order: a frame that exists is never dropped.
-    fn check_subscribers(&self, key: &ChannelKey) -> Result<(), ErrorInfo> {
+    pub(super) fn check_subscribers(&self, key: &ChannelKey) -> Result<(), ErrorInfo> {
         let subscribers = self.homes.channels.get(key).map_or(&[][..], HomeChannel::subscribers);
         let congested = |subscriber: &Subscriber| {
             subscriber.shard != self.id
@@ -461,7 +496,12 @@ impl Shard {
             return self.post(usize::from(shard), Mail::Refused { stream, error });
         }
         home.subscribe(subscriber);
+        let is_first = home.subscribers().len() == 1;
         let (serial, has_members) = (home.last_serial(), home.has_members());
+        if is_first {
+            let channel = home.key().clone();
+            self.listeners_changed(&channel, true);
+        }
         self.post(usize::from(shard), Mail::Subscribed { stream, serial, has_members });
     }
 
@@ -622,7 +662,10 @@ impl Shard {
     ) {
         let keep = self.config.connection.state_ttl;
         if let Some(home) = self.homes.channels.get_mut(channel) {
-            home.unsubscribe(self.now, shard, stream, keep);
+            let was_last = home.unsubscribe(self.now, shard, stream, keep);
+            if was_last {
+                self.listeners_changed(channel, false);
+            }
             self.occupancy_changed(channel);
         }
     }
@@ -732,6 +775,7 @@ impl Shard {
                 false => self.stats.channel_closed(key.app_id(), now_ms),
             }
             self.hook_lifecycle(&key, is_active);
+            self.lifecycles.note_channel(&key, is_active, self.homes.channels.get(&key));
         }
     }
 

@@ -58,7 +58,12 @@ impl Shard {
             match http.parser.poll() {
                 Ok(Progress::NeedMore) => break,
                 Ok(Progress::Continue) => self.answer_bytes(index, http::CONTINUE),
-                Ok(Progress::Request(request)) => self.handle_request(index, &request),
+                Ok(Progress::Request(mut request)) => {
+                    if self.is_draining() {
+                        request.close_after();
+                    }
+                    self.handle_request(index, &request);
+                }
                 Err(error) => {
                     self.refuse_http(index, &error);
                     break;
@@ -77,7 +82,7 @@ impl Shard {
             message_bytes_max: self.config.connection.message_bytes_max,
             is_sandbox: self.config.sandbox,
             // A shard that answers has its listener and its rings.
-            is_ready: true,
+            is_ready: self.drain.is_none(),
         };
         let (account, outcome) = rest::handle(&context, &mut self.entropy, request);
         let asker = Asker { account, keep_alive: request.keep_alive() };

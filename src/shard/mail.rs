@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::ably::{
-    Accepted, Answer, Change, ChannelSerial, Directory, ErrorInfo, FixtureMember, Format, Metrics,
-    PresenceRequest, Principal, Publication, PublishResult, Question, Since, Survey,
+    Accepted, Answer, Change, ChannelSerial, Directory, ErrorInfo, FixtureMember, Format,
+    Lifecycle, LifecycleEvent, Metrics, PresenceRequest, Principal, Publication, PublishResult,
+    Question, Since, Survey,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
@@ -311,6 +312,22 @@ pub enum Mail {
         channel: ChannelKey,
         /// In order.
         members: Vec<FixtureMember>,
+    },
+    /// From the home of a metachannel: somebody listens to it, or nobody does any more.
+    Listeners {
+        /// Whose metachannel.
+        app_id: Box<str>,
+        /// Which.
+        kind: Lifecycle,
+        /// Whether there are listeners now.
+        is_heard: bool,
+    },
+    /// To the home of a metachannel: what it is to tell.
+    Lifecycle {
+        /// The metachannel.
+        channel: ChannelKey,
+        /// In order, at least one.
+        events: Vec<LifecycleEvent>,
     },
     /// To the home: a question that changes nothing; answered with [`Mail::Answer`].
     Ask {

@@ -17,21 +17,27 @@
 //! | `events.rs` | streams of events over HTTP |
 //! | `stats.rs` | what is counted for each app |
 //! | `occupancy.rs` | how many attachments channels have |
+//! | `lifecycle.rs` | what metachannels tell of channels and connections |
 //! | `presence.rs` | what clients ask of their members, and what becomes of those with a connection |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 //! | `replays.rs` | what was made lately for those who have missed something |
 //! | `hooks.rs` | events on their way to the endpoints of rules |
 //! | `registrar.rs` | changes of the directory |
+//! | `gauges.rs` | how much it holds |
+//! | `drain.rs` | the end: clients are sent away at a pace |
 
 mod attach;
 mod auth;
 mod dormant;
+mod drain;
 mod encode;
 mod events;
 mod fanout;
+mod gauges;
 mod homes;
 mod hooks;
 mod http;
+mod lifecycle;
 mod mail;
 mod nonces;
 mod occupancy;
@@ -48,9 +54,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::dormant::DormantConnections;
+use self::drain::Drain;
 use self::encode::Joining;
 use self::homes::Homes;
 use self::hooks::HookOutbox;
+use self::lifecycle::Lifecycles;
 use self::nonces::Nonces;
 use self::registrar::{Enforcement, Registrar};
 use self::stats::Stats;
@@ -66,6 +74,8 @@ use crate::connection::ConnectionConfig;
 use crate::http::RequestParser;
 use crate::sys::SendBuf;
 
+pub use self::drain::DRAIN_GRACE;
+pub use self::gauges::Gauges;
 pub use self::mail::{Mail, ReturnAddress};
 
 /// Limits of one shard; each bounds memory or time.
@@ -107,6 +117,7 @@ impl Default for ShardConfig {
             connection: ConnectionConfig::default(),
             history: HistoryConfig {
                 retention: Duration::from_secs(120),
+                persisted_retention: Duration::from_secs(24 * 60 * 60),
                 channel_bytes_max: 4 << 20,
                 shard_bytes_max: 64 << 20,
             },
@@ -172,6 +183,12 @@ pub struct Shard {
     /// Transports that are leaving, by the time at which they are closed if they still are there.
     leaving: VecDeque<(u64, TransportRef)>,
     wheel: Wheel,
+    /// Transports that the ring has not freed.
+    open_transports: u32,
+    /// Realtime connections with a transport.
+    connections: u64,
+    /// `None`: clients are welcome.
+    drain: Option<Box<Drain>>,
     streams: Streams,
     /// Streams with frames that were staged this turn.
     staged: Vec<u32>,
@@ -184,6 +201,7 @@ pub struct Shard {
     homes: Homes,
     hooks: HookOutbox,
     stats: Stats,
+    lifecycles: Lifecycles,
     dormant: DormantConnections,
     nonces: Nonces,
     registrar: Registrar,
@@ -205,6 +223,8 @@ impl Shard {
         now: Now,
     ) -> Shard {
         let series = SeriesId::new(entropy.bytes());
+        let (history, rules) = (config.history.clone(), config.rules.clone());
+        let homes = Homes::new(series, history, Arc::clone(&directory), rules);
         Shard {
             nonces: Nonces::default(),
             registrar: Registrar::new(Arc::clone(&directory)),
@@ -219,14 +239,18 @@ impl Shard {
             to_shut_down: Vec::new(),
             leaving: VecDeque::new(),
             wheel: Wheel::new(now.mono_ms),
+            open_transports: 0,
+            connections: 0,
+            drain: None,
             streams: Streams::default(),
             staged: Vec::new(),
             uncounted: Vec::new(),
             occupancy_due: VecDeque::new(),
             rounds: VecDeque::new(),
-            homes: Homes::new(series, config.history.clone(), config.rules.clone()),
             hooks: HookOutbox::default(),
+            homes,
             stats: Stats::default(),
+            lifecycles: Lifecycles::default(),
             dormant: DormantConnections::default(),
             outboxes: (0..shards).map(|_| VecDeque::new()).collect(),
             log: VecDeque::new(),
@@ -250,6 +274,7 @@ impl Shard {
     /// A client has connected at `index`.
     pub fn handle_accept(&mut self, index: u32) {
         self.counters.accepted += 1;
+        self.open_transports += 1;
         while self.transports.len() <= index as usize {
             self.transports.push(Transport::unused());
         }
@@ -317,6 +342,7 @@ impl Shard {
         let transport = &mut self.transports[index as usize];
         transport.stage = Stage::Free;
         transport.in_flight = InFlight::Nothing;
+        self.open_transports -= 1;
     }
 
     /// Looks at the transports and channels whose time has come.
@@ -354,7 +380,7 @@ impl Shard {
         if self.is_enforcing() {
             return Some(self.now.mono_ms);
         }
-        let others = [self.homes.next_timeout_ms(), self.dormant.next_ms()];
+        let others = [self.homes.next_timeout_ms(), self.dormant.next_ms(), self.next_drain_ms()];
         let occupancy = self.occupancy_due.front().map(|(due_ms, _)| *due_ms);
         others.into_iter().chain([self.wheel.next_ms(), leaving, occupancy]).flatten().min()
     }
@@ -368,8 +394,11 @@ impl Shard {
             self.enforce_directory();
             self.deliver_own_mail();
         }
-        self.commit_staged();
         self.count_channels();
+        self.tell_lifecycles();
+        self.deliver_own_mail();
+        self.commit_staged();
+        self.advance_drain();
     }
 
     fn deliver_own_mail(&mut self) {
@@ -443,6 +472,10 @@ impl Shard {
             }
             Mail::DirectoryTaken { version } => self.handle_directory_taken(version),
             Mail::Fixture { channel, members } => self.handle_fixture(&channel, members),
+            Mail::Listeners { app_id, kind, is_heard } => {
+                self.handle_listeners(app_id, kind, is_heard);
+            }
+            Mail::Lifecycle { channel, events } => self.handle_lifecycle(&channel, &events),
             Mail::Ask { reply_to, channel, question } => {
                 self.handle_ask(reply_to, &channel, &question);
             }

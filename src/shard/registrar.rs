@@ -26,18 +26,28 @@ pub(super) struct Registrar {
     version: u64,
     /// Changes that some shard has not confirmed, oldest first.
     pending: VecDeque<Pending>,
+    /// Reloads that all shards have confirmed since somebody asked.
+    reloads: u32,
 }
 
 struct Pending {
     version: u64,
     /// Shards that have not confirmed.
     missing: usize,
-    reply_to: ReturnAddress,
+    asker: Asker,
+}
+
+/// Who wants to know when a change is everywhere.
+enum Asker {
+    /// A request.
+    Request(ReturnAddress),
+    /// Whoever has called [`Shard::reload`].
+    Server,
 }
 
 impl Registrar {
     pub fn new(directory: Arc<Directory>) -> Registrar {
-        Registrar { latest: directory, version: 0, pending: VecDeque::new() }
+        Registrar { latest: directory, version: 0, pending: VecDeque::new(), reloads: 0 }
     }
 }
 
@@ -73,12 +83,28 @@ impl Shard {
                 self.post(home, Mail::Fixture { channel: key, members });
             }
         }
+        self.distribute(directory, change.is_enforced(), Asker::Request(reply_to));
+    }
+
+    /// Has the apps of `configured` take the place of those that were configured before; for the
+    /// registrar alone. [`take_reloads`](Self::take_reloads) says when all shards have them.
+    pub fn reload(&mut self, configured: &Directory) {
+        debug_assert_eq!(usize::from(self.id), REGISTRAR);
+        let directory = Arc::new(self.registrar.latest.reconfigured(configured));
+        self.distribute(directory, true, Asker::Server);
+    }
+
+    /// How many reloads have reached all shards since the last call.
+    pub fn take_reloads(&mut self) -> u32 {
+        std::mem::take(&mut self.registrar.reloads)
+    }
+
+    fn distribute(&mut self, directory: Arc<Directory>, enforce: bool, asker: Asker) {
         let registrar = &mut self.registrar;
         registrar.version += 1;
         registrar.latest = Arc::clone(&directory);
         let version = registrar.version;
-        registrar.pending.push_back(Pending { version, missing: self.shards, reply_to });
-        let enforce = change.is_enforced();
+        registrar.pending.push_back(Pending { version, missing: self.shards, asker });
         for shard in 0..self.shards {
             let directory = Arc::clone(&directory);
             self.post(shard, Mail::Directory { version, directory, enforce });
@@ -92,6 +118,7 @@ impl Shard {
         directory: Arc<Directory>,
         enforce: bool,
     ) {
+        self.homes.set_directory(Arc::clone(&directory));
         let before = std::mem::replace(&mut self.directory, directory);
         self.stats.retain(|app_id| self.directory.app(app_id).is_some());
         if enforce {
@@ -113,7 +140,10 @@ impl Shard {
         pending[at].missing -= 1;
         if pending[at].missing == 0 {
             let done = pending.remove(at).expect("found above");
-            self.reply(done.reply_to, Ok(Answer::Changed));
+            match done.asker {
+                Asker::Request(reply_to) => self.reply(reply_to, Ok(Answer::Changed)),
+                Asker::Server => self.registrar.reloads += 1,
+            }
         }
     }
 

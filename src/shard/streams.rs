@@ -13,12 +13,23 @@ use crate::channel::view::View;
 /// What attachments call a channel, and in which format they speak of it. Subscribers that named the
 /// channel differently, `[?rewind=1]room` instead of `room`, see that name in their frames and so need
 /// frames of their own.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StreamName {
     pub channel: ChannelKey,
     pub display_name: Arc<str>,
     pub format: Format,
 }
+
+impl StreamName {
+    /// Whether it is the channel's own name, without a qualifier.
+    fn is_plain(&self) -> bool {
+        *self.display_name == *self.channel.name()
+    }
+}
+
+/// Streams of one channel on one shard, beside those that always have room. Each name is encoded by
+/// itself at every publish, and each view may be, so whoever makes up names would make others pay.
+pub(super) const STREAMS_PER_CHANNEL_MAX: usize = 64;
 
 /// An ATTACH that is not answered yet.
 pub(super) struct WaitingAttach {
@@ -107,30 +118,39 @@ impl Stream {
     }
 }
 
-/// Streams by index, with a look-up by name. An index is used again with another generation.
+/// Streams by index, with a look-up by channel. An index is used again with another generation.
 #[derive(Default)]
 pub(super) struct Streams {
     slots: Vec<(u32, Option<Stream>)>,
     free: Vec<u32>,
-    /// A name has as many streams as there are views of its channel; usually one.
-    by_name: HashMap<StreamName, Vec<u32>>,
+    /// A channel has as many streams as it has names, formats and views; usually one.
+    by_channel: HashMap<ChannelKey, Vec<u32>>,
     /// Numbers of joins.
     joins: u32,
 }
 
 impl Streams {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     /// All streams of that name, whatever their view.
-    pub fn named(&self, name: &StreamName) -> &[u32] {
-        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    pub fn named(&self, name: &StreamName) -> impl Iterator<Item = u32> {
+        let of_channel = self.by_channel.get(&name.channel).map_or(&[][..], Vec::as_slice);
+        of_channel.iter().copied().filter(move |&index| self.peek(index).name == *name)
     }
 
     /// The stream of that name with that view.
     pub fn find(&self, name: &StreamName, view: &View) -> Option<u32> {
-        let has_view = |index: &&u32| {
-            let (_, slot) = &self.slots[**index as usize];
-            slot.as_ref().is_some_and(|stream| stream.view == *view)
-        };
-        self.named(name).iter().find(has_view).copied()
+        self.named(name).find(|&index| self.peek(index).view == *view)
+    }
+
+    /// Whether there may be another stream. What is usual always has room, whatever others have taken:
+    /// there are few views of a channel under its own name that are not about occupancy.
+    pub fn has_room(&self, name: &StreamName, view: &View) -> bool {
+        let count = self.by_channel.get(&name.channel).map_or(0, Vec::len);
+        count < STREAMS_PER_CHANNEL_MAX || (name.is_plain() && view.occupancy.is_none())
     }
 
     /// Adds a stream that the home does not know yet.
@@ -139,7 +159,7 @@ impl Streams {
             self.slots.push((0, None));
             self.slots.len() as u32 - 1
         });
-        self.by_name.entry(name.clone()).or_default().push(index);
+        self.by_channel.entry(name.channel.clone()).or_default().push(index);
         let has_deltas = view.delta;
         let stream = Stream {
             name,
@@ -168,10 +188,11 @@ impl Streams {
         let stream = slot.take().expect("removed once");
         let reference = StreamRef { index, generation: *generation };
         *generation = generation.wrapping_add(1);
-        let named = self.by_name.get_mut(&stream.name).expect("inserted with its name");
-        named.retain(|&known| known != index);
-        if named.is_empty() {
-            self.by_name.remove(&stream.name);
+        let of_channel = self.by_channel.get_mut(&stream.name.channel);
+        let of_channel = of_channel.expect("inserted with its channel");
+        of_channel.retain(|&known| known != index);
+        if of_channel.is_empty() {
+            self.by_channel.remove(&stream.name.channel);
         }
         self.free.push(index);
         (reference, stream.name)

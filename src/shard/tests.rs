@@ -20,7 +20,9 @@ use crate::ws::{self, CloseCode};
 
 mod apps;
 mod auth;
+mod drain;
 mod events;
+mod lifecycle;
 mod mutable;
 
 const KEY: &str = "app.key:secret";

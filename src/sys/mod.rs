@@ -6,6 +6,7 @@
 
 mod buffers;
 pub mod chunk;
+pub mod clock;
 mod eventfd;
 pub mod listener;
 pub mod probe;

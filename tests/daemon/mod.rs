@@ -5,9 +5,9 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Long enough for a debug build on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,12 +40,14 @@ impl Daemon {
     }
 
     fn run(command: &str, flags: &[&str]) -> Daemon {
-        let process = Command::new(env!("CARGO_BIN_EXE_ringcast"))
-            .args([command, "--listen", "127.0.0.1:0"])
-            .args(flags)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the daemon can be started");
+        let mut program = Command::new(env!("CARGO_BIN_EXE_ringcast"));
+        program.args([command, "--listen", "127.0.0.1:0"]).args(flags);
+        Daemon::spawn(&mut program)
+    }
+
+    /// Starts `program`, which becomes the daemon, and waits until it is ready.
+    pub fn spawn(program: &mut Command) -> Daemon {
+        let process = program.stdout(Stdio::piped()).spawn().expect("the daemon can be started");
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         // From here on it is stopped whatever happens.
         let mut daemon = Daemon { process, address: unknown, greeting: String::new() };
@@ -76,6 +78,29 @@ impl Daemon {
             }
         });
         lines
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Sends it a signal, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let command = format!("kill -{name} {}", self.pid());
+        run(Command::new("sh").args(["-c", &command]));
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().expect("it is ours") {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "the daemon goes on and on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Sends `request` as it is and returns all that comes until the daemon closes.

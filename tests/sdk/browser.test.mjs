@@ -78,3 +78,53 @@ test('REST works across origins, and its errors are readable', async (t) => {
   );
   assert.deepEqual(outcome, { data: { a: 1 }, code: 40101 });
 });
+
+test('token, presence, history and resume work in a page', async (t) => {
+  const page = await openExample(t);
+  const [host, port] = address.split(':');
+  const token = await rest().auth.requestToken({ clientId: 'page', ttl: 60_000 });
+  const outcome = await page.evaluate(
+    async ({ token, host, port }) => {
+      const client = new Ably.Realtime({
+        authCallback: (_, callback) => callback(null, token),
+        endpoint: host,
+        port: Number(port),
+        tls: false,
+      });
+      const reached = (emitter, state) =>
+        emitter.state === state || new Promise((resolve) => emitter.once(state, resolve));
+      await reached(client.connection, 'connected');
+      const channel = client.channels.get(`page-${Math.random()}`);
+      const heard = [];
+      await channel.subscribe((message) => heard.push(message.data));
+      await channel.presence.enter('here');
+      await channel.publish('n', 'before');
+      const { id } = client.connection;
+      const lost = new Promise((resolve) => client.connection.once('disconnected', resolve));
+      client.connection.connectionManager.disconnectAllTransports();
+      await lost;
+      // Queued: it is sent once the connection goes on.
+      await channel.publish('n', 'after');
+      const members = await channel.presence.get();
+      const history = await channel.history({ direction: 'forwards' });
+      const outcome = {
+        clientId: client.auth.clientId,
+        goesOn: client.connection.id === id,
+        heard,
+        members: members.map(({ clientId, data }) => [clientId, data]),
+        history: history.items.map((message) => message.data),
+      };
+      client.close();
+      await reached(client.connection, 'closed');
+      return outcome;
+    },
+    { token, host, port },
+  );
+  assert.deepEqual(outcome, {
+    clientId: 'page',
+    goesOn: true,
+    heard: ['before', 'after'],
+    members: [['page', 'here']],
+    history: ['before', 'after'],
+  });
+});

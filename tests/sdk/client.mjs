@@ -54,6 +54,11 @@ export async function reached(emitter, state) {
   if (emitter.state !== state) await new Promise((resolve) => emitter.once(state, resolve));
 }
 
+/** Gives up the client's transport without a word, as a network does. */
+export function lose(client) {
+  client.connection.connectionManager.activeProtocol.getTransport().wsConnection.terminate();
+}
+
 /** Attaches and collects; `await inbox.take(n)` gives the next `n` messages, in the order of arrival. */
 export async function subscribe(channel) {
   const messages = [];

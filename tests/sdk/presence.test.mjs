@@ -1,7 +1,9 @@
 // Presence with ably-js, over a WebSocket and over REST.
 import assert from 'node:assert/strict';
 import { setTimeout as pause } from 'node:timers/promises';
-import { allPages, channelName, formats, keys, reached, realtime, rest, test } from './client.mjs';
+import {
+  allPages, channelName, formats, keys, lose, reached, realtime, rest, test,
+} from './client.mjs';
 
 /** Attaches and collects presence events; `await inbox.take(n)` gives the next `n`. */
 async function listen(channel) {
@@ -22,10 +24,6 @@ async function listen(channel) {
 
 const told = ({ action, clientId, data }) => [action, clientId, data];
 const names = (members) => members.map(({ clientId }) => clientId).sort();
-
-/** Gives up the transport without a word, as a network does. */
-const lose = (client) =>
-  client.connection.connectionManager.activeProtocol.getTransport().wsConnection.terminate();
 
 for (const format of formats) {
   test(`two clients see each other enter, change and leave (${format.name})`, async (t) => {

@@ -139,6 +139,30 @@ fn the_connections_of_a_deleted_app_end_on_every_shard_and_no_others() {
 }
 
 #[test]
+fn what_is_published_in_a_persisted_namespace_outlives_the_rest() {
+    let mut host = sandbox(2, 21);
+    let namespaces = r#"{"keys":[{}],"namespaces":[{"id":"kept","persisted":true}]}"#;
+    let (_, keys) = make_app(&mut host, 0, namespaces);
+    let published = |host: &mut Host, channel: &str| {
+        let line = format!("GET /channels/{channel}/messages?key={}", keys[0]);
+        request(host, 1, &line, "", "").1.as_array().expect("messages").len()
+    };
+    for channel in ["kept:room", "kept", "room"] {
+        let line = format!("POST /channels/{channel}/messages?key={}", keys[0]);
+        assert_eq!(request(&mut host, 0, &line, "", r#"{"data":"x"}"#).0, 201);
+        assert_eq!(published(&mut host, channel), 1);
+    }
+    host.pass(Duration::from_secs(600));
+    host.settle();
+    for (channel, count) in [("kept:room", 1), ("kept", 1), ("room", 0)] {
+        assert_eq!(published(&mut host, channel), count, "{channel}");
+    }
+    host.pass(Duration::from_secs(24 * 60 * 60));
+    host.settle();
+    assert_eq!(published(&mut host, "kept"), 0);
+}
+
+#[test]
 fn the_numbers_that_a_suite_posts_are_on_every_shard() {
     let mut host = sandbox(2, 9);
     let (id, keys) = make_app(&mut host, 0, r#"{"keys":[{}]}"#);

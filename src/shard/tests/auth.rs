@@ -198,6 +198,67 @@ fn a_new_token_keeps_the_connection_and_changes_what_it_may_do() {
     assert_eq!(host.attach(client, "a")["action"], 11);
 }
 
+/// Sends AUTH with a token for what `capability` says, and returns what is said of channels then.
+fn authenticate(host: &mut Host, client: usize, key: &str, capability: &Value) -> Vec<Value> {
+    let token = token(host, key, &json!({"capability": capability.to_string()}));
+    host.messages(client);
+    host.send(client, &json!({"action": 17, "auth": {"accessToken": token}}));
+    host.settle();
+    host.messages(client).into_iter().filter(|answer| answer["channel"] == "room").collect()
+}
+
+#[test]
+fn an_attachment_keeps_its_params_through_another_token() {
+    let (mut host, keys) = host(12);
+    let client = connect_with(&mut host, 0, &format!("key={}", keys[0]));
+    let publisher = connect_with(&mut host, 1, &format!("key={}", keys[0]));
+    let params = json!({"modes": "publish,subscribe", "rewind": "1", "delta": "vcdiff"});
+    // The next token comes before the first answer.
+    let narrow = token(&mut host, &keys[0], &json!({"capability": r#"{"room":["subscribe"]}"#}));
+    host.messages(client);
+    host.send(client, &json!({"action": 10, "channel": "room", "params": params}));
+    host.send(client, &json!({"action": 17, "auth": {"accessToken": narrow}}));
+    host.settle();
+    let answers = host.messages(client);
+    let attached = answers.iter().rfind(|answer| answer["action"] == 11).expect("answered");
+    let expected = json!({"modes": "subscribe", "rewind": "1", "delta": "vcdiff"});
+    assert_eq!((&attached["params"], &attached["flags"]), (&expected, &json!((1 << 18) | 4)));
+    let wide = json!({"room": ["subscribe", "publish"]});
+    let told = authenticate(&mut host, client, &keys[0], &wide);
+    assert_eq!((told.len(), &told[0]["action"], &told[0]["params"]), (1, &json!(11), &params));
+    for number in 0..2 {
+        host.publish(publisher, number, "room", "the same text again and again");
+    }
+    host.settle();
+    let last = host.messages(client).pop().expect("two messages");
+    assert_eq!(last["messages"][0]["extras"]["delta"]["format"], "vcdiff");
+    // Attached again without params it has none.
+    host.attach(client, "room");
+    let told = authenticate(&mut host, client, &keys[0], &json!({"room": ["subscribe"]}));
+    assert_eq!((told.len(), &told[0]["action"], &told[0]["params"]), (1, &json!(11), &Value::Null));
+}
+
+#[test]
+fn occupancy_ends_with_the_permission_to_see_it() {
+    let (mut host, keys) = host(13);
+    let client = connect_with(&mut host, 0, &format!("key={}", keys[0]));
+    let other = connect_with(&mut host, 1, &format!("key={}", keys[0]));
+    let params = json!({"occupancy": "metrics", "echo": "false"});
+    let attach = json!({"action": 10, "channel": "room", "flags": 1 << 18, "params": params});
+    host.send(client, &attach);
+    host.settle();
+    let same = json!({"room": ["subscribe", "channel-metadata"]});
+    assert_eq!(authenticate(&mut host, client, &keys[0], &same), [] as [Value; 0]);
+    let told = authenticate(&mut host, client, &keys[0], &json!({"room": ["subscribe"]}));
+    assert_eq!((told.len(), &told[0]["action"]), (1, &json!(11)));
+    assert_eq!(told[0]["params"], json!({"echo": "false"}));
+    host.messages(other);
+    host.attach(other, "room");
+    host.publish(other, 0, "room", "still heard");
+    host.settle();
+    assert_eq!(host.data(client, "room"), ["still heard"]);
+}
+
 #[test]
 fn a_token_that_is_not_for_the_connection_ends_it() {
     for (asked, expected) in

@@ -2,6 +2,7 @@
 
 use data_encoding::BASE64;
 
+use super::super::streams::STREAMS_PER_CHANNEL_MAX;
 use super::*;
 use crate::ably::vcdiff::tests::decode;
 
@@ -346,6 +347,42 @@ fn one_filter_more_than_a_channel_applies_is_refused_and_those_in_use_go_on() {
     host.send(client, &json!({"action": 12, "channel": filtered("name == 'n3'")}));
     host.settle();
     host.attach(other, &more);
+}
+
+#[test]
+fn one_name_more_than_a_shard_has_for_a_channel_is_refused_and_its_own_name_is_not() {
+    let mut host = Host::new(2, 9);
+    let (client, other) = (host.connect(0, ""), host.connect(1, ""));
+    for number in 0..STREAMS_PER_CHANNEL_MAX {
+        host.send(client, &json!({"action": 10, "channel": format!("[?x={number}]room")}));
+    }
+    host.settle();
+    let answers = host.messages(client);
+    let attached = answers.iter().filter(|answer| answer["action"] == 11);
+    assert_eq!(attached.count(), STREAMS_PER_CHANNEL_MAX);
+    let mails = |host: &Host| host.shards[0].outboxes.iter().map(VecDeque::len).sum::<usize>();
+    for (channel, params) in
+        [("[?x=more]room", json!({})), ("room", json!({"occupancy": "metrics"}))]
+    {
+        host.send(client, &json!({"action": 10, "channel": channel, "params": params}));
+        assert_eq!(mails(&host), 0, "nothing is asked of the home");
+        host.settle();
+        let answer = host.messages(client).pop().expect("answered");
+        assert_eq!((&answer["action"], &answer["channel"]), (&json!(9), &json!(channel)));
+        assert_eq!(answer["error"]["code"], 90010);
+    }
+    // What others do does not keep anybody from the channel itself, and the bound is each shard's own.
+    host.attach(client, "room");
+    host.messages(other);
+    host.attach(other, "[?x=more]room");
+    host.send(client, &json!({"action": 12, "channel": "[?x=3]room"}));
+    host.send(client, &json!({"action": 12, "channel": "room"}));
+    host.settle();
+    host.messages(client);
+    host.attach(client, "[?x=more]room");
+    host.publish(other, 0, "room", "x");
+    host.settle();
+    assert_eq!(host.data(client, "[?x=more]room"), ["x"]);
 }
 
 #[test]

@@ -29,6 +29,7 @@ os.environ["SSL_CERT_FILE"] = CERTIFICATE
 
 from ably import AblyException, AblyRealtime, AblyRest  # noqa: E402
 from ably.types.message import Message  # noqa: E402
+from ably.types.presence import PresenceAction  # noqa: E402
 
 KINDS = {
     "string": "hello",
@@ -54,7 +55,9 @@ def channel_name():
     return f"python-{uuid.uuid4()}"
 
 
-class Rest(unittest.IsolatedAsyncioTestCase):
+class OverTls(unittest.IsolatedAsyncioTestCase):
+    """REST clients that may send their key, since a proxy ends TLS before the daemon."""
+
     async def asyncSetUp(self):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(CERTIFICATE, PRIVATE_KEY)
@@ -75,9 +78,22 @@ class Rest(unittest.IsolatedAsyncioTestCase):
 
     def client(self, **options):
         options = {"key": KEY, "endpoint": "127.0.0.1", "tls_port": self.tls_port, **options}
-        self.clients.append(AblyRest(**options))
-        return self.clients[-1]
+        return self.closed_at_the_end(AblyRest(**options))
 
+    def closed_at_the_end(self, client):
+        self.clients.append(client)
+        return client
+
+    def holder(self, token, **options):
+        """A REST client that has a token and no key, and so needs no TLS."""
+        options = {"token_details": token, "endpoint": HOST, "port": int(PORT), "tls": False, **options}
+        return self.closed_at_the_end(AblyRest(**options))
+
+    def realtime(self, **options):
+        return self.closed_at_the_end(AblyRealtime(**{"endpoint": ADDRESS, "tls": False, **options}))
+
+
+class Rest(OverTls):
     async def test_time(self):
         self.assertLess(abs(await self.client().time() - time.time() * 1000), 10_000)
 
@@ -111,6 +127,121 @@ class Rest(unittest.IsolatedAsyncioTestCase):
         with self.assertRaises(AblyException) as raised:
             await self.client(key="app.news:reader").channels.get("x").publish("n", "x")
         self.assertEqual(raised.exception.code, 40160)
+
+
+class Tokens(OverTls):
+    async def test_a_token_does_what_its_capability_allows_and_no_more(self):
+        for binary in (False, True):
+            name = channel_name()
+            key_holder = self.client(use_binary_protocol=binary)
+            await key_holder.channels.get(name).publish("n", "before")
+            token = await key_holder.auth.request_token({"capability": {name: ["history"]}})
+            reader = self.holder(token, use_binary_protocol=binary).channels.get(name)
+            self.assertEqual([message.data for message in (await reader.history()).items], ["before"])
+            with self.assertRaises(AblyException) as raised:
+                await reader.publish("n", "after")
+            self.assertEqual((raised.exception.code, raised.exception.status_code), (40160, 401))
+
+    async def test_a_token_cannot_hold_what_its_key_does_not(self):
+        reader = self.client(key="app.news:reader")
+        token = await reader.auth.request_token({"capability": {"*": ["publish", "subscribe"]}})
+        self.assertEqual(token.capability.to_dict(), {"news:*": ["subscribe"]})
+
+    async def test_a_signed_token_request_is_worth_one_token(self):
+        request = await self.client().auth.create_token_request({"client_id": "alice"})
+
+        async def callback(_):
+            return request
+
+        buyer = self.client(key=None, auth_callback=callback)
+        token = await buyer.auth.request_token()
+        self.assertEqual(token.client_id, "alice")
+        with self.assertRaises(AblyException) as raised:
+            await buyer.auth.request_token()
+        self.assertEqual(raised.exception.status_code, 401)
+
+    async def test_a_connection_is_who_its_token_says(self):
+        token = await self.client().auth.request_token({"client_id": "alice"})
+        for binary in (False, True):
+            name = channel_name()
+            alice = self.realtime(token_details=token, use_binary_protocol=binary)
+            inbox = asyncio.Queue()
+            await alice.channels.get(name).subscribe(inbox.put_nowait)
+            self.assertEqual(alice.auth.client_id, "alice")
+            await alice.channels.get(name).publish("n", "x")
+            self.assertEqual((await asyncio.wait_for(inbox.get(), 10)).client_id, "alice")
+
+    async def test_a_connection_outlives_its_first_token(self):
+        key_holder, issued = self.client(), []
+
+        async def callback(_):
+            ttl = 60 * 60 * 1000 if issued else 3000
+            issued.append(await key_holder.auth.request_token({"ttl": ttl}))
+            return issued[-1]
+
+        client = self.realtime(auth_callback=callback)
+        channel, inbox = client.channels.get(channel_name()), asyncio.Queue()
+        await channel.subscribe(inbox.put_nowait)
+        for _ in range(100):
+            if len(issued) == 2:
+                break
+            await asyncio.sleep(0.1)
+        self.assertEqual(len(issued), 2)
+        await asyncio.wait_for(channel.publish("n", "still here"), 10)
+        self.assertEqual((await asyncio.wait_for(inbox.get(), 10)).data, "still here")
+
+
+class Presence(OverTls):
+    async def test_members_enter_update_and_leave_for_both_formats(self):
+        for binary in (False, True):
+            name, events = channel_name(), asyncio.Queue()
+            watcher = self.realtime(key=KEY, use_binary_protocol=not binary)
+            await watcher.channels.get(name).presence.subscribe(events.put_nowait)
+            alice = self.realtime(key=KEY, client_id="alice", use_binary_protocol=binary)
+            presence = alice.channels.get(name).presence
+            await presence.enter({"at": "home"})
+            await presence.update("at work")
+            self.assertEqual([member.data for member in await presence.get()], ["at work"])
+            await presence.leave()
+            seen = [await asyncio.wait_for(events.get(), 10) for _ in range(3)]
+            self.assertEqual(
+                [(event.action, event.client_id, event.data) for event in seen],
+                [
+                    (PresenceAction.ENTER, "alice", {"at": "home"}),
+                    (PresenceAction.UPDATE, "alice", "at work"),
+                    (PresenceAction.LEAVE, "alice", "at work"),
+                ],
+            )
+
+    async def test_who_comes_later_and_who_asks_over_rest_see_all_members(self):
+        name, ids = channel_name(), {f"member-{i}" for i in range(120)}
+        crowd = self.realtime(key=KEY, client_id="*")
+        presence = crowd.channels.get(name).presence
+        for client_id in sorted(ids):
+            await presence.enter_client(client_id, client_id)
+        late = self.realtime(key=KEY).channels.get(name)
+        members = await late.presence.get()
+        self.assertEqual({member.client_id for member in members}, ids)
+
+        over_rest = self.client().channels.get(name).presence
+        page = await over_rest.get(limit=50)
+        listed = [member.client_id for member in page.items]
+        while page.has_next():
+            page = await page.next()
+            listed += [member.client_id for member in page.items]
+        self.assertEqual((len(listed), set(listed)), (120, ids))
+        entered = await over_rest.history(limit=1)
+        self.assertEqual(entered.items[0].client_id, max(ids))
+
+    async def test_who_closes_the_connection_has_left(self):
+        name, events = channel_name(), asyncio.Queue()
+        watcher = self.realtime(key=KEY)
+        await watcher.channels.get(name).presence.subscribe("leave", events.put_nowait)
+        alice = self.realtime(key=KEY, client_id="alice")
+        await alice.channels.get(name).presence.enter()
+        await alice.close()
+        self.assertEqual((await asyncio.wait_for(events.get(), 10)).client_id, "alice")
+        self.assertEqual(await watcher.channels.get(name).presence.get(), [])
 
 
 class Realtime(unittest.IsolatedAsyncioTestCase):

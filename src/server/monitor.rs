@@ -1,0 +1,271 @@
+//! The main thread once the shards run: it hears from them, takes signals, tells the service manager how
+//! things are, and ends the daemon. It may wait for files and locks; shards never wait for it.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::log::Log;
+use super::orders::{News, Order, OrderSender, Report};
+use super::systemd::Notifier;
+use super::{Reload, ShardThread};
+use crate::shard::DRAIN_GRACE;
+use crate::sys::clock;
+
+/// Time between two reports of a shard, and between two looks at them, at most.
+const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(1);
+
+/// A shard that has not turned for that long is said to stand still, where no watchdog says otherwise.
+const STALL_MAX: Duration = Duration::from_secs(10);
+
+/// Time that the drain may take beyond what the shards give themselves.
+const EXIT_GRACE: Duration = Duration::from_secs(1);
+
+/// How often shards report, if the manager's watchdog wants to hear from us within `watchdog`.
+pub(super) fn report_interval(watchdog: Option<Duration>) -> Duration {
+    watchdog.map_or(REPORT_INTERVAL_MAX, |watchdog| (watchdog / 4).min(REPORT_INTERVAL_MAX))
+}
+
+/// When each shard was last seen to turn.
+struct Pulses {
+    /// By shard: turns, and when that number was new.
+    seen: Vec<(u64, Instant)>,
+    stall_max: Duration,
+}
+
+impl Pulses {
+    fn new(shards: usize, now: Instant, stall_max: Duration) -> Pulses {
+        Pulses { seen: vec![(0, now); shards], stall_max }
+    }
+
+    fn note(&mut self, shard: usize, turns: u64, now: Instant) {
+        if self.seen[shard].0 != turns {
+            self.seen[shard] = (turns, now);
+        }
+    }
+
+    /// The shard that has stood still longest, if that is too long, and for how long it has.
+    fn stalled(&self, now: Instant) -> Option<(usize, Duration)> {
+        let since =
+            |(shard, (_, then)): (usize, &(u64, Instant))| (shard, now.duration_since(*then));
+        let longest = self.seen.iter().enumerate().map(since).max_by_key(|(_, since)| *since);
+        longest.filter(|(_, since)| *since > self.stall_max)
+    }
+}
+
+/// A drain that is under way.
+struct Drain {
+    /// When the daemon ends whatever is left.
+    ends: Instant,
+    /// Shards that still have clients.
+    missing: usize,
+}
+
+pub(super) struct Monitor {
+    pub news: Receiver<News>,
+    pub orders: Vec<OrderSender>,
+    pub threads: Vec<ShardThread>,
+    /// CPU of each shard.
+    pub cpus: Vec<usize>,
+    pub notifier: Notifier,
+    pub watchdog: Option<Duration>,
+    pub drain_window: Duration,
+    pub reload: Option<Reload>,
+    pub log: Log,
+}
+
+/// What changes while the monitor runs.
+struct State {
+    pulses: Pulses,
+    reports: Vec<Report>,
+    drain: Option<Drain>,
+    /// Reloads that were ordered and are not everywhere yet.
+    reloads: u32,
+    has_told_stall: bool,
+    status: String,
+}
+
+impl Monitor {
+    /// Runs until the daemon is to end. `on_ready` is called once every shard serves.
+    ///
+    /// # Errors
+    /// A shard has failed.
+    pub(super) fn run(mut self, on_ready: impl FnOnce()) -> anyhow::Result<()> {
+        let shards = self.orders.len();
+        let interval = report_interval(self.watchdog);
+        // Half of the manager's patience, so that what is told on the next look is in time.
+        let stall_max = self.watchdog.map_or(STALL_MAX, |watchdog| watchdog / 2);
+        let mut state = State {
+            pulses: Pulses::new(shards, Instant::now(), stall_max),
+            reports: vec![Report::default(); shards],
+            drain: None,
+            reloads: 0,
+            has_told_stall: false,
+            status: String::new(),
+        };
+        let mut on_ready = Some(on_ready);
+        let mut missing = shards;
+        let mut look_at = Instant::now() + interval;
+        loop {
+            let wait = look_at.saturating_duration_since(Instant::now());
+            match self.news.recv_timeout(wait) {
+                Ok(News::Ready) => {
+                    missing -= 1;
+                    if missing == 0 {
+                        on_ready.take().expect("each shard is ready once")();
+                        self.notifier.send("READY=1");
+                    }
+                }
+                Ok(News::Report { shard, report }) => {
+                    state.pulses.note(shard, report.turns, Instant::now());
+                    state.reports[shard] = *report;
+                }
+                Ok(News::Reloaded) => {
+                    state.reloads = state.reloads.saturating_sub(1);
+                    if state.reloads == 0 {
+                        self.log.line("configuration reloaded".into());
+                        self.notifier.send("READY=1");
+                    }
+                }
+                Ok(News::Drained) => {
+                    let drain = state.drain.as_mut().expect("drained when told to");
+                    drain.missing -= 1;
+                    if drain.missing == 0 {
+                        return Ok(());
+                    }
+                }
+                Ok(News::Ended { shard }) => return self.end_of(shard),
+                Ok(News::Signal(SIGHUP)) => self.reload(&mut state),
+                Ok(News::Signal(SIGTERM | SIGINT)) if state.drain.is_some() => {
+                    self.log.line("second signal: ended at once".into());
+                    return Ok(());
+                }
+                Ok(News::Signal(SIGTERM | SIGINT)) => self.begin_drain(&mut state),
+                Ok(News::Signal(_)) => {
+                    self.orders.last_mut().expect("there is one").send(Order::Stall);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => unreachable!("signals keep it open"),
+            }
+            let now = Instant::now();
+            if now >= look_at {
+                look_at = now + interval;
+                self.look(&mut state, now);
+                if state.drain.as_ref().is_some_and(|drain| now >= drain.ends) {
+                    let left: u64 =
+                        state.reports.iter().map(|report| report.gauges.transports).sum();
+                    self.log.line(format!("drain has met its bound transports={left}"));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Looks whether every shard turns, and tells the manager.
+    fn look(&mut self, state: &mut State, now: Instant) {
+        let mut assignments = String::new();
+        let mut status = String::new();
+        if let Some((shard, since)) = state.pulses.stalled(now) {
+            let (cpu, ms) = (self.cpus[shard], since.as_millis());
+            let _ = write!(status, "shard {shard} on CPU {cpu} stands still");
+            if !state.has_told_stall {
+                state.has_told_stall = true;
+                self.log.line(format!("shard stands still shard={shard} cpu={cpu} for_ms={ms}"));
+            }
+        } else {
+            state.has_told_stall = false;
+            if self.watchdog.is_some() {
+                assignments += "WATCHDOG=1\n";
+            }
+            let sum = |gauge: fn(&Report) -> u64| state.reports.iter().map(gauge).sum::<u64>();
+            let connections = sum(|report| report.gauges.connections);
+            let channels = sum(|report| report.gauges.channels);
+            let doing = if state.drain.is_some() { "draining" } else { "serving" };
+            let _ = write!(status, "{doing} {connections} connections, {channels} channels");
+        }
+        if let Some(drain) = &state.drain {
+            let left = drain.ends.saturating_duration_since(now) + EXIT_GRACE;
+            let _ = writeln!(assignments, "EXTEND_TIMEOUT_USEC={}", left.as_micros());
+        }
+        if status != state.status {
+            let _ = writeln!(assignments, "STATUS={status}");
+            state.status = status;
+        }
+        if !assignments.is_empty() {
+            self.notifier.send(assignments.trim_end());
+        }
+    }
+
+    fn begin_drain(&mut self, state: &mut State) {
+        let bound = self.drain_window + DRAIN_GRACE + EXIT_GRACE;
+        let extend = (bound + EXIT_GRACE).as_micros();
+        self.notifier.send(&format!("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={extend}"));
+        self.log.line(format!("draining window_ms={}", self.drain_window.as_millis()));
+        for orders in &mut self.orders {
+            orders.send(Order::Drain(self.drain_window));
+        }
+        state.drain = Some(Drain { ends: Instant::now() + bound, missing: self.orders.len() });
+    }
+
+    /// Reads the configuration again. A bad one changes nothing.
+    fn reload(&mut self, state: &mut State) {
+        let Some(reload) = &mut self.reload else {
+            return self.log.line("nothing to reload: there is no configuration file".into());
+        };
+        if state.drain.is_some() {
+            return;
+        }
+        let monotonic_us = clock::monotonic_us();
+        self.notifier.send(&format!("RELOADING=1\nMONOTONIC_USEC={monotonic_us}"));
+        match reload(&mut |line| self.log.line(line)) {
+            Ok(directory) => {
+                state.reloads += 1;
+                self.orders[0].send(Order::Reload(Arc::new(directory)));
+            }
+            Err(error) => {
+                self.log.line(format!("configuration not reloaded: {error:#}"));
+                self.notifier.send("READY=1");
+            }
+        }
+    }
+
+    fn end_of(&mut self, shard: usize) -> anyhow::Result<()> {
+        let thread = self.threads.swap_remove(shard);
+        let outcome =
+            thread.join().map_err(|error| anyhow::anyhow!("shard {shard} has failed: {error}"))?;
+        outcome.map_err(|error| anyhow::anyhow!("shard {shard} has failed: {error}"))?;
+        anyhow::bail!("shard {shard} has ended")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_stands_still_when_its_turns_do() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut pulses = Pulses::new(2, start, Duration::from_millis(500));
+        pulses.note(0, 10, at(400));
+        pulses.note(1, 10, at(400));
+        assert_eq!(pulses.stalled(at(900)), None);
+        pulses.note(0, 11, at(800));
+        // It reports, but has made no turn.
+        pulses.note(1, 10, at(800));
+        assert_eq!(pulses.stalled(at(901)), Some((1, Duration::from_millis(501))));
+        pulses.note(1, 11, at(910));
+        assert_eq!(pulses.stalled(at(920)), None);
+    }
+
+    #[test]
+    fn reports_are_frequent_enough_for_the_watchdog() {
+        let ms = Duration::from_millis;
+        assert_eq!(report_interval(None), ms(1000));
+        assert_eq!(report_interval(Some(ms(30_000))), ms(1000));
+        assert_eq!(report_interval(Some(ms(400))), ms(100));
+    }
+}

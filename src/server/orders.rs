@@ -1,0 +1,135 @@
+//! What the monitor has shards do, and what they tell it. Channels both ways: no shard ever waits for
+//! the monitor, and no memory is shared.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, Write};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::time::Duration;
+
+use glommio::io::BufferedFile;
+
+use super::bell::Bell;
+use crate::ably::Directory;
+use crate::shard::{Counters, Gauges};
+use crate::sys::EventFd;
+
+/// News that may wait for the monitor; a report that finds no room is left out, and the next one says
+/// the same with later numbers.
+const NEWS_MAX: usize = 4096;
+
+/// What a shard is told to do.
+pub(super) enum Order {
+    /// Accept nobody and send all clients away, spread over this time.
+    Drain(Duration),
+    /// Have this directory's apps take the place of those that were configured; for shard 0.
+    Reload(Arc<Directory>),
+    /// Stand still for ever, to see what that does; see `[test] stall`.
+    Stall,
+}
+
+/// What the monitor hears.
+pub(super) enum News {
+    /// The shard serves: its first turn is over.
+    Ready,
+    /// Where the shard is; sent at intervals, so that silence means that it stands still.
+    Report { shard: usize, report: Box<Report> },
+    /// All shards have the directory that was ordered last.
+    Reloaded,
+    /// The shard has no client left.
+    Drained,
+    /// The shard's thread is ending.
+    Ended { shard: usize },
+    /// A signal has come.
+    Signal(i32),
+}
+
+/// What one shard has done so far, and what it holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Report {
+    /// Turns since the start.
+    pub turns: u64,
+    /// Times it has gone to sleep since the start.
+    pub sleeps: u64,
+    /// Accepts that have failed since the start.
+    pub accept_failures: u64,
+    /// Of the shard.
+    pub counters: Counters,
+    /// Of the shard.
+    pub gauges: Gauges,
+}
+
+/// The channel of [`News`].
+pub(super) fn news() -> (SyncSender<News>, Receiver<News>) {
+    mpsc::sync_channel(NEWS_MAX)
+}
+
+/// The monitor's end of the line to one shard.
+pub(super) struct OrderSender {
+    orders: Sender<Order>,
+    wake: File,
+}
+
+/// The shard's end, on its way to the shard.
+pub(super) struct OrderReceiver {
+    orders: Receiver<Order>,
+    wake: EventFd,
+}
+
+/// A line to one shard.
+pub(super) fn line() -> io::Result<(OrderSender, OrderReceiver)> {
+    let (sender, receiver) = mpsc::channel();
+    let wake = EventFd::new()?;
+    Ok((
+        OrderSender { orders: sender, wake: wake.reader()? },
+        OrderReceiver { orders: receiver, wake },
+    ))
+}
+
+impl OrderSender {
+    /// Tells the shard, which takes it up in its next turn.
+    pub(super) fn send(&mut self, order: Order) {
+        // A shard that has ended needs no orders; its end is news of its own.
+        if self.orders.send(order).is_ok() {
+            let _ = self.wake.write_all(&1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// The shard's end, in the shard.
+pub(super) struct Orders {
+    orders: Receiver<Order>,
+    /// Whether there may be some: a turn without orders looks at no more than this.
+    arrived: Rc<Cell<bool>>,
+}
+
+impl OrderReceiver {
+    /// Takes it into use on this core; orders ring `bell`.
+    pub(super) fn open(self, bell: &Rc<Bell>) -> io::Result<Orders> {
+        let arrived = Rc::new(Cell::new(false));
+        let file: BufferedFile = self.wake.reader()?;
+        let (flag, bell) = (Rc::clone(&arrived), Rc::clone(bell));
+        glommio::spawn_local(async move {
+            while file.read_at(0, size_of::<u64>()).await.is_ok() {
+                flag.set(true);
+                bell.ring();
+            }
+        })
+        .detach();
+        Ok(Orders { orders: self.orders, arrived })
+    }
+}
+
+impl Orders {
+    /// The next order.
+    pub(super) fn poll(&self) -> Option<Order> {
+        if !self.arrived.get() {
+            return None;
+        }
+        let order = self.orders.try_recv().ok();
+        self.arrived.set(order.is_some());
+        order
+    }
+}

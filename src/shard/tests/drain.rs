@@ -1,0 +1,149 @@
+//! The end of a shard.
+
+use super::*;
+
+impl Host {
+    fn drain(&mut self, window: Duration) {
+        for shard in &mut self.shards {
+            shard.begin_drain(window);
+        }
+    }
+}
+
+#[test]
+fn a_drain_sends_clients_away_evenly_over_its_window() {
+    let mut host = Host::new(1, 1);
+    let shard = &mut host.shards[0];
+    for index in 0..5000 {
+        shard.handle_accept(index);
+    }
+    shard.begin_drain(Duration::from_secs(10));
+    let mut gone = 0;
+    for second in 1..=10 {
+        for _ in 0..100 {
+            host.now.mono_ms += 10;
+            let shard = &mut host.shards[0];
+            shard.begin_turn(host.now);
+            shard.handle_timeout();
+            shard.settle();
+            while let Some(index) = shard.poll_close() {
+                shard.handle_closed(index);
+                gone += 1;
+            }
+            assert!(
+                shard.next_timeout().is_none_or(|at| at <= host.now.mono_ms + 10) || gone == 5000
+            );
+        }
+        let expected = second * 500;
+        assert!((expected - 10..=expected).contains(&gone), "{gone} after {second} s");
+    }
+    assert!(host.shards[0].is_drained());
+}
+
+#[test]
+fn few_clients_do_not_wait_for_the_whole_window() {
+    let mut host = Host::new(2, 3);
+    let clients = [host.connect(0, ""), host.connect(1, "")];
+    host.drain(Duration::from_secs(3600));
+    for _ in 0..20 {
+        host.pass(Duration::from_millis(10));
+        host.settle();
+    }
+    for client in clients {
+        let last = host.messages(client).pop().expect("told");
+        let error = (&last["action"], &last["error"]["code"], &last["error"]["statusCode"]);
+        assert_eq!(error, (&json!(6), &json!(50320), &json!(503)));
+    }
+    host.pass(LINGER);
+    host.settle();
+    assert!(host.shards.iter().all(Shard::is_drained));
+}
+
+#[test]
+fn whoever_is_sent_away_has_got_what_was_acknowledged_before() {
+    for seed in 1..=20 {
+        let mut host = Host::new(3, seed);
+        let publisher = host.connect(0, "");
+        let subscribers: Vec<usize> = (0..6).map(|client| host.connect(client % 3, "")).collect();
+        for &client in &subscribers {
+            host.attach(client, "room");
+            host.attach(client, "other");
+        }
+        for msg_serial in 0..20 {
+            let channel = ["room", "other"][msg_serial as usize % 2];
+            host.publish(publisher, msg_serial, channel, &msg_serial.to_string());
+        }
+        let mut acked = 0;
+        while acked < 20 {
+            host.step();
+            let messages = host.messages(publisher);
+            let acks = messages.iter().filter(|message| message["action"] == 1);
+            acked += acks.map(|ack| ack["count"].as_u64().expect("a count")).sum::<u64>();
+        }
+        // The mail behind the last ACK: frames for other shards.
+        for id in 0..3 {
+            for to in (0..3).filter(|&to| to != id) {
+                while let Some(mail) = host.shards[id].poll_mail(to) {
+                    host.shards[to].handle_mail(id, mail);
+                }
+            }
+        }
+        host.drain(Duration::ZERO);
+        for _ in 0..5 {
+            host.pass(Duration::from_millis(10));
+            host.settle();
+        }
+        for &client in &subscribers {
+            let messages = host.messages(client);
+            let (last, before) = messages.split_last().expect("some came");
+            assert_eq!((&last["action"], &last["error"]["code"]), (&json!(6), &json!(50320)));
+            let heard = before.iter().filter(|message| message["action"] == 15).count();
+            assert_eq!(heard, 20, "seed={seed} client={client}");
+        }
+    }
+}
+
+#[test]
+fn a_drain_ends_although_a_client_does_not_read_and_another_never_finishes_its_request() {
+    let mut host = Host::new(1, 9);
+    let client = host.connect(0, "");
+    host.attach(client, "room");
+    host.stalled.push(client);
+    host.publish(client, 0, "room", "unread");
+    host.settle();
+    let index = host.clients.len() as u32;
+    host.clients.push(Client { shard: 0, index, received: vec![], pings: 0, is_closed: false });
+    host.shards[0].handle_accept(index);
+    host.write(
+        1,
+        b"POST /channels/room/messages HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n",
+    );
+    host.drain(Duration::ZERO);
+    host.settle();
+    assert!(!host.shards[0].is_drained());
+    host.pass(Duration::from_millis(10));
+    host.settle();
+    assert!(!host.clients[1].is_closed, "a request that has begun is waited for");
+    for _ in 0..500 {
+        host.pass(Duration::from_millis(10));
+        host.settle_quickly();
+    }
+    assert!(host.shards[0].is_drained());
+}
+
+#[test]
+fn requests_that_come_during_a_drain_are_answered_and_are_their_transports_last() {
+    let mut host = Host::new(1, 4);
+    host.clients.push(Client { shard: 0, index: 0, received: vec![], pings: 0, is_closed: false });
+    host.shards[0].handle_accept(0);
+    host.write(0, b"GET /readyz HTTP/1.1\r\nHo");
+    host.drain(Duration::from_secs(1));
+    host.pass(Duration::from_millis(20));
+    host.settle_quickly();
+    host.write(0, b"st: h\r\n\r\n");
+    host.settle();
+    let answer = String::from_utf8(host.clients[0].received.clone()).expect("text");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+    assert!(host.clients[0].is_closed);
+}

@@ -1,0 +1,328 @@
+//! The daemon as a service manager sees it: notifications over a real datagram socket, the watchdog,
+//! inherited sockets, the end; and the units in `systemd/`.
+#![allow(clippy::disallowed_methods, reason = "a test may read clocks and wait")]
+
+mod daemon;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use daemon::{Daemon, PATIENCE, repository};
+
+/// A service manager's end of the notification socket.
+struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl Manager {
+    fn new(name: &str) -> Manager {
+        let path = std::env::temp_dir().join(format!("ringcast-{name}-{}", std::process::id()));
+        let socket = UnixDatagram::bind(&path).expect("the temporary directory can be written");
+        socket.set_read_timeout(Some(PATIENCE)).expect("the timeout is not zero");
+        Manager { socket, path }
+    }
+
+    /// Starts a daemon that tells this manager, as `NotifyAccess=main` has it.
+    fn start(&self, watchdog: Option<Duration>, flags: &[&str]) -> Daemon {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_ringcast"));
+        program.args(["serve", "--listen", "127.0.0.1:0", "--key", "app.key:hush"]).args(flags);
+        program.env("NOTIFY_SOCKET", &self.path);
+        if let Some(watchdog) = watchdog {
+            program.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        }
+        Daemon::spawn(&mut program)
+    }
+
+    /// The next notification; several assignments are lines of one.
+    fn next(&self) -> String {
+        let mut datagram = [0; 4096];
+        let len = self.socket.recv(&mut datagram).expect("the daemon has something to say");
+        String::from_utf8(datagram[..len].to_vec()).expect("notifications are UTF-8")
+    }
+
+    /// Skips notifications up to the first with the assignment `wanted` in it.
+    fn wait_for(&self, wanted: &str) -> String {
+        loop {
+            let said = self.next();
+            if said.lines().any(|line| line.starts_with(wanted)) {
+                return said;
+            }
+        }
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn config_file(name: &str, text: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("ringcast-{name}-{}.toml", std::process::id()));
+    std::fs::write(&path, text).expect("the temporary directory can be written");
+    path
+}
+
+#[test]
+fn the_manager_hears_that_it_is_ready_alive_and_going() {
+    let manager = Manager::new("notify");
+    let mut daemon = manager.start(Some(Duration::from_millis(400)), &["--shards", "3"]);
+    manager.wait_for("READY=1");
+    manager.wait_for("STATUS=serving 0 connections, 0 channels");
+    let start = Instant::now();
+    for _ in 0..5 {
+        manager.wait_for("WATCHDOG=1");
+    }
+    assert!(start.elapsed() < Duration::from_secs(2), "fed five times within five intervals");
+    daemon.signal("TERM");
+    let said = manager.wait_for("STOPPING=1");
+    assert!(said.contains("\nEXTEND_TIMEOUT_USEC="), "{said}");
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_shard_that_stands_still_is_named_and_the_watchdog_goes_hungry() {
+    let manager = Manager::new("stall");
+    let path = config_file("stall", "[test]\nstall = true\n");
+    let config = path.to_str().expect("a path in UTF-8");
+    let watchdog = Duration::from_millis(800);
+    let daemon = manager.start(Some(watchdog), &["--shards", "2", "--config", config]);
+    manager.wait_for("WATCHDOG=1");
+    daemon.signal("USR1");
+    let stalled = Instant::now();
+    let mut fed = Instant::now();
+    loop {
+        let said = manager.next();
+        if said.starts_with("WATCHDOG=1") {
+            fed = Instant::now();
+        }
+        if said.starts_with("STATUS=shard 1 on CPU ") {
+            assert!(said.ends_with("stands still"), "{said}");
+            break;
+        }
+        assert!(stalled.elapsed() < PATIENCE);
+    }
+    assert!(fed - stalled < watchdog, "fed {:?} after the stall", fed - stalled);
+    manager.socket.set_read_timeout(Some(2 * watchdog)).expect("not zero");
+    let mut datagram = [0; 4096];
+    assert!(manager.socket.recv(&mut datagram).is_err(), "nothing more is said while it lasts");
+    std::fs::remove_file(path).expect("made above");
+}
+
+#[test]
+fn without_a_watchdog_none_is_fed() {
+    let manager = Manager::new("nodog");
+    let mut daemon = manager.start(None, &[]);
+    manager.wait_for("STATUS=");
+    daemon.signal("INT");
+    loop {
+        let said = manager.next();
+        assert!(!said.contains("WATCHDOG"), "{said}");
+        if said.contains("STOPPING=1") {
+            break;
+        }
+    }
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn reload_takes_new_keys_and_drops_old_ones_and_a_bad_file_changes_nothing() {
+    let path = config_file("reload", "[[keys]]\nkey = \"app.old:hush\"\n");
+    let config = path.to_str().expect("a path in UTF-8");
+    let manager = Manager::new("reload");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_ringcast"));
+    program.args(["serve", "--listen", "127.0.0.1:0", "--shards", "3", "--config", config]);
+    program.env("NOTIFY_SOCKET", &manager.path);
+    let daemon = Daemon::spawn(&mut program);
+    manager.wait_for("READY=1");
+    let status = |key: &str| {
+        let response = daemon.exchange(&format!(
+            "GET /channels/x/messages?key=app.{key}:hush HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+        ));
+        response.split(' ').nth(1).expect("a status").to_owned()
+    };
+    assert_eq!((status("old"), status("new")), ("200".into(), "401".into()));
+    std::fs::write(&path, "[[keys]]\nkey = \"app.new:hush\"\n").expect("as above");
+    daemon.signal("HUP");
+    let said = manager.wait_for("RELOADING=1");
+    assert!(said.contains("\nMONOTONIC_USEC="), "{said}");
+    manager.wait_for("READY=1");
+    assert_eq!((status("old"), status("new")), ("401".into(), "200".into()));
+    std::fs::write(&path, "[[keys]]\nkey = \"app.old:hush\"\n[nonsense]\n").expect("as above");
+    daemon.signal("HUP");
+    manager.wait_for("RELOADING=1");
+    manager.wait_for("READY=1");
+    assert_eq!((status("old"), status("new")), ("401".into(), "200".into()));
+    std::fs::remove_file(path).expect("made above");
+}
+
+#[test]
+fn an_inherited_socket_is_shared_by_all_shards() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
+    // As a manager hands it over; the address in the configuration does not count.
+    listener.set_nonblocking(true).expect("it is open");
+    let address = listener.local_addr().expect("it is bound");
+    let binary = env!("CARGO_BIN_EXE_ringcast");
+    let script = format!(
+        "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=ringcast.socket exec \
+         {binary} serve --listen 127.0.0.1:1 --shards 3 --key app.key:hush"
+    );
+    let mut program = Command::new("sh");
+    program.args(["-c", &script]).stdin(Stdio::from(OwnedFd::from(listener)));
+    let mut daemon = Daemon::spawn(&mut program);
+    drop(program); // it has the socket too
+    assert_eq!(daemon.address, address);
+    for _ in 0..30 {
+        let answer =
+            daemon.exchange("GET /readyz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_the_daemon_at_once() {
+    let mut daemon = Daemon::start_with(&["--key", "app.key:hush"]);
+    let mut stream = daemon.connect();
+    // A request that never ends would hold the drain up for seconds.
+    stream.write_all(b"GET /time HTTP/1.1\r\n").expect("the daemon reads");
+    std::thread::sleep(Duration::from_millis(200));
+    daemon.signal("TERM");
+    std::thread::sleep(Duration::from_millis(300));
+    let start = Instant::now();
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(1), "took {:?}", start.elapsed());
+    let _ = stream.read(&mut [0; 64]);
+}
+
+#[test]
+fn the_units_are_as_closed_as_a_network_daemon_can_be() {
+    let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else {
+        eprintln!("systemd-analyze is not here: not checked");
+        return;
+    };
+    assert!(version.status.success());
+    let directory = std::env::temp_dir().join(format!("ringcast-units-{}", std::process::id()));
+    let drop_ins = directory.join("ringcast.service.d");
+    let from = repository().join("systemd");
+    let unit = directory.join("ringcast.service");
+    for (drop_in, tenths) in [(None, 15), (Some("high-port.conf"), 14), (Some("socket.conf"), 6)] {
+        std::fs::create_dir_all(&drop_ins).expect("the temporary directory can be written");
+        std::fs::copy(from.join("ringcast.service"), &unit).expect("the unit is there");
+        if let Some(name) = drop_in {
+            let example = from.join("drop-ins").join(name);
+            std::fs::copy(example, drop_ins.join(name)).expect("the example is there");
+        }
+        let output = Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--no-pager", &format!("--threshold={tenths}")])
+            .arg(&unit)
+            .output()
+            .expect("it was there just now");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::remove_dir_all(&directory).expect("made above");
+    }
+}
+
+/// What a subscriber has received until it was sent away.
+struct Heard {
+    data: Vec<u64>,
+    end: serde_json::Value,
+}
+
+fn subscribe(daemon: &Daemon) -> tungstenite::WebSocket<TcpStream> {
+    let url = format!("ws://{}/?key=app.key:hush&v=6", daemon.address);
+    let (mut socket, _) = tungstenite::client(url, daemon.connect()).expect("upgraded");
+    let attach = r#"{"action":10,"channel":"room"}"#;
+    socket.send(tungstenite::Message::text(attach)).expect("the daemon reads");
+    loop {
+        if next(&mut socket).expect("attached")["action"] == 11 {
+            return socket;
+        }
+    }
+}
+
+/// The next protocol message; `None` at the end.
+fn next(socket: &mut tungstenite::WebSocket<TcpStream>) -> Option<serde_json::Value> {
+    loop {
+        match socket.read() {
+            Ok(tungstenite::Message::Text(text)) => {
+                return Some(serde_json::from_str(&text).expect("payloads are JSON"));
+            }
+            Ok(_) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+fn hear(mut socket: tungstenite::WebSocket<TcpStream>) -> Heard {
+    let mut data = Vec::new();
+    loop {
+        let message = next(&mut socket).expect("sent away in good order");
+        match message["action"].as_u64() {
+            Some(15) => {
+                let text = message["messages"][0]["data"].as_str().expect("a string");
+                data.push(text.parse().expect("a number"));
+            }
+            Some(6) => {
+                assert!(next(&mut socket).is_none(), "nothing follows");
+                return Heard { data, end: message["error"].clone() };
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn nothing_that_was_acknowledged_is_lost_to_subscribers_when_the_daemon_drains() {
+    let mut daemon = Daemon::start_with(&["--shards", "3", "--key", "app.key:hush"]);
+    let subscribers: Vec<_> = (0..30).map(|_| subscribe(&daemon)).collect();
+    let hearers: Vec<_> =
+        subscribers.into_iter().map(|socket| std::thread::spawn(move || hear(socket))).collect();
+    let acked = Arc::new(AtomicU64::new(0));
+    let publisher = std::thread::spawn({
+        let (acked, mut stream) = (Arc::clone(&acked), daemon.connect());
+        move || {
+            for number in 0.. {
+                let body = format!(r#"{{"data":"{number}"}}"#);
+                let request = format!(
+                    "POST /channels/room/messages?key=app.key:hush HTTP/1.1\r\nHost: h\r\n\
+                     Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                let mut answer = [0; 4096];
+                let sent = stream.write_all(request.as_bytes());
+                match sent.and_then(|()| stream.read(&mut answer)) {
+                    Ok(len) if answer[..len].starts_with(b"HTTP/1.1 201 ") => {
+                        acked.store(number + 1, Ordering::SeqCst);
+                    }
+                    _ => return,
+                }
+            }
+        }
+    });
+    while acked.load(Ordering::SeqCst) < 200 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    daemon.signal("TERM");
+    // Counted before the daemon has heard of the signal, so nobody was sent away yet.
+    let acked_before = 200;
+    for hearer in hearers {
+        let Heard { data, end } = hearer.join().expect("heard everything");
+        assert!(data.len() as u64 >= acked_before, "{} of {acked_before}", data.len());
+        assert!(data.iter().copied().eq(0..data.len() as u64), "in order, without a gap");
+        assert_eq!((&end["code"], &end["statusCode"]), (&50320.into(), &503.into()));
+    }
+    publisher.join().expect("ends with the daemon");
+    assert_eq!(daemon.wait().code(), Some(0));
+}
