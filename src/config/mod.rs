@@ -43,6 +43,8 @@ pub struct Config {
     pub cores: Option<Vec<usize>>,
     /// Shards; `None`: one per core. Above the number of cores they share cores, in turn.
     pub shards: Option<usize>,
+    /// Origins of the pages that may use the daemon; none: any page.
+    pub origins: Vec<Box<str>>,
     /// Over how much time clients are sent away when the daemon ends.
     pub drain_window: Duration,
     /// Connections that one shard holds.
@@ -88,6 +90,12 @@ pub struct Limits {
     pub channels_per_connection_max: usize,
     /// Publishes of one connection that may wait for their ACK; reading stops until one returns.
     pub publishes_in_flight_max: usize,
+    /// Messages that one connection may publish in a second; 0: no bound.
+    pub messages_per_second_max: usize,
+    /// Protocol messages that one connection may send in a second; 0: no bound.
+    pub payloads_per_second_max: usize,
+    /// Realtime transports that may begin in a second on one shard; 0: no bound.
+    pub connects_per_second_max: usize,
     /// Bytes of the presence members of one channel, their data and what goes with it.
     pub presence_bytes_max: usize,
     /// How long a client may take to send a whole request head.
@@ -124,6 +132,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             cores: None,
             shards: None,
+            origins: Vec::new(),
             drain_window: Duration::from_secs(10),
             connections_max: 65_536,
             ring: SocketRingConfig {
@@ -144,6 +153,9 @@ impl Default for Config {
                 outbound_lag_max: Duration::from_secs(10),
                 channels_per_connection_max: 200,
                 publishes_in_flight_max: 1024,
+                messages_per_second_max: 0,
+                payloads_per_second_max: 0,
+                connects_per_second_max: 0,
                 presence_bytes_max: MIB,
                 head_timeout: Duration::from_secs(10),
                 mesh_entries: 1024,
@@ -258,6 +270,7 @@ impl Config {
         section.read("state_dir", &mut self.state_dir, |value| {
             units::text(value).map(|path| Some(directory.join(path)))
         })?;
+        section.read("origins", &mut self.origins, units::origins)?;
         section.read("drain_window", &mut self.drain_window, units::duration("0s"..="10m"))?;
         section.finish()
     }
@@ -336,6 +349,8 @@ impl Config {
             remain_present: self.connection.remain_present,
             channels_max: limits.channels_per_connection_max as u32,
             publishes_in_flight_max: limits.publishes_in_flight_max,
+            payloads_per_second_max: limits.payloads_per_second_max as u32,
+            messages_per_second_max: limits.messages_per_second_max as u32,
             ..ConnectionConfig::default()
         };
         let history = HistoryConfig {
@@ -352,6 +367,8 @@ impl Config {
             lag_bytes_max: limits.lag_bytes_max(&self.listener),
             lag_max: limits.outbound_lag_max,
             presence_bytes_max: limits.presence_bytes_max as u32,
+            connects_per_second_max: limits.connects_per_second_max as u32,
+            origins: self.origins,
             echo: self.echo,
             sandbox: self.sandbox,
             ..ShardConfig::default()
@@ -403,6 +420,10 @@ impl Limits {
         )?;
         let publishes = units::count(1..=65_536);
         section.read("publishes_in_flight_max", &mut self.publishes_in_flight_max, publishes)?;
+        let rate = || units::count(0..=1_000_000);
+        section.read("messages_per_second_max", &mut self.messages_per_second_max, rate())?;
+        section.read("payloads_per_second_max", &mut self.payloads_per_second_max, rate())?;
+        section.read("connects_per_second_max", &mut self.connects_per_second_max, rate())?;
         let presence = units::bytes(64 * KIB..=1024 * MIB);
         section.read("presence_bytes_max", &mut self.presence_bytes_max, presence)?;
         section.read("head_timeout", &mut self.head_timeout, units::duration("1s"..="5m"))?;
@@ -625,6 +646,10 @@ mod tests {
             (
                 "[limits]\nframe_bytes_max = 4096",
                 "2:19: `limits.frame_bytes_max`: is smaller than message_bytes_max",
+            ),
+            (
+                "[server]\norigins = [\"https://a.b/c\"]",
+                "2:11: `server.origins`: `https://a.b/c` is no origin; one has a scheme, a host and no path",
             ),
             ("server = 1", "1:10: `server`: wants a table"),
         ] {

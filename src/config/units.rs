@@ -91,6 +91,21 @@ pub(super) fn address(value: &DeValue) -> Result<SocketAddr, String> {
     value.as_str().and_then(|text| text.parse().ok()).ok_or_else(|| wanted.into())
 }
 
+/// A list of origins of web pages, as browsers write them (RFC 6454 §6.2).
+pub(super) fn origins(value: &DeValue) -> Result<Vec<Box<str>>, String> {
+    let wanted = r#"wants a list of origins, such as ["https://example.com"]"#;
+    let origin = |text: &str| {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let is_host = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+        match host {
+            Some(host) if !host.is_empty() && host.chars().all(is_host) => Ok(text.into()),
+            _ => Err(format!("`{text}` is no origin; one has a scheme, a host and no path")),
+        }
+    };
+    let list = value.as_array().ok_or(wanted)?;
+    list.iter().map(|item| origin(item.get_ref().as_str().ok_or(wanted)?)).collect()
+}
+
 /// `true` or `false`.
 pub(super) fn boolean(value: &DeValue) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| "wants true or false".into())

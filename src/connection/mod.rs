@@ -8,17 +8,20 @@ mod attachments;
 mod auth;
 mod key;
 mod open;
+mod rates;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::acks::{Ack, Acks};
 use self::attachments::Attachments;
+use self::rates::Rates;
 use crate::ably::{
     self, Accepted, Action, ChannelName, ChannelParams, ChannelSerial, ErrorCode, ErrorInfo,
     Filter, Format, Modes, Operation, Outbound, Params, PresenceRequest, Principal,
     ProtocolMessage, PublishResult, Publisher, Since, flags,
 };
+use crate::base::Now;
 use crate::ws::{Data, FrameBuilder, OpCode};
 
 pub use self::acks::Outcome;
@@ -43,6 +46,11 @@ pub struct ConnectionConfig {
     pub remain_present: Duration,
     /// Publishes whose ACK is owed; a client that has more under way is told to go.
     pub publishes_in_flight_max: usize,
+    /// Protocol messages that a client may send in a second; one more ends the connection. 0: no bound.
+    pub payloads_per_second_max: u32,
+    /// Messages, presence messages and annotations that it may publish in a second; more are refused. 0:
+    /// no bound.
+    pub messages_per_second_max: u32,
     /// Bytes of control frames that may wait for a client that does not read.
     pub lane_bytes_max: usize,
 }
@@ -57,6 +65,8 @@ impl Default for ConnectionConfig {
             channels_max: 200,
             remain_present: Duration::from_secs(15),
             publishes_in_flight_max: 8192,
+            payloads_per_second_max: 0,
+            messages_per_second_max: 0,
             lane_bytes_max: 1 << 20,
         }
     }
@@ -119,6 +129,10 @@ pub enum Command {
     Disconnect,
 }
 
+fn len_of<T>(list: &Option<Vec<T>>) -> usize {
+    list.as_ref().map_or(0, Vec::len)
+}
+
 /// See the module text.
 pub struct Connection {
     key: ConnectionKey,
@@ -135,6 +149,7 @@ pub struct Connection {
     /// `None` while no publish is under way or remembered.
     acks: Option<Box<Acks>>,
     attachments: Attachments,
+    rates: Rates,
     /// Transports that it has had, this one included.
     transport_count: u32,
     /// How long its members stay after it has lost its transport, in milliseconds.
@@ -182,9 +197,11 @@ impl Connection {
     pub fn handle_payload(
         &mut self,
         config: &ConnectionConfig,
+        now: Now,
         payload: &[u8],
         lane: &mut Vec<u8>,
     ) -> Result<Command, ErrorInfo> {
+        self.rates.count_payload(config, now)?;
         let message = ably::decode(self.format, payload)?;
         match message.action {
             Action::Heartbeat => {
@@ -194,10 +211,12 @@ impl Connection {
                 Ok(Command::None)
             }
             Action::Attach => Ok(self.handle_attach(message, lane)),
-            Action::Detach => Ok(self.handle_detach(&message, lane)),
+            Action::Detach => {
+                Ok(self.about_channel(&message, lane, |name| Command::Detach { name }))
+            }
             Action::Message | Action::Annotation => self.handle_publish(config, message, lane),
             Action::Presence => self.handle_presence(config, message, lane),
-            Action::Sync => Ok(self.handle_sync(&message, lane)),
+            Action::Sync => Ok(self.about_channel(&message, lane, |name| Command::Sync { name })),
             Action::Object => {
                 let text = "objects are not served yet";
                 let error = ErrorInfo::new(ErrorCode::UNSUPPORTED_FEATURE, text);
@@ -266,15 +285,21 @@ impl Connection {
         Ok(Command::Attach { name, modes, read, params, since })
     }
 
-    fn handle_detach(&mut self, message: &ProtocolMessage, lane: &mut Vec<u8>) -> Command {
+    /// What is asked about the channel that `message` names; a name that is none is refused.
+    fn about_channel(
+        &self,
+        message: &ProtocolMessage,
+        lane: &mut Vec<u8>,
+        command: impl FnOnce(ChannelName) -> Command,
+    ) -> Command {
         let requested_name = message.channel.as_deref().unwrap_or_default();
-        match ChannelName::parse(requested_name) {
-            Ok(name) => Command::Detach { name },
-            Err(error) => {
+        ChannelName::parse(requested_name).map_or_else(
+            |error| {
                 self.refuse_channel(requested_name, &error, lane);
                 Command::None
-            }
-        }
+            },
+            command,
+        )
     }
 
     fn handle_publish(
@@ -286,7 +311,9 @@ impl Connection {
         let Some(msg_serial) = self.begin(config, &message, lane)? else {
             return Ok(Command::None);
         };
-        match self.accept(config, msg_serial, message) {
+        let count = len_of(&message.messages) + len_of(&message.annotations);
+        let admitted = self.rates.count_messages(config, count);
+        match admitted.and_then(|()| self.accept(config, msg_serial, message)) {
             Ok((name, accepted)) => Ok(Command::Publish { msg_serial, name, accepted }),
             Err(error) => {
                 self.resolve(msg_serial, Err(error), lane);
@@ -304,7 +331,9 @@ impl Connection {
         let Some(msg_serial) = self.begin(config, &message, lane)? else {
             return Ok(Command::None);
         };
-        let outcome = match self.accept_presence(config, msg_serial, message) {
+        let admitted = self.rates.count_messages(config, len_of(&message.presence));
+        let accepted = admitted.and_then(|()| self.accept_presence(config, msg_serial, message));
+        let outcome = match accepted {
             Ok((name, Some(request))) => {
                 return Ok(Command::Presence { msg_serial, name, request });
             }
@@ -313,18 +342,6 @@ impl Connection {
         };
         self.resolve(msg_serial, outcome, lane);
         Ok(Command::None)
-    }
-
-    fn handle_sync(&mut self, message: &ProtocolMessage, lane: &mut Vec<u8>) -> Command {
-        let requested_name = message.channel.as_deref().unwrap_or_default();
-        match ChannelName::parse(requested_name) {
-            // The cursor is not looked at: everything is sent, and more than was asked for does no harm.
-            Ok(name) => Command::Sync { name },
-            Err(error) => {
-                self.refuse_channel(requested_name, &error, lane);
-                Command::None
-            }
-        }
     }
 
     /// Notes that the client waits for an ACK. `None`: this was published before, and the ACK is told
@@ -378,7 +395,8 @@ impl Connection {
                 ably::validate_annotations(base, annotations, None, &publisher, bytes_max)?;
             Accepted::Annotations(Box::new(checked))
         } else {
-            ably::validate(name.base(), messages, &params, &publisher, bytes_max)?
+            let checked = ably::validate(name.base(), messages, &params, &publisher, bytes_max)?;
+            checked.claimed(self.principal.user_claim(name.base()))
         };
         Ok((name, accepted))
     }

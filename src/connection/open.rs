@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::rates::Rates;
 use super::{Connection, ConnectionConfig, ConnectionId, ConnectionKey, Place, tell};
 use crate::ably::{ConnectionDetails, ErrorCode, ErrorInfo, Format, Identity, Outbound, Principal};
 use crate::base::{Entropy, Now};
@@ -75,6 +76,11 @@ impl Opening {
         Ok(Opening { principal, format, wants_echo, wants_heartbeats, resumes, remain_present_ms })
     }
 
+    /// Tells the client to try again later.
+    pub fn put_off(&self, error: &ErrorInfo, lane: &mut Vec<u8>) {
+        tell(self.format, &Outbound::Disconnected { error: Some(error) }, lane);
+    }
+
     /// Who opens the transport.
     pub fn principal(&self) -> &Arc<Principal> {
         &self.principal
@@ -107,6 +113,7 @@ impl Opening {
             next_msg_serial: 0,
             acks: None,
             attachments: super::Attachments::default(),
+            rates: Rates::default(),
             transport_count: 1,
             remain_present_ms: remain_present_ms(config, self.remain_present_ms),
             entered: Box::default(),
@@ -155,6 +162,7 @@ impl Connection {
             next_msg_serial: 0,
             acks: None,
             attachments: super::Attachments::default(),
+            rates: Rates::default(),
             transport_count: 1,
             remain_present_ms: 0,
             entered: Box::default(),

@@ -35,6 +35,11 @@ impl ReplyTo {
         Self { keep_alive: false, ..self }
     }
 
+    /// The same, but a browser is not to show the response to the page.
+    pub fn without_origin(self) -> Self {
+        Self { origin: None, ..self }
+    }
+
     /// Whether the transport lasts beyond the response.
     pub fn keep_alive(&self) -> bool {
         self.keep_alive

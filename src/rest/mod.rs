@@ -34,7 +34,7 @@ use crate::http::Request;
 pub use auth::authenticate;
 use call::Call;
 pub use events::{EventsRequest, position_id};
-pub use reply::{bad_handshake, not_found, unreadable};
+pub use reply::{bad_handshake, foreign_origin, not_found, unreadable};
 
 /// Largest body of a request, in bytes (17). Publishes have a lower bound of their own.
 pub const BODY_BYTES_MAX: u32 = 512 * 1024;

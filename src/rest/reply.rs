@@ -104,6 +104,14 @@ pub fn unreadable(error: &HttpError) -> Bytes {
     Reply { to: ReplyTo::unreadable_request(), format: Format::Json }.error(&error)
 }
 
+/// The answer to a page whose origin is not allowed; without the headers that would let it read more.
+pub fn foreign_origin(request: &Request) -> Bytes {
+    let error =
+        ErrorInfo::new(ErrorCode::FORBIDDEN, "pages of this origin may not use this server");
+    let reply = Reply { to: ReplyTo::new(request).without_origin(), format: Format::Json };
+    reply.error(&error)
+}
+
 /// The answer to a request for what does not exist.
 pub fn not_found(request: &Request) -> Bytes {
     Reply::new(request).error(&ErrorInfo::new(ErrorCode::NOT_FOUND, "no such resource"))

@@ -313,12 +313,15 @@ impl Shard {
             Accepted::Messages(messages) => {
                 let is_ephemeral = messages.is_ephemeral();
                 let published = self.homes.change(now, &key, |home| home.publish(now, messages));
-                let publication = match published {
-                    Published::New(publication) => publication,
+                let (publication, result) = match published {
+                    Published::New(publication) => {
+                        let result = PublishResult::of(&publication);
+                        (publication, result)
+                    }
+                    Published::Partly(publication, result) => (publication, result),
                     Published::Repeated(result) => return Ok(result),
                 };
                 self.count_publication(&key, &publication);
-                let result = PublishResult::of(&publication);
                 let event = Broadcast::Messages(publication);
                 match is_ephemeral {
                     true => self.broadcast_to_streams(&key, &event, publisher),

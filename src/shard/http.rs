@@ -73,6 +73,9 @@ impl Shard {
     }
 
     fn handle_request(&mut self, index: u32, request: &Request) {
+        if !self.admits_origin(request.header("Origin")) {
+            return self.answer(index, &rest::foreign_origin(request), request.keep_alive());
+        }
         if ws::handshake::is_requested(|name| request.header(name)) {
             return self.upgrade(index, request);
         }
@@ -265,7 +268,13 @@ impl Shard {
         } else {
             let principal = rest::authenticate(request, &self.directory, self.now);
             match Opening::read(request, principal) {
-                Ok(opening) => self.open_connection(index, opening),
+                Ok(opening) => match self.admit_connect() {
+                    Ok(()) => self.open_connection(index, opening),
+                    Err(error) => {
+                        opening.put_off(&error, self.transports[index as usize].lane());
+                        return self.close_websocket(index, CloseCode::Again, Ending::Linger);
+                    }
+                },
                 Err(refused) => {
                     refused.tell(transport.lane());
                     return self.close_websocket(index, CloseCode::Normal, Ending::Linger);

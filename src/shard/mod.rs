@@ -10,6 +10,7 @@
 //! | `http.rs` | HTTP requests and the WebSocket handshake |
 //! | `realtime.rs` | what a client's protocol messages ask for |
 //! | `auth.rs` | tokens of connections: their end, the next one |
+//! | `admission.rs` | who may come in |
 //! | `attach.rs` | from ATTACH to a cursor in a stream, and back |
 //! | `dormant.rs` | connections between two transports |
 //! | `fanout.rs` | frames into the logs of streams |
@@ -26,6 +27,7 @@
 //! | `gauges.rs` | how much it holds |
 //! | `drain.rs` | the end: clients are sent away at a pace |
 
+mod admission;
 mod attach;
 mod auth;
 mod dormant;
@@ -53,6 +55,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::admission::ConnectBucket;
 use self::dormant::DormantConnections;
 use self::drain::Drain;
 use self::encode::Joining;
@@ -105,6 +108,10 @@ pub struct ShardConfig {
     pub mail_max: usize,
     /// Which channels' events go to endpoints.
     pub rules: Rules,
+    /// Realtime transports that may begin in a second; more are told to try again. 0: no bound.
+    pub connects_per_second_max: u32,
+    /// Origins of the pages that may use the daemon; none: any page.
+    pub origins: Vec<Box<str>>,
     /// Serves `/echo`, for conformance tests.
     pub echo: bool,
     /// Lets clients make apps and delete them.
@@ -130,6 +137,8 @@ impl Default for ShardConfig {
             presence_bytes_max: 1 << 20,
             mail_max: 4096,
             rules: Rules::default(),
+            connects_per_second_max: 0,
+            origins: Vec::new(),
             echo: false,
             sandbox: false,
         }
@@ -162,6 +171,8 @@ pub struct Counters {
     pub stream_sends: u64,
     /// Subscribers that were disconnected because they lagged.
     pub slow_consumers: u64,
+    /// Realtime transports that were told to try again later.
+    pub connects_refused: u64,
 }
 
 /// See the module text.
@@ -187,6 +198,7 @@ pub struct Shard {
     open_transports: u32,
     /// Realtime connections with a transport.
     connections: u64,
+    connects: ConnectBucket,
     /// `None`: clients are welcome.
     drain: Option<Box<Drain>>,
     streams: Streams,
@@ -241,6 +253,7 @@ impl Shard {
             wheel: Wheel::new(now.mono_ms),
             open_transports: 0,
             connections: 0,
+            connects: ConnectBucket::default(),
             drain: None,
             streams: Streams::default(),
             staged: Vec::new(),

@@ -69,7 +69,7 @@ impl Shard {
     fn handle_payload(&mut self, index: u32, payload: &[u8]) {
         let transport = &mut self.transports[index as usize];
         let Some((connection, lane)) = transport.speak() else { return };
-        match connection.handle_payload(&self.config.connection, payload, lane) {
+        match connection.handle_payload(&self.config.connection, self.now, payload, lane) {
             Ok(Command::None) => {}
             Ok(Command::Attach { name, modes, read, params, since }) => {
                 self.attach(index, &name, modes, &read, params, since);
