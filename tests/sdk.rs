@@ -75,15 +75,25 @@ fn ably_js_in_a_browser() {
     run(&mut node_tests(&Daemon::start(), "browser.test.mjs"));
 }
 
+/// Tests that start and kill daemons of their own.
+fn node_tests_with_daemons(file: &str) -> Command {
+    let mut node = Command::new("node");
+    node.args(["--test", "--test-timeout=300000", file])
+        .current_dir(sdk())
+        .env("RINGCAST_BINARY", env!("CARGO_BIN_EXE_ringcast"));
+    node
+}
+
 #[test]
 #[ignore = "needs npm packages: tests/run"]
-fn rules_and_the_chat_example() {
-    // These tests start and kill daemons of their own.
-    let mut node = Command::new("node");
-    run(node
-        .args(["--test", "--test-timeout=300000", "hooks.test.mjs"])
-        .current_dir(sdk())
-        .env("RINGCAST_BINARY", env!("CARGO_BIN_EXE_ringcast")));
+fn rules_and_what_they_send() {
+    run(&mut node_tests_with_daemons("hooks.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages and Chromium: tests/run"]
+fn the_chat_example_in_a_browser() {
+    run(&mut node_tests_with_daemons("chat.test.mjs"));
 }
 
 #[test]

@@ -118,3 +118,44 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::ably::{ChannelFilter, ContentType, Format, RequestShape};
+
+    fn rule(when_full: WhenFull) -> Arc<Rule> {
+        let filter = ChannelFilter::compile("").expect("a filter");
+        let (source, shape) = (RuleSource::Message, RequestShape::Enveloped);
+        Arc::new(Rule::new("r", "app", source, filter, shape, Format::Json, when_full, 1 << 40))
+    }
+
+    fn event(rule: &Arc<Rule>, number: u64, bytes: usize) -> RuleEvent {
+        let body = Bytes::from(vec![0; bytes]);
+        RuleEvent::new(Arc::clone(rule), "room", number, ContentType::Json, body, Vec::new())
+    }
+
+    #[test]
+    fn a_full_outbox_drops_the_oldest_that_may_go() {
+        let (lossy, lossless) = (rule(WhenFull::DropOldest), rule(WhenFull::Refuse));
+        let mut outbox = HookOutbox::default();
+        outbox.push(event(&lossless, 0, 1));
+        for number in 1..=40 {
+            outbox.push(event(&lossy, number, 1 << 20));
+        }
+        assert!(outbox.bytes < EVENTS_BYTES_MAX + (2 << 20), "{}", outbox.bytes);
+        let numbers: Vec<u64> = outbox.events.iter().map(|event| event.timestamp_ms).collect();
+        assert_eq!((numbers[0], numbers.last()), (0, Some(&40)));
+        assert!(numbers.is_sorted());
+        let sum: u64 = outbox.events.iter().map(RuleEvent::size_bytes).sum();
+        assert_eq!(outbox.bytes, sum);
+        assert_eq!(lossy.count_dropped() as usize, 41 - (numbers.len() - 1));
+        for number in 0..=EVENTS_MAX as u64 {
+            outbox.push(event(&lossless, number, 1));
+        }
+        // Nothing of the one is left, and nothing of the other was dropped.
+        assert_eq!(lossless.count_dropped(), 1);
+    }
+}
