@@ -83,8 +83,11 @@ impl Client {
                 (first.content_type, first.body.clone())
             }
         };
-        let mut request = self.http.post(self.url).headers(self.headers);
-        request = request.header("content-type", content_type.name());
+        let mut headers = self.headers;
+        // Unless the rule knows better.
+        let content_type = HeaderValue::from_static(content_type.name());
+        headers.entry(reqwest::header::CONTENT_TYPE).or_insert(content_type);
+        let mut request = self.http.post(self.url).headers(headers);
         for (name, value) in &first.headers {
             request = request.header(&**name, &**value);
         }

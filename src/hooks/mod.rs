@@ -19,11 +19,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 pub use self::client::check_url;
@@ -130,7 +130,8 @@ impl HookSender {
 #[derive(Debug)]
 pub struct Hooks {
     sender: HookSender,
-    thread: JoinHandle<()>,
+    end: oneshot::Sender<()>,
+    ended: std::sync::mpsc::Receiver<Option<String>>,
 }
 
 impl Hooks {
@@ -152,18 +153,24 @@ impl Hooks {
             .max_blocking_threads(4)
             .build()
             .context("cannot start the thread that delivers events")?;
+        let (end, is_to_end) = oneshot::channel();
+        let (has_ended, ended) = std::sync::mpsc::channel();
         let run = move || {
             if let Some(id) = cpu {
                 // Where it cannot be, the scheduler finds it a place.
                 core_affinity::set_for_current(core_affinity::CoreId { id });
             }
-            runtime.block_on(work.run(events));
+            let last_words = runtime.block_on(work.run(events, is_to_end));
             // A name that is being resolved holds nothing up.
             runtime.shutdown_background();
+            // Nobody may wait for it any more.
+            let _ = has_ended.send(last_words);
         };
-        let thread = thread::Builder::new().name("hooks".into()).spawn(run);
-        let thread = thread.context("cannot start the thread that delivers events")?;
-        Ok(Hooks { sender: HookSender(sender), thread })
+        thread::Builder::new()
+            .name("hooks".into())
+            .spawn(run)
+            .context("cannot start the thread that delivers events")?;
+        Ok(Hooks { sender: HookSender(sender), end, ended })
     }
 
     /// An end for one core.
@@ -171,14 +178,12 @@ impl Hooks {
         self.sender.clone()
     }
 
-    /// Waits until everything was delivered that cores have handed over, [`GRACE`] at most. All other
-    /// senders are gone.
-    pub fn finish(self) {
-        let Hooks { sender, thread } = self;
-        drop(sender);
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
+    /// Waits until everything was delivered that cores have handed over, [`GRACE`] at most; returns what
+    /// the operator should know.
+    pub fn finish(self) -> Option<String> {
+        let Hooks { end, ended, .. } = self;
+        end.send(()).ok()?;
+        ended.recv_timeout(GRACE + Duration::from_secs(1)).ok().flatten()
     }
 }
 
@@ -305,30 +310,32 @@ impl HookThread {
         Now { mono_ms: self.started.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as u64 }
     }
 
-    /// Runs until every core has gone, and a moment longer.
-    async fn run(mut self, mut events: mpsc::Receiver<Vec<RuleEvent>>) {
+    /// Runs until `end`, and a moment longer if something waits; returns what is to be said then.
+    async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Vec<RuleEvent>>,
+        mut end: oneshot::Receiver<()>,
+    ) -> Option<String> {
         let mut requests = Requests::new();
         let mut ends_ms = None;
         loop {
             let now = self.now();
             let waiting: usize = self.routes.iter().map(|route| route.courier.len()).sum();
-            if ends_ms.is_some_and(|ends_ms| waiting == 0 || now.mono_ms >= ends_ms) {
+            let is_done = waiting == 0 && events.is_empty();
+            if ends_ms.is_some_and(|ends_ms| is_done || now.mono_ms >= ends_ms) {
                 let fate = if self.spool.is_some() { "wait in the spool" } else { "are lost" };
-                if waiting > 0 {
-                    (self.log)(format!("events that were not delivered {fate}: {waiting}"));
-                }
-                return;
+                let words = format!("events that were not delivered {fate}: {waiting}");
+                return (waiting > 0).then_some(words);
             }
             self.send(now, &mut requests);
             let due = self.routes.iter().filter_map(|route| route.courier.next_timeout(now));
             let due = due.chain(ends_ms).min();
             let pause = due.map_or(3_600_000, |due_ms| due_ms.saturating_sub(now.mono_ms).max(1));
             tokio::select! {
-                batch = events.recv(), if ends_ms.is_none() => {
-                    let Some(mut batch) = batch else {
-                        ends_ms = Some(now.mono_ms + GRACE.as_millis() as u64);
-                        continue;
-                    };
+                _ = &mut end, if ends_ms.is_none() => {
+                    ends_ms = Some(now.mono_ms + GRACE.as_millis() as u64);
+                }
+                Some(mut batch) = events.recv() => {
                     // What else has come in the meantime is written with it.
                     for _ in 0..BATCHES_MAX {
                         match events.try_recv() {

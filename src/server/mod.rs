@@ -12,7 +12,7 @@ mod orders;
 mod pump;
 mod systemd;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -156,8 +156,9 @@ pub fn run(
     let drain_window = config.drain_window;
     Monitor { news, orders, threads, cpus, notifier, watchdog, drain_window, reload, log }
         .run(|| on_ready(address))?;
-    if let Some(hooks) = hooks {
-        hooks.finish();
+    if let Some(words) = hooks.and_then(Hooks::finish) {
+        // Not through the log, whose thread ends with the process. Nowhere to complain to when it fails.
+        let _ = writeln!(io::stderr().lock(), "{words}");
     }
     Ok(())
 }

@@ -43,12 +43,12 @@ async function daemon(t, path, config) {
   const child = spawn(process.env.RINGCAST_BINARY, args, { stdio: ['ignore', 'pipe', 'pipe'] });
   const log = [];
   createInterface(child.stderr).on('line', (line) => log.push(line));
-  const gone = new Promise((resolve) => child.once('exit', resolve));
-  const kill = async () => {
-    child.kill('SIGKILL');
+  const gone = new Promise((resolve) => child.once('close', resolve));
+  const kill = async (signal = 'SIGKILL') => {
+    child.kill(signal);
     await gone;
   };
-  t.after(kill);
+  t.after(() => kill());
   for await (const line of createInterface(child.stdout)) {
     if (line.startsWith('listening on')) break;
   }
@@ -300,4 +300,21 @@ test('what an endpoint has refused is listed and can be sent again', async (t) =
   await until(() => requests.length === 2);
   assert.deepEqual(requests[1].body, requests[0].body);
   assert.equal(await hooks('dead'), '');
+});
+
+test('a daemon that ends in order delivers first, and says what it could not deliver', async (t) => {
+  const { url, requests, close } = await endpoint(t, (_, index) => (index === 0 ? [503] : [200]));
+  const first = await daemon(t, await directory(t), rule(url, 'channel = ""'));
+  for (const data of ['a', 'b']) await first.rest.channels.get('room').publish('n', data);
+  await first.kill('SIGTERM');
+  const data = requests.map(({ body }) => JSON.parse(body).messages[0].data);
+  assert.deepEqual(data, ['a', 'a', 'b']);
+  assert.ok(!first.log.some((line) => line.includes('not delivered')), first.log.join('\n'));
+  close();
+  const second = await daemon(t, await directory(t), rule(url, 'channel = ""'));
+  await second.rest.channels.get('room').publish('n', 'c');
+  const began = Date.now();
+  await second.kill('SIGTERM');
+  assert.ok(Date.now() - began < 10_000);
+  assert.ok(second.log.some((line) => line.includes('are lost: 1')), second.log.join('\n'));
 });
