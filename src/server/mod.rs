@@ -12,7 +12,7 @@ mod orders;
 mod pump;
 mod systemd;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use signal_hook::iterator::Signals;
 
 use crate::ably::Directory;
 use crate::base::Entropy;
+use crate::hooks::{Hooks, HooksConfig};
 use crate::server::bell::Bell;
 use crate::server::mesh::Mesh;
 use crate::server::monitor::Monitor;
@@ -58,6 +59,10 @@ pub struct ServerConfig {
     pub stall: bool,
     /// What a shard may hold and for how long.
     pub shard: ShardConfig,
+    /// Rules, and where their events go; without rules there is no thread for them.
+    pub hooks: HooksConfig,
+    /// CPUs for everything but shards; may be none.
+    pub helper_cores: Vec<usize>,
 }
 
 /// Reads the apps of the configuration again. What it is given writes a line to the log.
@@ -95,6 +100,14 @@ pub fn run(
     let listeners = listeners(&config)?;
     let address = listeners[0].address();
 
+    config.shard.rules = config.hooks.rules();
+    let hooks = match std::mem::take(&mut config.hooks) {
+        hooks if hooks.rules.is_empty() => None,
+        hooks => {
+            let mut log = log.clone();
+            Some(Hooks::start(hooks, &config.helper_cores, move |line| log.line(line))?)
+        }
+    };
     let mesh = Mesh::new(config.shards, config.mesh_entries);
     let (sender, news) = orders::news();
     forward_signals(sender.clone(), config.stall)?;
@@ -105,6 +118,7 @@ pub fn run(
         let cpu = config.cores[id % config.cores.len()];
         let (config, directory, mesh) = (config.clone(), Arc::clone(&directory), mesh.clone());
         let (log, news) = (log.clone(), sender.clone());
+        let hooks = hooks.as_ref().map(Hooks::sender);
         let (order_sender, order_receiver) = orders::line()?;
         let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("shard-{id}"))
@@ -127,6 +141,7 @@ pub fn run(
                     shard: id,
                     orders: order_receiver.open(&bell)?,
                     news,
+                    hooks,
                     log,
                     clock,
                     report_interval: monitor::report_interval(watchdog),
@@ -140,7 +155,12 @@ pub fn run(
     }
     let drain_window = config.drain_window;
     Monitor { news, orders, threads, cpus, notifier, watchdog, drain_window, reload, log }
-        .run(|| on_ready(address))
+        .run(|| on_ready(address))?;
+    if let Some(words) = hooks.and_then(Hooks::finish) {
+        // Not through the log, whose thread ends with the process. Nowhere to complain to when it fails.
+        let _ = writeln!(io::stderr().lock(), "{words}");
+    }
+    Ok(())
 }
 
 /// One listener for each shard, all before the first connection is accepted: the kernel spreads
