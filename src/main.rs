@@ -69,7 +69,7 @@ fn run(command: Command) -> anyhow::Result<()> {
 
 /// Reads what the daemon was started with again, for its keys and apps.
 fn reload(flags: ServeFlags) -> Reload {
-    Box::new(move |_log| flags.clone().into_config()?.directory())
+    Box::new(move || flags.clone().into_config()?.directory())
 }
 
 fn serve(mut config: Config, reload: Option<Reload>) -> anyhow::Result<()> {
@@ -81,9 +81,13 @@ fn serve(mut config: Config, reload: Option<Reload>) -> anyhow::Result<()> {
         config.keys.push(made.insert(ApiKey::from_random(&bytes)).clone());
     }
     let (server, directory) = config.into_server()?;
-    server::run(server, Arc::new(directory), reload, |address| {
+    server::run(server, Arc::new(directory), reload, |addresses| {
+        let address = addresses.clients;
         // Scripts wait for this line; its form is part of the command line.
         say(&format!("listening on {address} shards={shards}\n"));
+        if let Some(admin) = addresses.admin {
+            say(&format!("metrics on http://{admin}/metrics\n"));
+        }
         if let Some(key) = made {
             say(&introduction(address, &key));
         }
