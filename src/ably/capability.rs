@@ -317,7 +317,7 @@ fn qualifier(name: &str) -> (Option<&str>, &str) {
 }
 
 /// The table of 12.4: an inner `*` is one segment, a last one is one or more.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
     let (pattern_qualifier, pattern) = qualifier(pattern);
     let (name_qualifier, name) = qualifier(name);
     if pattern_qualifier != Some("*") && pattern_qualifier != name_qualifier {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::capability::matches;
 use super::{App, Capability, ErrorCode, ErrorInfo, Identity, Key, Operation};
 
 /// What a token adds to the key that it was made from.
@@ -17,6 +18,8 @@ pub struct Token {
     pub is_wildcard: bool,
     /// By what it can be revoked, besides its clientId and channels (12.8).
     pub revocation_key: Option<Box<str>>,
+    /// What its maker says of its holder, by pattern of channels; longer patterns first.
+    pub user_claims: Box<[(Box<str>, Box<str>)]>,
 }
 
 impl Token {
@@ -128,6 +131,13 @@ impl Principal {
         self.token.as_deref()
     }
 
+    /// What the maker of its token says of it on the channel `name`: of several claims that of the longest
+    /// pattern.
+    pub fn user_claim(&self, name: &str) -> Option<&str> {
+        let mut claims = self.token()?.user_claims.iter();
+        claims.find(|(pattern, _)| matches(pattern, name)).map(|(_, claim)| &**claim)
+    }
+
     /// The principal that a connection of this one has once it has sent the token of `next` (RTC8a).
     ///
     /// # Errors
@@ -201,6 +211,7 @@ mod tests {
                 revoked_ms: None,
                 is_wildcard: identity == Identity::Wildcard,
                 revocation_key: None,
+                user_claims: Box::default(),
             })
         });
         Arc::new(Principal { identity, token, ..principal })

@@ -6,9 +6,14 @@ use super::json::JsonValue;
 use super::message::extras_entry;
 use super::revision::{Mutation, Mutator, client_id};
 use super::value::{Node, Value};
+use super::writer::write_map;
 use super::{
-    Capability, ChannelSerial, Draft, ErrorCode, ErrorInfo, Message, Operation, Params, Publication,
+    Capability, ChannelSerial, Draft, ErrorCode, ErrorInfo, Format, Message, Operation, Params,
+    Publication,
 };
+
+/// In extras: what the maker of a token says of its holder (4.6).
+pub(super) const USER_CLAIM: &str = "userClaim";
 
 /// Most messages of one publish (17).
 pub const MESSAGES_MAX: usize = 1000;
@@ -82,6 +87,18 @@ impl Accepted {
             Accepted::Annotations(annotations) => annotations.is_from_connection(),
         }
     }
+
+    /// Adds what the publisher's token says of it (12.3). An operation on a message leaves that of who
+    /// created it.
+    pub fn claimed(mut self, user_claim: Option<&str>) -> Accepted {
+        if let (Accepted::Messages(messages), Some(claim)) = (&mut self, user_claim) {
+            let claim = serde_json::Value::from(claim).to_string();
+            for message in &mut messages.messages {
+                message.extras = with_user_claim(message.extras.take(), Some(&claim));
+            }
+        }
+        self
+    }
 }
 
 /// New messages that were checked and wait for their place in the channel's order.
@@ -104,9 +121,18 @@ impl Messages {
         Messages { id, connection_id, messages, has_chosen_id: false, is_ephemeral: false }
     }
 
-    /// The id that the client chose, under which a repetition is recognised (5.2).
-    pub fn chosen_id(&self) -> Option<&str> {
-        self.has_chosen_id.then(|| self.messages[0].id.as_deref().expect("every message has one"))
+    /// The ids that the client chose, one for each message, by which repetitions are recognised (5.2);
+    /// none if it chose none.
+    pub fn chosen_ids(&self) -> impl Iterator<Item = &str> {
+        let messages = self.messages.iter().filter(|_| self.has_chosen_id);
+        messages.map(|message| message.id.as_deref().expect("every message has one"))
+    }
+
+    /// The same without those that `is_known` names by index, which are not all.
+    pub fn without(mut self, is_known: impl Fn(usize) -> bool) -> Messages {
+        let mut index = 0..;
+        self.messages.retain(|_| !is_known(index.next().expect("endless")));
+        self
     }
 
     /// Whether it is delivered and then forgotten (5.5).
@@ -211,14 +237,15 @@ fn mutation(
     let (Some(mut draft), true) = (drafts.pop(), drafts.is_empty()) else {
         return refuse(ErrorCode::BAD_REQUEST, "a change to a message comes alone");
     };
-    // A client may send back the whole message as it got it; who it was is not for it to say.
+    // A client may send back the whole message as it got it; who it was, and what was said of that, is
+    // not for it to say.
     (draft.id, draft.client_id, draft.connection_id) = (None, None, None);
     let patch = Draft {
         name: draft.name.take(),
         data: std::mem::take(&mut draft.data),
         encoding: draft.encoding.take(),
         has_bad_encoding: draft.has_bad_encoding,
-        extras: draft.extras.take(),
+        extras: with_user_claim(draft.extras.take(), None),
         ..Draft::default()
     };
     let patch = check(name, patch, publisher)?;
@@ -259,6 +286,25 @@ fn check(name: &str, draft: Draft, publisher: &Publisher<'_>) -> Result<Message,
     })
 }
 
+/// `extras` with `claim`, which is JSON text, as its `userClaim` instead of what it has there.
+pub(super) fn with_user_claim(extras: Option<Box<str>>, claim: Option<&str>) -> Option<Box<str>> {
+    let is_right = |extras: &str| claim.is_none() && extras_entry(extras, USER_CLAIM).is_none();
+    if extras.as_deref().map_or(claim.is_none(), is_right) {
+        return extras;
+    }
+    let given = JsonValue::of_validated(extras.as_deref().unwrap_or("{}")).entries();
+    let mut out = Vec::new();
+    write_map(Format::Json, &mut out, |map| {
+        for (key, value) in given.filter(|(key, _)| key != USER_CLAIM) {
+            map.json(&key, &value.to_json());
+        }
+        if let Some(claim) = claim {
+            map.json(USER_CLAIM, claim);
+        }
+    });
+    Some(String::from_utf8(out).expect("JSON is text").into())
+}
+
 pub(super) fn check_extras(
     name: &str,
     extras: &str,
@@ -276,7 +322,7 @@ pub(super) fn check_extras(
             return refuse(code, "extras.headers is no flat object");
         }
     }
-    if ["delta", "userClaim"].iter().any(|key| extras_entry(extras, key).is_some()) {
+    if ["delta", USER_CLAIM].iter().any(|key| extras_entry(extras, key).is_some()) {
         return refuse(code, "extras.delta and extras.userClaim are set by the server only");
     }
     if extras_entry(extras, "privileged").is_some()

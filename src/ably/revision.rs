@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use super::inbound::Field;
+use super::message::extras_entry;
+use super::publish::{USER_CLAIM, with_user_claim};
+use super::value::Value as _;
 use super::{
     Capability, Data, Draft, ErrorCode, ErrorInfo, Identity, Message, Operation, Position,
 };
@@ -204,10 +207,13 @@ impl Mutation {
         }
         let Message { name, data, encoding, extras, .. } = &self.patch;
         let mut message = Message { revision: None, ..latest.clone() };
-        for (field, given) in [(&mut message.name, name), (&mut message.extras, extras)] {
-            if given.is_some() {
-                field.clone_from(given);
-            }
+        if name.is_some() {
+            message.name.clone_from(name);
+        }
+        if extras.is_some() {
+            let known = message.extras.as_deref().and_then(|known| extras_entry(known, USER_CLAIM));
+            let user_claim = known.map(|claim| claim.to_json());
+            message.extras = with_user_claim(extras.clone(), user_claim.as_deref());
         }
         if *data != Data::None {
             if self.action == MessageAction::Append && message.data != Data::None {
@@ -361,6 +367,23 @@ mod tests {
     fn applied(draft: &Value, to: &Message) -> Result<Message, u32> {
         let mutation = mutation(draft).map_err(|error| error.code.0)?;
         mutation.apply(to, Some("author")).map_err(|error| error.code.0)
+    }
+
+    #[test]
+    fn a_change_leaves_what_was_claimed_of_the_creator() {
+        let extras = |text: &str| Some(Box::<str>::from(text));
+        let claimed = Message { extras: extras(r#"{"userClaim":"x"}"#), ..created() };
+        for (given, expected) in [
+            (json!(null), r#"{"userClaim":"x"}"#),
+            (json!({ "userClaim": "x" }), r#"{"userClaim":"x"}"#),
+            (json!({ "userClaim": "forged", "b": 2 }), r#"{"b":2,"userClaim":"x"}"#),
+        ] {
+            let update = json!({ "action": 1, "serial": SERIAL, "data": "y", "extras": given });
+            let updated = applied(&update, &claimed).expect("allowed");
+            assert_eq!(updated.extras, extras(expected));
+        }
+        let update = json!({ "action": 1, "serial": SERIAL, "extras": { "userClaim": "forged" } });
+        assert_eq!(applied(&update, &created()).expect("allowed").extras, extras("{}"));
     }
 
     #[test]

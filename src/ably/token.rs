@@ -41,6 +41,12 @@ const CLIENT_ID: &str = "x-ably-clientId";
 const REVOCATION_KEY: &str = "x-ably-revocation-key";
 const EMBEDDED: &str = "x-ably-token";
 
+/// What names of claims begin with that are for the messages of the holder.
+const CHANNEL_CLAIM: &str = "ably.channel.";
+
+/// Bytes of one of those; it goes with every message.
+const USER_CLAIM_BYTES_MAX: usize = 1024;
+
 fn refuse<T>(code: ErrorCode, message: &'static str) -> Result<T, ErrorInfo> {
     Err(ErrorInfo::new(code, message))
 }
@@ -377,8 +383,25 @@ fn read_claims(key: &Arc<Key>, claims: &Object, now_ms: u64) -> Result<Principal
         }
     };
     let revocation_key = claims.get(REVOCATION_KEY).and_then(Json::as_str).map(Box::from);
-    let is_wildcard = identity == Identity::Wildcard;
-    let token = Token { issued_ms, expires_ms, revoked_ms: None, is_wildcard, revocation_key };
+    let mut user_claims: Vec<(Box<str>, Box<str>)> = Vec::new();
+    for (name, value) in claims {
+        let Some(pattern) = name.strip_prefix(CHANNEL_CLAIM) else { continue };
+        match value {
+            Json::String(claim) if claim.len() <= USER_CLAIM_BYTES_MAX => {
+                user_claims.push((pattern.into(), claim.as_str().into()));
+            }
+            _ => return unfit("a user claim of the JWT is no string of at most 1024 bytes"),
+        }
+    }
+    user_claims.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.len()));
+    let token = Token {
+        issued_ms,
+        expires_ms,
+        revoked_ms: None,
+        is_wildcard: identity == Identity::Wildcard,
+        revocation_key,
+        user_claims: user_claims.into(),
+    };
     Ok(Principal::of_token(Arc::clone(key), capability, identity, token))
 }
 
@@ -547,6 +570,19 @@ mod tests {
     }
 
     #[test]
+    fn of_several_user_claims_that_of_the_longest_pattern_counts() {
+        let claims = json!({"iat": 1_700_000_000, "exp": 1_700_000_060, "ably.channel.chat:*": "user",
+                            "ably.channel.chat:staff": "host", "ably.channel.*": "guest"});
+        let principal = jwt(header(), claims).expect("valid");
+        for (name, claim) in [("chat:staff", "host"), ("chat:a:b", "user"), ("other", "guest")] {
+            assert_eq!(principal.user_claim(name), Some(claim));
+        }
+        assert_eq!(principal.user_claim("[meta]log"), None);
+        let plain = jwt(header(), json!({"iat": 1_700_000_000, "exp": 1_700_000_060}));
+        assert_eq!(plain.expect("valid").user_claim("other"), None);
+    }
+
+    #[test]
     fn jwts_that_are_no_good_have_their_codes() {
         let good = || json!({"iat": 1_700_000_000, "exp": 1_700_000_060});
         let with = |name: &str, value: Json| {
@@ -575,6 +611,8 @@ mod tests {
             (header(), with("x-ably-clientId", json!("")), (40012, 400)),
             (header(), with("x-ably-clientId", json!(1)), (40012, 400)),
             (header(), with("x-ably-token", json!(1)), (40144, 401)),
+            (header(), with("ably.channel.a", json!(1)), (40144, 400)),
+            (header(), with("ably.channel.a", json!("x".repeat(1025))), (40144, 400)),
         ] {
             let error = jwt(header.clone(), claims.clone()).expect_err("no good");
             assert_eq!((error.code.0, error.status), expected, "{header} {claims}");

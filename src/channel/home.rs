@@ -68,6 +68,8 @@ pub struct Watch {
 pub enum Published {
     /// It is in the channel's order now and is to be delivered.
     New(Arc<Publication>),
+    /// What of it was not published before is, and is to be delivered; this is the result of all of it.
+    Partly(Arc<Publication>, PublishResult),
     /// It was published before, with this result; nothing is delivered.
     Repeated(PublishResult),
 }
@@ -87,16 +89,20 @@ pub enum Annotated {
 
 /// What was published under an id that a client chose: enough to answer a repetition.
 struct Remembered {
-    channel_serial: ChannelSerial,
+    /// The place of the first of them.
+    first: Position,
     count: u32,
     publication_id: Box<str>,
 }
 
 impl Remembered {
+    fn positions(&self) -> impl Iterator<Item = Position> {
+        let Position { serial, index: first } = self.first;
+        (first..first + self.count).map(move |index| Position { serial, index })
+    }
+
     fn result(&self) -> PublishResult {
-        let serial = self.channel_serial;
-        let positions = (0..self.count).map(|index| Position { serial, index });
-        PublishResult::of_positions(&self.publication_id, positions)
+        PublishResult::of_positions(&self.publication_id, self.positions())
     }
 }
 
@@ -117,7 +123,8 @@ pub struct HomeChannel {
     subscribers: Vec<Subscriber>,
     /// What has become of the messages; `None` while nothing has.
     revisions: Option<Box<Revisions>>,
-    /// By client-chosen id: what it was published as.
+    /// By client-chosen id: what it was published as. An array is found under the id of its first
+    /// message.
     ids: HashMap<Box<str>, Remembered>,
     /// The same ids with the time until which they count, oldest first.
     ids_until: VecDeque<(u64, Box<str>)>,
@@ -197,21 +204,71 @@ impl HomeChannel {
 
     /// Gives messages their place in the order. `trim` has been called this turn.
     pub fn publish(&mut self, now: Now, messages: Messages) -> Published {
-        let chosen_id = messages.chosen_id().map(Box::<str>::from);
-        if let Some(before) = chosen_id.as_ref().and_then(|id| self.ids.get(id)) {
-            return Published::Repeated(before.result());
+        let ids: Vec<Box<str>> = messages.chosen_ids().map(Box::from).collect();
+        let before: Vec<_> = ids.iter().map(|id| self.published(id)).collect();
+        if before.iter().any(Option::is_some) {
+            return self.publish_again(now, messages, ids, &before);
         }
+        let publication = self.publish_new(now, messages);
+        if let Some(id) = ids.into_iter().next() {
+            let first = publication.position(0);
+            self.remember(now, id, first, publication.messages.len(), &publication.id);
+        }
+        Published::New(publication)
+    }
+
+    fn publish_new(&mut self, now: Now, messages: Messages) -> Arc<Publication> {
         let ephemeral = messages.is_ephemeral();
         let serial = self.next_serial(now);
         let publication = Arc::new(messages.into_publication(serial, now.unix_ms));
         if !ephemeral {
             self.history.push(Arc::clone(&publication));
         }
-        if let Some(id) = chosen_id {
-            let count = publication.messages.len();
-            self.remember(now, id, serial, count, &publication.id);
+        publication
+    }
+
+    /// The same for messages of which some were published before, as `before` says: the others are
+    /// published, each to be recognised by itself.
+    fn publish_again(
+        &mut self,
+        now: Now,
+        messages: Messages,
+        ids: Vec<Box<str>>,
+        before: &[Option<(Position, Box<str>)>],
+    ) -> Published {
+        let (_, publication_id) = before.iter().flatten().next().expect("some were");
+        let mut positions: Vec<_> =
+            before.iter().map(|known| known.as_ref().map(|at| at.0)).collect();
+        let mut publication = None;
+        if positions.iter().any(Option::is_none) {
+            let new = self.publish_new(now, messages.without(|index| before[index].is_some()));
+            let unknown = positions.iter_mut().zip(ids).filter(|(position, _)| position.is_none());
+            for ((position, id), index) in unknown.zip(0..) {
+                let own = new.position(index);
+                *position = Some(own);
+                self.remember(now, id, own, 1, &new.id);
+            }
+            publication = Some(new);
         }
-        Published::New(publication)
+        let result = PublishResult::of_positions(publication_id, positions.into_iter().flatten());
+        match publication {
+            Some(publication) => Published::Partly(publication, result),
+            None => Published::Repeated(result),
+        }
+    }
+
+    /// Where the message with a client-chosen id was published, alone or in an array, and the id of that
+    /// publication.
+    fn published(&self, id: &str) -> Option<(Position, Box<str>)> {
+        let in_array = || {
+            let (base, index) = id.rsplit_once(':')?;
+            let known = self.ids.get(&*format!("{base}:0"))?;
+            let position = known.positions().nth(index.parse().ok()?)?;
+            (position.index.to_string() == index).then_some((position, known))
+        };
+        let alone = self.ids.get(id).map(|known| (known.first, known));
+        let (position, known) = alone.or_else(in_array)?;
+        Some((position, known.publication_id.clone()))
     }
 
     /// Gives a change to a message its place in the order.
@@ -252,8 +309,8 @@ impl HomeChannel {
         let publication = Arc::new(annotations.into_publication(serial, now.unix_ms));
         let to_tell = self.revisions.get_or_insert_default().annotate(&publication);
         if let Some(id) = chosen_id {
-            let count = publication.annotations.len();
-            self.remember(now, id, serial, count, &publication.id);
+            let first = Position { serial, index: 0 };
+            self.remember(now, id, first, publication.annotations.len(), &publication.id);
         }
         Ok(Annotated::New { publication, to_tell })
     }
@@ -292,7 +349,7 @@ impl HomeChannel {
         &mut self,
         now: Now,
         id: Box<str>,
-        channel_serial: ChannelSerial,
+        first: Position,
         count: usize,
         publication_id: &str,
     ) {
@@ -300,7 +357,7 @@ impl HomeChannel {
             self.forget_oldest_id();
         }
         let (count, publication_id) = (count as u32, publication_id.into());
-        self.ids.insert(id.clone(), Remembered { channel_serial, count, publication_id });
+        self.ids.insert(id.clone(), Remembered { first, count, publication_id });
         self.ids_until.push_back((now.mono_ms + ID_WINDOW_MS, id));
     }
 

@@ -211,10 +211,12 @@ impl Connection {
                 Ok(Command::None)
             }
             Action::Attach => Ok(self.handle_attach(message, lane)),
-            Action::Detach => Ok(self.handle_detach(&message, lane)),
+            Action::Detach => {
+                Ok(self.about_channel(&message, lane, |name| Command::Detach { name }))
+            }
             Action::Message | Action::Annotation => self.handle_publish(config, message, lane),
             Action::Presence => self.handle_presence(config, message, lane),
-            Action::Sync => Ok(self.handle_sync(&message, lane)),
+            Action::Sync => Ok(self.about_channel(&message, lane, |name| Command::Sync { name })),
             Action::Object => {
                 let text = "objects are not served yet";
                 let error = ErrorInfo::new(ErrorCode::UNSUPPORTED_FEATURE, text);
@@ -283,15 +285,21 @@ impl Connection {
         Ok(Command::Attach { name, modes, read, params, since })
     }
 
-    fn handle_detach(&mut self, message: &ProtocolMessage, lane: &mut Vec<u8>) -> Command {
+    /// What is asked about the channel that `message` names; a name that is none is refused.
+    fn about_channel(
+        &self,
+        message: &ProtocolMessage,
+        lane: &mut Vec<u8>,
+        command: impl FnOnce(ChannelName) -> Command,
+    ) -> Command {
         let requested_name = message.channel.as_deref().unwrap_or_default();
-        match ChannelName::parse(requested_name) {
-            Ok(name) => Command::Detach { name },
-            Err(error) => {
+        ChannelName::parse(requested_name).map_or_else(
+            |error| {
                 self.refuse_channel(requested_name, &error, lane);
                 Command::None
-            }
-        }
+            },
+            command,
+        )
     }
 
     fn handle_publish(
@@ -334,18 +342,6 @@ impl Connection {
         };
         self.resolve(msg_serial, outcome, lane);
         Ok(Command::None)
-    }
-
-    fn handle_sync(&mut self, message: &ProtocolMessage, lane: &mut Vec<u8>) -> Command {
-        let requested_name = message.channel.as_deref().unwrap_or_default();
-        match ChannelName::parse(requested_name) {
-            // The cursor is not looked at: everything is sent, and more than was asked for does no harm.
-            Ok(name) => Command::Sync { name },
-            Err(error) => {
-                self.refuse_channel(requested_name, &error, lane);
-                Command::None
-            }
-        }
     }
 
     /// Notes that the client waits for an ACK. `None`: this was published before, and the ACK is told
@@ -399,7 +395,8 @@ impl Connection {
                 ably::validate_annotations(base, annotations, None, &publisher, bytes_max)?;
             Accepted::Annotations(Box::new(checked))
         } else {
-            ably::validate(name.base(), messages, &params, &publisher, bytes_max)?
+            let checked = ably::validate(name.base(), messages, &params, &publisher, bytes_max)?;
+            checked.claimed(self.principal.user_claim(name.base()))
         };
         Ok((name, accepted))
     }

@@ -39,6 +39,7 @@ pub(super) fn publish(call: &mut Call<'_>) -> Result<Outcome, ErrorInfo> {
                 let drafts = spec.drafts.clone();
                 let accepted =
                     ably::validate(channel.base(), drafts, &params, &publisher, bytes_max)?;
+                let accepted = accepted.claimed(principal.user_claim(channel.base()));
                 Ok((channel, accepted))
             };
             let error = match accept() {

@@ -88,6 +88,7 @@ impl Publish {
         };
         let accepted =
             ably::validate(channel.base(), Some(drafts), &params, &publisher, bytes_max)?;
+        let accepted = accepted.claimed(principal.user_claim(channel.base()));
         let then = move |mut answers: Vec<Result<Answer, ErrorInfo>>| {
             let answer = answers.pop().expect("one for each question");
             Outcome::Reply(match answer {

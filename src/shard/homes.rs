@@ -296,12 +296,15 @@ impl Shard {
         match accepted {
             Accepted::Messages(messages) => {
                 let published = self.homes.change(now, &key, |home| home.publish(now, messages));
-                let publication = match published {
-                    Published::New(publication) => publication,
+                let (publication, result) = match published {
+                    Published::New(publication) => {
+                        let result = PublishResult::of(&publication);
+                        (publication, result)
+                    }
+                    Published::Partly(publication, result) => (publication, result),
                     Published::Repeated(result) => return Ok(result),
                 };
                 self.count_publication(&key, &publication);
-                let result = PublishResult::of(&publication);
                 self.broadcast(&key, &Broadcast::Messages(publication), publisher);
                 Ok(result)
             }

@@ -30,18 +30,10 @@ impl Shard {
         let (StreamName { channel, display_name, format }, attached) =
             self.attachment_to(index, name);
         let modes = attached.and_then(|stream| self.modes(index, stream));
-        let error = match modes {
-            None => {
-                let text = "the channel is not attached";
-                Some(ErrorInfo::new(ErrorCode::PRESENCE_CHANNEL_STATE, text))
-            }
-            Some(modes) if !modes.contains(Modes::PRESENCE) => {
-                let text = "the channel was attached without the mode PRESENCE";
-                Some(ErrorInfo::new(ErrorCode::MODE_NOT_GRANTED, text))
-            }
-            Some(_) => self.congestion(&channel),
-        };
-        if let Some(error) = error {
+        let denied = "the channel was attached without the mode PRESENCE";
+        let allowed =
+            require_mode(modes, Modes::PRESENCE, ErrorCode::PRESENCE_CHANNEL_STATE, denied);
+        if let Some(error) = allowed.err().or_else(|| self.congestion(&channel)) {
             return self.resolve(index, msg_serial, Err(error));
         }
         let connection = self.transports[index as usize].connection();
@@ -82,18 +74,10 @@ impl Shard {
         let (StreamName { channel, display_name, format }, attached) =
             self.attachment_to(index, name);
         let modes = attached.and_then(|stream| self.modes(index, stream));
-        let error = match modes {
-            None => {
-                let text = "the channel is not attached";
-                Some(ErrorInfo::new(ErrorCode::CHANNEL_STATE, text))
-            }
-            Some(modes) if !modes.contains(Modes::PRESENCE_SUBSCRIBE) => {
-                let text = "the channel was attached without the mode PRESENCE_SUBSCRIBE";
-                Some(ErrorInfo::new(ErrorCode::MODE_NOT_GRANTED, text))
-            }
-            Some(_) => self.congestion(&channel),
-        };
-        if let Some(error) = error {
+        let denied = "the channel was attached without the mode PRESENCE_SUBSCRIBE";
+        let allowed =
+            require_mode(modes, Modes::PRESENCE_SUBSCRIBE, ErrorCode::CHANNEL_STATE, denied);
+        if let Some(error) = allowed.err().or_else(|| self.congestion(&channel)) {
             if let Some((connection, lane)) = self.transports[index as usize].speak() {
                 connection.refuse_channel(name.as_str(), &error, lane);
             }
@@ -196,5 +180,25 @@ impl Shard {
         let channel = ChannelKey::new(app_id, channel);
         let home = channel.home(self.shards);
         self.post(home, Mail::Connection { channel, id, news });
+    }
+}
+
+/// Whether an attachment has the mode that something takes; `modes` is `None` where there is no
+/// attachment.
+///
+/// # Errors
+/// `detached`, or 40165 with `denied`.
+fn require_mode(
+    modes: Option<Modes>,
+    mode: Modes,
+    detached: ErrorCode,
+    denied: &'static str,
+) -> Result<(), ErrorInfo> {
+    match modes {
+        None => Err(ErrorInfo::new(detached, "the channel is not attached")),
+        Some(modes) if !modes.contains(mode) => {
+            Err(ErrorInfo::new(ErrorCode::MODE_NOT_GRANTED, denied))
+        }
+        Some(_) => Ok(()),
     }
 }

@@ -655,6 +655,57 @@ fn a_rewind_replays_the_last_messages_and_then_goes_on() {
     }
 }
 
+#[test]
+fn a_message_is_published_once_whether_alone_or_in_an_array() {
+    let mut host = Host::new(2, 21);
+    let (client, subscriber) = (host.connect(0, ""), host.connect(1, ""));
+    host.messages(client);
+    host.attach(subscriber, "room");
+    let mut serials: HashMap<&str, Value> = HashMap::new();
+    let mut heard = Vec::new();
+    for (msg_serial, ids) in [
+        &["a:0", "a:1", "a:2"][..],
+        &["a:1"],
+        &["a:0"],
+        &["a:3"],
+        // Not what an array would call it.
+        &["a:01"],
+        &["b:1"],
+        &["b:0", "b:1", "b:2"],
+        &["b:2"],
+        &["b:0", "b:1"],
+        &["c:0"],
+        &["c:0", "c:1"],
+        &["c:0", "c:1", "c:2"],
+        &["plain"],
+        &["plain"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let messages: Vec<Value> = ids.iter().map(|id| json!({"id": id, "data": id})).collect();
+        let publish =
+            json!({"action": 15, "msgSerial": msg_serial, "channel": "room", "messages": messages});
+        host.send(client, &publish);
+        host.settle();
+        let ack = host.messages(client).pop().expect("answered");
+        assert_eq!(ack["action"], 1, "{ids:?}");
+        // Everything has the serial with which it was delivered.
+        for message in host.messages(subscriber) {
+            for message in message["messages"].as_array().expect("some") {
+                heard.push(message["id"].as_str().expect("an id").to_owned());
+                let id = ids.iter().find(|id| message["id"] == **id).expect("of this publish");
+                assert!(serials.insert(id, message["serial"].clone()).is_none());
+            }
+        }
+        let told: Vec<&Value> = ids.iter().map(|id| &serials[id]).collect();
+        assert_eq!(ack["res"][0]["serials"], json!(told), "{ids:?}");
+    }
+    let expected =
+        ["a:0", "a:1", "a:2", "a:3", "a:01", "b:1", "b:0", "b:2", "c:0", "c:1", "c:2", "plain"];
+    assert_eq!(heard, expected);
+}
+
 impl Host {
     /// The client's socket is gone, without a word.
     fn drop_transport(&mut self, client: usize) {

@@ -1,6 +1,6 @@
 //! Tokens: made over REST, used on any shard, renewed in band, ended by time and by revocation.
 
-use data_encoding::BASE64;
+use data_encoding::{BASE64, BASE64URL_NOPAD};
 
 use super::apps::{answer, connect_with, make_app, only_message, request, sandbox, send_request};
 use super::*;
@@ -257,6 +257,54 @@ fn occupancy_ends_with_the_permission_to_see_it() {
     host.publish(other, 0, "room", "still heard");
     host.settle();
     assert_eq!(host.data(client, "room"), ["still heard"]);
+}
+
+#[test]
+fn what_a_token_claims_of_its_holder_goes_with_its_messages() {
+    let (mut host, keys) = host(14);
+    let (key_name, secret) = keys[0].split_once(':').expect("a key");
+    let part = |value: Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+    let now = host.now.unix_ms / 1000;
+    let header = json!({"alg": "HS256", "typ": "JWT", "kid": key_name});
+    let claims = json!({"iat": now, "exp": now + 60, "ably.channel.chat:*": "it's \"me\""});
+    let signed = format!("{}.{}", part(header), part(claims));
+    let mac = {
+        use hmac::Mac;
+        let mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes());
+        mac.expect("any length").chain_update(&signed).finalize().into_bytes()
+    };
+    let token = format!("{signed}.{}", BASE64URL_NOPAD.encode(&mac));
+    let (client, other) = (
+        connect_with(&mut host, 0, &format!("accessToken={token}")),
+        connect_with(&mut host, 1, &format!("key={}", keys[0])),
+    );
+    host.messages(other);
+    host.attach(other, "chat:1");
+    host.attach(other, "other");
+    let publish = |msg_serial: u64, channel: &str, extras: Value| {
+        let messages = json!([{"data": "x", "extras": extras}]);
+        json!({"action": 15, "msgSerial": msg_serial, "channel": channel, "messages": messages})
+    };
+    host.send(client, &publish(0, "chat:1", Value::Null));
+    host.send(client, &publish(1, "chat:1", json!({"headers": {"a": 1}})));
+    host.send(client, &publish(2, "other", Value::Null));
+    host.send(other, &publish(0, "chat:1", Value::Null));
+    let bearer = format!("Authorization: Bearer {token}\r\n");
+    request(&mut host, 2, "POST /channels/chat:1/messages", &bearer, r#"{"name":"rest"}"#);
+    let batch = r#"{"channels":["chat:1"],"messages":{"name":"batch"}}"#;
+    request(&mut host, 2, "POST /messages", &bearer, batch);
+    let messages = host.messages(other);
+    let messages = messages.iter().filter(|message| message["action"] == 15);
+    let mut extras: Vec<String> =
+        messages.map(|message| message["messages"][0]["extras"].to_string()).collect();
+    extras.sort();
+    let claimed = r#"{"userClaim":"it's \"me\""}"#;
+    let both = r#"{"headers":{"a":1},"userClaim":"it's \"me\""}"#;
+    assert_eq!(extras, ["null", "null", both, claimed, claimed, claimed]);
+    host.messages(client);
+    host.send(client, &publish(3, "other", json!({"userClaim": "forged"})));
+    host.settle();
+    assert_eq!(received(&mut host, client), [(2, Some(40032))]);
 }
 
 #[test]
