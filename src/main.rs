@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use ringcast::bench::{self, BenchArgs};
 use ringcast::config::{ApiKey, Config, SandboxFlags, ServeFlags};
-use ringcast::server::{self, Reload};
+use ringcast::server::{self, Reload, Reloaded};
 
 /// One published message to very many WebSocket subscribers, in order, once.
 #[derive(Parser)]
@@ -26,12 +26,23 @@ enum Command {
     /// Run the daemon for tests: whoever reaches it makes apps with POST /apps
     Sandbox(SandboxFlags),
     Bench(BenchArgs),
+    /// Print configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Read a configuration file and say what is wrong with it
     Check {
         /// Configuration file (TOML)
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Every key with its default
+    Default,
+    /// What `serve` would run with, given the same flags, and where each value is from
+    Effective(ServeFlags),
 }
 
 fn main() -> ExitCode {
@@ -48,10 +59,18 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(flags) => {
             let config = flags.clone().into_config()?;
-            let reload = flags.config.is_some().then(|| reload(flags));
+            let reload = flags.config.is_some().then(|| reload(flags, config.clone()));
             serve(config, reload)
         }
         Command::Sandbox(flags) => serve(flags.into_config(), None),
+        Command::Config(ConfigCommand::Default) => {
+            say(&Config::default_text());
+            Ok(())
+        }
+        Command::Config(ConfigCommand::Effective(flags)) => {
+            say(&flags.effective()?);
+            Ok(())
+        }
         Command::Bench(args) => bench::run(&args),
         Command::Check { config: path } => {
             let config = Config::load(&path)?;
@@ -68,8 +87,12 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 /// Reads what the daemon was started with again, for its keys and apps.
-fn reload(flags: ServeFlags) -> Reload {
-    Box::new(move || flags.clone().into_config()?.directory())
+fn reload(flags: ServeFlags, started_with: Config) -> Reload {
+    Box::new(move || {
+        let config = flags.clone().into_config()?;
+        let needs_restart = started_with.needs_restart(&config);
+        Ok(Reloaded { directory: config.directory()?, needs_restart })
+    })
 }
 
 fn serve(mut config: Config, reload: Option<Reload>) -> anyhow::Result<()> {

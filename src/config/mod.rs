@@ -8,6 +8,7 @@ mod cores;
 mod flags;
 mod key;
 mod reader;
+mod show;
 mod units;
 
 use std::collections::BTreeMap;

@@ -146,12 +146,23 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(*scale)
 }
 
-fn show_bytes(bytes: usize) -> String {
+pub(super) fn show_bytes(bytes: usize) -> String {
     let exact =
         BYTE_UNITS.iter().find(|(_, scale)| bytes > 0 && (bytes as u64).is_multiple_of(*scale));
     match exact {
         Some((unit, scale)) if *scale > 1 => format!("{}{unit}", bytes as u64 / scale),
         _ => bytes.to_string(),
+    }
+}
+
+/// A duration as it would be written in the file.
+pub(super) fn show_duration(duration: Duration) -> String {
+    let millis = duration.as_millis() as u64;
+    let exact =
+        TIME_UNITS.iter().rev().find(|(_, scale)| millis > 0 && millis.is_multiple_of(*scale));
+    match exact {
+        Some((unit, scale)) => format!("{}{unit}", millis / scale),
+        None => "0s".into(),
     }
 }
 
@@ -180,6 +191,13 @@ mod tests {
             ("18446744073709551615h", None),
         ] {
             assert_eq!(scaled(text, &TIME_UNITS), millis, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_are_shown_in_the_largest_unit_that_is_exact() {
+        for (millis, shown) in [(0, "0s"), (1500, "1500ms"), (120_000, "2m"), (90_000, "90s")] {
+            assert_eq!(show_duration(Duration::from_millis(millis)), shown);
         }
     }
 

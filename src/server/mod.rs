@@ -67,8 +67,16 @@ pub struct ServerConfig {
 /// Name of an inherited socket that is not for clients.
 const ADMIN: &str = "admin";
 
-/// Reads the apps of the configuration again.
-pub type Reload = Box<dyn FnMut() -> anyhow::Result<Directory>>;
+/// Reads the configuration again.
+pub type Reload = Box<dyn FnMut() -> anyhow::Result<Reloaded>>;
+
+/// What was read.
+pub struct Reloaded {
+    /// Its apps, which take the place of those before.
+    pub directory: Directory,
+    /// Keys that have changed and that only a restart brings into effect.
+    pub needs_restart: Vec<String>,
+}
 
 /// Where the daemon can be reached.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,7 @@ use super::log::Log;
 use super::metrics::{self, OfShard};
 use super::orders::{News, Order, OrderSender, Report};
 use super::systemd::Notifier;
-use super::{Reload, ShardThread};
+use super::{Reload, Reloaded, ShardThread};
 use crate::base::{Level, LogLine};
 use crate::shard::DRAIN_GRACE;
 use crate::sys::clock;
@@ -241,7 +241,11 @@ impl Monitor {
         let monotonic_us = clock::monotonic_us();
         self.notifier.send(&format!("RELOADING=1\nMONOTONIC_USEC={monotonic_us}"));
         match reload() {
-            Ok(directory) => {
+            Ok(Reloaded { directory, needs_restart }) => {
+                if !needs_restart.is_empty() {
+                    let line = LogLine::new(Level::Warn, "changed keys need a restart");
+                    self.log.line(line.with("keys", needs_restart.join(",")));
+                }
                 state.reloads += 1;
                 self.orders[0].send(Order::Reload(Arc::new(directory)));
             }
