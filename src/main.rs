@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use ringcast::bench::{self, BenchArgs};
 use ringcast::config::{ApiKey, Config, SandboxFlags, ServeFlags};
 use ringcast::hooks::{command, spool_directory};
-use ringcast::server::{self, Reload};
+use ringcast::server::{self, Reload, Reloaded};
 
 /// One published message to very many WebSocket subscribers, in order, once.
 #[derive(Parser)]
@@ -36,6 +36,9 @@ enum Command {
         #[arg(long, value_name = "FILE", global = true)]
         config: Option<PathBuf>,
     },
+    /// Print configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Read a configuration file and say what is wrong with it
     Check {
         /// Configuration file (TOML)
@@ -54,6 +57,14 @@ enum HooksCommand {
     Replay,
 }
 
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Every key with its default
+    Default,
+    /// What `serve` would run with, given the same flags, and where each value is from
+    Effective(ServeFlags),
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -68,10 +79,18 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(flags) => {
             let config = flags.clone().into_config()?;
-            let reload = flags.config.is_some().then(|| reload(flags));
+            let reload = flags.config.is_some().then(|| reload(flags, config.clone()));
             serve(config, reload)
         }
         Command::Sandbox(flags) => serve(flags.into_config(), None),
+        Command::Config(ConfigCommand::Default) => {
+            say(&Config::default_text());
+            Ok(())
+        }
+        Command::Config(ConfigCommand::Effective(flags)) => {
+            say(&flags.effective()?);
+            Ok(())
+        }
         Command::Bench(args) => bench::run(&args),
         Command::Hooks { command, config } => hooks(&command, config.as_deref()),
         Command::Check { config: path } => {
@@ -108,8 +127,12 @@ fn hooks(command: &HooksCommand, config: Option<&Path>) -> anyhow::Result<()> {
 }
 
 /// Reads what the daemon was started with again, for its keys and apps.
-fn reload(flags: ServeFlags) -> Reload {
-    Box::new(move |_log| flags.clone().into_config()?.directory())
+fn reload(flags: ServeFlags, started_with: Config) -> Reload {
+    Box::new(move || {
+        let config = flags.clone().into_config()?;
+        let needs_restart = started_with.needs_restart(&config);
+        Ok(Reloaded { directory: config.directory()?, needs_restart })
+    })
 }
 
 fn serve(mut config: Config, reload: Option<Reload>) -> anyhow::Result<()> {
@@ -121,9 +144,13 @@ fn serve(mut config: Config, reload: Option<Reload>) -> anyhow::Result<()> {
         config.keys.push(made.insert(ApiKey::from_random(&bytes)).clone());
     }
     let (server, directory) = config.into_server()?;
-    server::run(server, Arc::new(directory), reload, |address| {
+    server::run(server, Arc::new(directory), reload, |addresses| {
+        let address = addresses.clients;
         // Scripts wait for this line; its form is part of the command line.
         say(&format!("listening on {address} shards={shards}\n"));
+        if let Some(admin) = addresses.admin {
+            say(&format!("metrics on http://{admin}/metrics\n"));
+        }
         if let Some(key) = made {
             say(&introduction(address, &key));
         }

@@ -41,6 +41,35 @@ fn serve_with_a_key_keeps_it_to_itself() {
 }
 
 #[test]
+fn config_shows_each_value_and_where_it_is_from() {
+    let path = std::env::temp_dir().join(format!("ringcast-show-{}.toml", std::process::id()));
+    let said = |output: Output| {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    std::fs::write(&path, said(ringcast(&["config", "default"]))).expect("writable");
+    let file = path.to_str().expect("a path in UTF-8");
+    said(ringcast(&["check", "--config", file]));
+    std::fs::write(
+        &path,
+        "[server]\nshards = 3\n\n[limits]\nhead_timeout = \"9s\"\n[[keys]]\nkey = \"a.b:hush\"\n",
+    )
+    .expect("as above");
+    let flags = ["config", "effective", "--config", file, "--listen", "127.0.0.1:1"];
+    let shown = said(ringcast(&flags));
+    for line in [
+        "listen = \"127.0.0.1:1\" # --listen".to_owned(),
+        format!("shards = 3 # {file}:2"),
+        format!("head_timeout = \"9s\" # {file}:5"),
+        "backlog = 4096".to_owned(),
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
+    }
+    assert!(shown.contains("a.b") && !shown.contains("hush"), "{shown}");
+    std::fs::remove_file(path).expect("made above");
+}
+
+#[test]
 fn flags_that_cannot_be_honoured_are_refused() {
     assert!(refusal(&["serve", "--shards", "0"]).contains("1..=256"));
     assert!(refusal(&["serve", "--cores", "3-1"]).contains("ends before it starts"));

@@ -5,7 +5,7 @@
 mod daemon;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -165,26 +165,32 @@ fn reload_takes_new_keys_and_drops_old_ones_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
-fn an_inherited_socket_is_shared_by_all_shards() {
+fn an_inherited_socket_is_shared_by_all_shards_and_one_called_admin_has_the_metrics() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
     // As a manager hands it over; the address in the configuration does not count.
     listener.set_nonblocking(true).expect("it is open");
     let address = listener.local_addr().expect("it is bound");
+    let admin = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
+    let admin_address = admin.local_addr().expect("it is bound");
     let binary = env!("CARGO_BIN_EXE_ringcast");
     let script = format!(
-        "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=ringcast.socket exec \
+        "exec 3<&0 4<&2 </dev/null 2>/dev/null; \
+         LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=ringcast.socket:admin exec \
          {binary} serve --listen 127.0.0.1:1 --shards 3 --key app.key:hush"
     );
     let mut program = Command::new("sh");
     program.args(["-c", &script]).stdin(Stdio::from(OwnedFd::from(listener)));
+    program.stderr(Stdio::from(OwnedFd::from(admin)));
     let mut daemon = Daemon::spawn(&mut program);
     drop(program); // it has the socket too
-    assert_eq!(daemon.address, address);
+    assert_eq!((daemon.address, admin_of(&daemon)), (address, admin_address));
     for _ in 0..30 {
         let answer =
             daemon.exchange("GET /readyz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
+    let metrics = ask_admin(admin_address, "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(metrics.contains("ringcast_build_info"), "{metrics}");
     daemon.signal("TERM");
     assert_eq!(daemon.wait().code(), Some(0));
 }
@@ -325,4 +331,64 @@ fn nothing_that_was_acknowledged_is_lost_to_subscribers_when_the_daemon_drains()
     }
     publisher.join().expect("ends with the daemon");
     assert_eq!(daemon.wait().code(), Some(0));
+}
+
+/// What the admin listener answers.
+fn ask_admin(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("the admin listener accepts");
+    stream.set_read_timeout(Some(PATIENCE)).expect("the timeout is not zero");
+    stream.write_all(request.as_bytes()).expect("the admin listener reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it closes behind its answer");
+    answer
+}
+
+fn admin_of(daemon: &Daemon) -> SocketAddr {
+    let line = daemon.greeting.lines().find_map(|line| line.strip_prefix("metrics on http://"));
+    let address = line.and_then(|rest| rest.strip_suffix("/metrics"));
+    address.expect("`metrics on http://ADDR:PORT/metrics`").parse().expect("an address")
+}
+
+#[test]
+fn metrics_count_what_clients_do_on_each_core() {
+    let path = config_file("metrics", "[admin]\nlisten = \"127.0.0.1:0\"\n");
+    let config = path.to_str().expect("a path in UTF-8");
+    let daemon =
+        Daemon::start_with(&["--shards", "3", "--key", "app.key:hush", "--config", config]);
+    let admin = admin_of(&daemon);
+    let subscribers: Vec<_> = (0..7).map(|_| subscribe(&daemon)).collect();
+    let scrape = || ask_admin(admin, "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+    let sum = |text: &str, name: &str| {
+        let samples = text.lines().filter_map(|line| line.strip_prefix(name)?.split_once("} "));
+        let values = samples.map(|(_, value)| value.parse::<f64>().expect("a number"));
+        values.fold((0, 0.0), |(count, sum), value| (count + 1, sum + value))
+    };
+    let start = Instant::now();
+    let text = loop {
+        let text = scrape();
+        if sum(&text, "ringcast_connections{").1 == 7.0 {
+            break text;
+        }
+        assert!(start.elapsed() < PATIENCE, "{text}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert!(text.starts_with("HTTP/1.1 200 ") && text.contains("text/plain; version=0.0.4"));
+    assert!(text.contains(r#"core=""#) && text.contains(r#"shard="2""#), "{text}");
+    assert_eq!(sum(&text, "ringcast_turns_total{").0, 3);
+    assert!(sum(&text, "ringcast_received_bytes_total{").1 > 7.0 * 100.0);
+    assert!(sum(&text, "ringcast_sent_bytes_total{").1 > 7.0 * 100.0);
+    assert!(sum(&text, "ringcast_sleep_seconds_total{").1 > 0.0);
+    // The admin is not for clients, nor the other way round.
+    let not_found = ask_admin(admin, "GET /time HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(not_found.starts_with("HTTP/1.1 404 "), "{not_found}");
+    let unreadable = ask_admin(admin, "GET / HTTP/1.1\r\nno header\r\n\r\n");
+    assert!(unreadable.starts_with("HTTP/1.1 400 "), "{unreadable}");
+    let metrics = "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    assert!(daemon.exchange(metrics).starts_with("HTTP/1.1 404 "));
+    // Somebody who never finishes a request is given up.
+    let mut silent = TcpStream::connect(admin).expect("the admin listener accepts");
+    silent.write_all(b"GET ").expect("as above");
+    assert!(scrape().starts_with("HTTP/1.1 200 "));
+    drop(subscribers);
+    std::fs::remove_file(path).expect("made above");
 }

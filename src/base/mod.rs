@@ -1,4 +1,4 @@
-//! What every layer shares: time as a value.
+//! What every layer shares: time as a value, lines of the log.
 
 /// One reading of both clocks, taken once per turn by `server` and passed down as an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -10,7 +10,9 @@ pub struct Now {
 }
 
 mod entropy;
+mod log;
 mod wheel;
 
 pub use entropy::Entropy;
+pub use log::{Level, LogLine};
 pub use wheel::Wheel;

@@ -1,10 +1,12 @@
 //! The flags of `ringcast serve`; what they say wins over the file.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::config::reader::Document;
 use crate::config::{ApiKey, Config, SHARDS_MAX, cores};
 
 /// Flags of `ringcast serve`.
@@ -73,6 +75,37 @@ impl CoreList {
 }
 
 impl ServeFlags {
+    /// The configuration that these flags come to, as a file; with the place of what is not a default.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn effective(self) -> anyhow::Result<String> {
+        let mut origins = BTreeMap::new();
+        if let Some(path) = &self.config {
+            let text = std::fs::read_to_string(path)?;
+            origins = Document { file: &path.display().to_string(), text: &text }.places()?;
+        }
+        let flags = [
+            (self.listen.is_some(), "listen"),
+            (self.cores.is_some(), "cores"),
+            (self.shards.is_some(), "shards"),
+        ];
+        for (_, flag) in flags.iter().filter(|(is_given, _)| *is_given) {
+            origins.insert(format!("server.{flag}"), format!("--{flag}"));
+        }
+        let mut config = self.into_config()?;
+        let (cores, shards) = config.placement()?;
+        for (name, is_set) in
+            [("server.cores", config.cores.is_some()), ("server.shards", config.shards.is_some())]
+        {
+            if !is_set {
+                origins.insert(name.into(), "of this machine".into());
+            }
+        }
+        (config.cores, config.shards) = (Some(cores), Some(shards));
+        Ok(config.to_text(&origins))
+    }
+
     /// The file, or the defaults without one, with what the flags change.
     ///
     /// # Errors

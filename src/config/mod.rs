@@ -9,6 +9,7 @@ mod flags;
 mod key;
 mod reader;
 mod rule;
+mod show;
 mod units;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,8 @@ pub struct Config {
     pub cores: Option<Vec<usize>>,
     /// Shards; `None`: one per core. Above the number of cores they share cores, in turn.
     pub shards: Option<usize>,
+    /// Where metrics are served, if they are.
+    pub admin: Option<SocketAddr>,
     /// Origins of the pages that may use the daemon; none: any page.
     pub origins: Vec<Box<str>>,
     /// Over how much time clients are sent away when the daemon ends.
@@ -132,6 +135,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             cores: None,
             shards: None,
+            admin: None,
             origins: Vec::new(),
             drain_window: Duration::from_secs(10),
             connections_max: 65_536,
@@ -228,6 +232,9 @@ impl Config {
         for section in root.sections("rules")? {
             config.add_rule(section, None)?;
         }
+        let mut admin = root.section("admin")?;
+        admin.read("listen", &mut config.admin, units::local_address)?;
+        admin.finish()?;
         let mut test = root.section("test")?;
         test.read("echo", &mut config.echo, units::boolean)?;
         test.read("stall", &mut config.stall, units::boolean)?;
@@ -375,6 +382,7 @@ impl Config {
         };
         let server = ServerConfig {
             listen: self.listen,
+            admin: self.admin,
             drain_window: self.drain_window,
             cores,
             shards,
@@ -650,6 +658,10 @@ mod tests {
             (
                 "[server]\norigins = [\"https://a.b/c\"]",
                 "2:11: `server.origins`: `https://a.b/c` is no origin; one has a scheme, a host and no path",
+            ),
+            (
+                "[admin]\nlisten = \"0.0.0.0:1\"",
+                "2:10: `admin.listen`: 0.0.0.0:1 can be reached from elsewhere, and there is no authentication",
             ),
             ("server = 1", "1:10: `server`: wants a table"),
         ] {

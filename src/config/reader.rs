@@ -1,5 +1,6 @@
 //! Walks a TOML document and keeps the place of everything in it, so that each refusal can say where.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,20 @@ impl<'a> Document<'a> {
             table: Some(table),
             known: vec![],
         }
+    }
+
+    /// Where each key of each table `[section]` stands, by `section.key`.
+    pub(super) fn places(self) -> Result<BTreeMap<String, String>, ConfigError> {
+        let mut places = BTreeMap::new();
+        for (section, value) in &self.parse()? {
+            let DeValue::Table(table) = value.get_ref() else { continue };
+            for key in table.keys() {
+                let ConfigError { file, line, .. } = self.error(key.span(), String::new());
+                let name = format!("{}.{}", section.get_ref(), key.get_ref());
+                places.insert(name, format!("{file}:{line}"));
+            }
+        }
+        Ok(places)
     }
 
     fn error(self, span: Range<usize>, message: String) -> ConfigError {

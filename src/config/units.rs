@@ -91,6 +91,22 @@ pub(super) fn address(value: &DeValue) -> Result<SocketAddr, String> {
     value.as_str().and_then(|text| text.parse().ok()).ok_or_else(|| wanted.into())
 }
 
+/// An address and a port of this host alone, or `"off"`.
+pub(super) fn local_address(value: &DeValue) -> Result<Option<SocketAddr>, String> {
+    if value.as_str() == Some("off") {
+        return Ok(None);
+    }
+    let wanted = r#"wants "off" or a loopback address, such as "127.0.0.1:9100""#;
+    let address: Option<SocketAddr> = value.as_str().and_then(|text| text.parse().ok());
+    match address {
+        Some(address) if address.ip().is_loopback() => Ok(Some(address)),
+        Some(address) => {
+            Err(format!("{address} can be reached from elsewhere, and there is no authentication"))
+        }
+        None => Err(wanted.into()),
+    }
+}
+
 /// A list of origins of web pages, as browsers write them (RFC 6454 §6.2).
 pub(super) fn origins(value: &DeValue) -> Result<Vec<Box<str>>, String> {
     let wanted = r#"wants a list of origins, such as ["https://example.com"]"#;
@@ -130,12 +146,23 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(*scale)
 }
 
-fn show_bytes(bytes: usize) -> String {
+pub(super) fn show_bytes(bytes: usize) -> String {
     let exact =
         BYTE_UNITS.iter().find(|(_, scale)| bytes > 0 && (bytes as u64).is_multiple_of(*scale));
     match exact {
         Some((unit, scale)) if *scale > 1 => format!("{}{unit}", bytes as u64 / scale),
         _ => bytes.to_string(),
+    }
+}
+
+/// A duration as it would be written in the file.
+pub(super) fn show_duration(duration: Duration) -> String {
+    let millis = duration.as_millis() as u64;
+    let exact =
+        TIME_UNITS.iter().rev().find(|(_, scale)| millis > 0 && millis.is_multiple_of(*scale));
+    match exact {
+        Some((unit, scale)) => format!("{}{unit}", millis / scale),
+        None => "0s".into(),
     }
 }
 
@@ -164,6 +191,13 @@ mod tests {
             ("18446744073709551615h", None),
         ] {
             assert_eq!(scaled(text, &TIME_UNITS), millis, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_are_shown_in_the_largest_unit_that_is_exact() {
+        for (millis, shown) in [(0, "0s"), (1500, "1500ms"), (120_000, "2m"), (90_000, "90s")] {
+            assert_eq!(show_duration(Duration::from_millis(millis)), shown);
         }
     }
 

@@ -2,26 +2,41 @@
 
 use std::io::Write;
 use std::sync::mpsc::{self, SyncSender};
+use std::time::SystemTime;
+
+use crate::base::{Level, LogLine};
 
 /// Lines that may wait for the writer; what comes when it is full is dropped and counted.
 const LINES_MAX: usize = 1024;
 
-/// A shard's end of the log.
+/// A shard's end of the log, or the monitor's.
 #[derive(Clone)]
 pub(super) struct Log {
-    lines: SyncSender<String>,
+    lines: SyncSender<LogLine>,
     dropped: u64,
 }
 
 /// Starts the thread that writes to standard error.
 pub(super) fn spawn() -> Log {
-    let (lines, received) = mpsc::sync_channel::<String>(LINES_MAX);
+    let (lines, received) = mpsc::sync_channel::<LogLine>(LINES_MAX);
+    // The journal knows the time by itself and takes the priority from the front of a line
+    // (sd-daemon(3)).
+    let is_journal = std::env::var_os("JOURNAL_STREAM").is_some();
     std::thread::Builder::new()
         .name("log".into())
         .spawn(move || {
             for line in received {
+                let (level, fields) = (line.level(), line.fields());
+                let mut out = std::io::stderr().lock();
                 // Nowhere to complain to when standard error is gone.
-                let _ = writeln!(std::io::stderr().lock(), "{line}");
+                let _ = if is_journal {
+                    writeln!(out, "<{}>level={} {fields}", level.priority(), level.name())
+                } else {
+                    let now = SystemTime::now();
+                    let unix = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                    let (seconds, millis) = (unix.as_secs(), unix.subsec_millis());
+                    writeln!(out, "ts={seconds}.{millis:03} level={} {fields}", level.name())
+                };
             }
         })
         .expect("a thread can be started before any client has connected");
@@ -30,14 +45,19 @@ pub(super) fn spawn() -> Log {
 
 impl Log {
     /// Writes `line`, some time.
-    pub(super) fn line(&mut self, line: String) {
+    pub(super) fn line(&mut self, line: LogLine) {
         if self.lines.try_send(line).is_err() {
             self.dropped += 1;
         } else if self.dropped > 0 {
-            let note = format!("{} lines were not logged: the log was behind", self.dropped);
-            if self.lines.try_send(note).is_ok() {
+            let note = LogLine::new(Level::Warn, "lines were not logged: the log was behind");
+            if self.lines.try_send(note.with("count", self.dropped)).is_ok() {
                 self.dropped = 0;
             }
         }
+    }
+
+    /// The same for a line without fields.
+    pub(super) fn say(&mut self, level: Level, text: &'static str) {
+        self.line(LogLine::new(level, text));
     }
 }

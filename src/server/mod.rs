@@ -4,16 +4,18 @@
 //! A task here waits and copies; what the bytes mean is decided in [`shard`](crate::shard).
 #![allow(clippy::disallowed_methods, reason = "the layer that reads clocks and starts threads")]
 
+mod admin;
 mod bell;
 mod log;
 mod mesh;
+mod metrics;
 mod monitor;
 mod orders;
 mod pump;
 mod systemd;
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -24,7 +26,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::ably::Directory;
-use crate::base::Entropy;
+use crate::base::{Entropy, Level, LogLine};
 use crate::hooks::{Hooks, HooksConfig};
 use crate::server::bell::Bell;
 use crate::server::mesh::Mesh;
@@ -41,6 +43,8 @@ use crate::sys::{SocketRingConfig, probe, rusage};
 pub struct ServerConfig {
     /// Where all shards listen, unless the service manager has handed over sockets.
     pub listen: SocketAddr,
+    /// Where metrics are served, if they are.
+    pub admin: Option<SocketAddr>,
     /// Over how much time clients are sent away when the daemon ends.
     pub drain_window: Duration,
     /// CPUs that shards are pinned to, in turn when there are more shards than CPUs.
@@ -65,14 +69,34 @@ pub struct ServerConfig {
     pub helper_cores: Vec<usize>,
 }
 
-/// Reads the apps of the configuration again. What it is given writes a line to the log.
-pub type Reload = Box<dyn FnMut(&mut dyn FnMut(String)) -> anyhow::Result<Directory>>;
+/// Name of an inherited socket that is not for clients.
+const ADMIN: &str = "admin";
+
+/// Reads the configuration again.
+pub type Reload = Box<dyn FnMut() -> anyhow::Result<Reloaded>>;
+
+/// What was read.
+pub struct Reloaded {
+    /// Its apps, which take the place of those before.
+    pub directory: Directory,
+    /// Keys that have changed and that only a restart brings into effect.
+    pub needs_restart: Vec<String>,
+}
+
+/// Where the daemon can be reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// By clients.
+    pub clients: SocketAddr,
+    /// By whoever wants the metrics, if they are served.
+    pub admin: Option<SocketAddr>,
+}
 
 /// A shard's thread, to wait for its end.
 type ShardThread = ExecutorJoinHandle<io::Result<()>>;
 
 /// Runs the daemon until it is told to end, by SIGTERM or SIGINT, and all clients were sent away.
-/// `on_ready` is called with the address once every shard serves; `reload` on SIGHUP.
+/// `on_ready` is called with the addresses once every shard serves; `reload` on SIGHUP.
 ///
 /// # Errors
 /// The address cannot be bound, the kernel lacks what the socket ring needs, or a shard has ended.
@@ -80,7 +104,7 @@ pub fn run(
     config: ServerConfig,
     directory: Arc<Directory>,
     reload: Option<Reload>,
-    on_ready: impl FnOnce(SocketAddr),
+    on_ready: impl FnOnce(Addresses),
 ) -> anyhow::Result<()> {
     if let Some(reason) = probe::missing() {
         anyhow::bail!("the socket ring cannot run here: {reason}");
@@ -93,23 +117,30 @@ pub fn run(
 
     let mut log = log::spawn();
     let notifier = Notifier::from_environment().unwrap_or_else(|error| {
-        log.line(format!("NOTIFY_SOCKET cannot be reached: {error}"));
+        log.line(LogLine::new(Level::Warn, "NOTIFY_SOCKET cannot be reached").with("error", error));
         Notifier::none()
     });
     let watchdog = systemd::watchdog();
-    let listeners = listeners(&config)?;
-    let address = listeners[0].address();
+    let (listeners, admin) = listeners(&config)?;
+    let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
+    let addresses = Addresses { clients: listeners[0].address(), admin: admin_address };
 
     config.shard.rules = config.hooks.rules();
     let hooks = match std::mem::take(&mut config.hooks) {
         hooks if hooks.rules.is_empty() => None,
         hooks => {
             let mut log = log.clone();
-            Some(Hooks::start(hooks, &config.helper_cores, move |line| log.line(line))?)
+            let note = move |text| {
+                log.line(LogLine::new(Level::Warn, "rules").with("event", text));
+            };
+            Some(Hooks::start(hooks, &config.helper_cores, note)?)
         }
     };
     let mesh = Mesh::new(config.shards, config.mesh_entries);
     let (sender, news) = orders::news();
+    if let Some(listener) = admin {
+        admin::spawn(listener, sender.clone())?;
+    }
     forward_signals(sender.clone(), config.stall)?;
     let mut threads = Vec::with_capacity(config.shards);
     let mut orders = Vec::with_capacity(config.shards);
@@ -155,7 +186,7 @@ pub fn run(
     }
     let drain_window = config.drain_window;
     Monitor { news, orders, threads, cpus, notifier, watchdog, drain_window, reload, log }
-        .run(|| on_ready(address))?;
+        .run(|| on_ready(addresses))?;
     if let Some(words) = hooks.and_then(Hooks::finish) {
         // Not through the log, whose thread ends with the process. Nowhere to complain to when it fails.
         let _ = writeln!(io::stderr().lock(), "{words}");
@@ -163,18 +194,35 @@ pub fn run(
     Ok(())
 }
 
-/// One listener for each shard, all before the first connection is accepted: the kernel spreads
+/// One listener for each shard, and the one of the admin; all before the first connection is accepted: the kernel spreads
 /// connections over those that exist. Port 0 becomes a real port with the first.
 ///
-/// Inherited sockets are dealt out in turn. Where there are fewer than shards, several shards accept from
+/// Inherited sockets called `admin` are for the admin, all others are for clients and dealt out in turn. Where there are fewer than shards, several shards accept from
 /// one queue: the kernel wakes one of them for each connection, which is as fair as their idle time.
-fn listeners(config: &ServerConfig) -> anyhow::Result<Vec<Listener>> {
+fn listeners(config: &ServerConfig) -> anyhow::Result<(Vec<Listener>, Option<TcpListener>)> {
     let inherited = systemd::inherited().map_err(anyhow::Error::msg)?;
     let mut handed_over = Vec::new();
+    let mut admin = None;
     for (fd, name) in inherited {
         let listener = Listener::inherit(fd, &config.listener)
             .map_err(|error| anyhow::anyhow!("inherited socket {fd} `{name}`: {error}"))?;
-        handed_over.push(listener);
+        if name == ADMIN {
+            admin = Some(TcpListener::from(listener.into_fd()));
+        } else {
+            handed_over.push(listener);
+        }
+    }
+    if let (None, Some(address)) = (&admin, config.admin) {
+        let listener = TcpListener::bind(address)
+            .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}"))?;
+        admin = Some(listener);
+    }
+    if let Some(address) = admin.as_ref().map(TcpListener::local_addr).transpose()?
+        && !admin::is_local(address)
+    {
+        anyhow::bail!(
+            "metrics are served without authentication, so not on {address}: use 127.0.0.1"
+        );
     }
     if handed_over.len() > config.shards {
         let (sockets, shards) = (handed_over.len(), config.shards);
@@ -184,7 +232,7 @@ fn listeners(config: &ServerConfig) -> anyhow::Result<Vec<Listener>> {
         for id in handed_over.len()..config.shards {
             handed_over.push(handed_over[id % handed_over.len()].share()?);
         }
-        return Ok(handed_over);
+        return Ok((handed_over, admin));
     }
     let mut listeners = Vec::with_capacity(config.shards);
     let mut address = config.listen;
@@ -194,7 +242,7 @@ fn listeners(config: &ServerConfig) -> anyhow::Result<Vec<Listener>> {
         address = listener.address();
         listeners.push(listener);
     }
-    Ok(listeners)
+    Ok((listeners, admin))
 }
 
 /// Has a thread of its own hand signals to the monitor.

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::log::Log;
+use super::metrics::{self, OfShard};
 use super::orders::{News, Order, OrderSender, Report};
 use super::systemd::Notifier;
-use super::{Reload, ShardThread};
+use super::{Reload, Reloaded, ShardThread};
+use crate::base::{Level, LogLine};
 use crate::shard::DRAIN_GRACE;
 use crate::sys::clock;
 
@@ -126,7 +128,7 @@ impl Monitor {
                 Ok(News::Reloaded) => {
                     state.reloads = state.reloads.saturating_sub(1);
                     if state.reloads == 0 {
-                        self.log.line("configuration reloaded".into());
+                        self.log.say(Level::Info, "configuration reloaded");
                         self.notifier.send("READY=1");
                     }
                 }
@@ -137,10 +139,14 @@ impl Monitor {
                         return Ok(());
                     }
                 }
+                Ok(News::Scrape(asker)) => {
+                    // Whoever asked may have gone.
+                    let _ = asker.try_send(self.render(&state));
+                }
                 Ok(News::Ended { shard }) => return self.end_of(shard),
                 Ok(News::Signal(SIGHUP)) => self.reload(&mut state),
                 Ok(News::Signal(SIGTERM | SIGINT)) if state.drain.is_some() => {
-                    self.log.line("second signal: ended at once".into());
+                    self.log.say(Level::Warn, "second signal: ended at once");
                     return Ok(());
                 }
                 Ok(News::Signal(SIGTERM | SIGINT)) => self.begin_drain(&mut state),
@@ -157,7 +163,8 @@ impl Monitor {
                 if state.drain.as_ref().is_some_and(|drain| now >= drain.ends) {
                     let left: u64 =
                         state.reports.iter().map(|report| report.gauges.transports).sum();
-                    self.log.line(format!("drain has met its bound transports={left}"));
+                    let line = LogLine::new(Level::Warn, "drain has met its bound");
+                    self.log.line(line.with("transports", left));
                     return Ok(());
                 }
             }
@@ -173,7 +180,8 @@ impl Monitor {
             let _ = write!(status, "shard {shard} on CPU {cpu} stands still");
             if !state.has_told_stall {
                 state.has_told_stall = true;
-                self.log.line(format!("shard stands still shard={shard} cpu={cpu} for_ms={ms}"));
+                let line = LogLine::new(Level::Error, "shard stands still");
+                self.log.line(line.with("shard", shard).with("core", cpu).with("for_ms", ms));
             }
         } else {
             state.has_told_stall = false;
@@ -199,11 +207,23 @@ impl Monitor {
         }
     }
 
+    fn render(&self, state: &State) -> String {
+        let now = Instant::now();
+        let mut shards = Vec::with_capacity(state.reports.len());
+        for (shard, report) in state.reports.iter().enumerate() {
+            let (_, turned) = state.pulses.seen[shard];
+            let still = now.duration_since(turned);
+            shards.push(OfShard { cpu: self.cpus[shard], report, still });
+        }
+        metrics::render(&shards, state.drain.is_some())
+    }
+
     fn begin_drain(&mut self, state: &mut State) {
         let bound = self.drain_window + DRAIN_GRACE + EXIT_GRACE;
         let extend = (bound + EXIT_GRACE).as_micros();
         self.notifier.send(&format!("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={extend}"));
-        self.log.line(format!("draining window_ms={}", self.drain_window.as_millis()));
+        let line = LogLine::new(Level::Info, "draining");
+        self.log.line(line.with("window_ms", self.drain_window.as_millis()));
         for orders in &mut self.orders {
             orders.send(Order::Drain(self.drain_window));
         }
@@ -213,20 +233,25 @@ impl Monitor {
     /// Reads the configuration again. A bad one changes nothing.
     fn reload(&mut self, state: &mut State) {
         let Some(reload) = &mut self.reload else {
-            return self.log.line("nothing to reload: there is no configuration file".into());
+            return self.log.say(Level::Warn, "nothing to reload: there is no configuration file");
         };
         if state.drain.is_some() {
             return;
         }
         let monotonic_us = clock::monotonic_us();
         self.notifier.send(&format!("RELOADING=1\nMONOTONIC_USEC={monotonic_us}"));
-        match reload(&mut |line| self.log.line(line)) {
-            Ok(directory) => {
+        match reload() {
+            Ok(Reloaded { directory, needs_restart }) => {
+                if !needs_restart.is_empty() {
+                    let line = LogLine::new(Level::Warn, "changed keys need a restart");
+                    self.log.line(line.with("keys", needs_restart.join(",")));
+                }
                 state.reloads += 1;
                 self.orders[0].send(Order::Reload(Arc::new(directory)));
             }
             Err(error) => {
-                self.log.line(format!("configuration not reloaded: {error:#}"));
+                let line = LogLine::new(Level::Error, "configuration not reloaded");
+                self.log.line(line.with("error", format!("{error:#}")));
                 self.notifier.send("READY=1");
             }
         }

@@ -42,6 +42,8 @@ pub(super) enum News {
     Drained,
     /// The shard's thread is ending.
     Ended { shard: usize },
+    /// Somebody wants the metrics.
+    Scrape(SyncSender<String>),
     /// A signal has come.
     Signal(i32),
 }
@@ -55,6 +57,14 @@ pub(super) struct Report {
     pub sleeps: u64,
     /// Accepts that have failed since the start.
     pub accept_failures: u64,
+    /// Time asleep since the start.
+    pub slept: Duration,
+    /// Bytes received since the start.
+    pub received_bytes: u64,
+    /// Bytes sent since the start.
+    pub sent_bytes: u64,
+    /// Sockets that the shard accepts.
+    pub transports_max: u64,
     /// Of the shard.
     pub counters: Counters,
     /// Of the shard.

@@ -18,7 +18,7 @@ use super::bell::Bell;
 use super::log::Log;
 use super::mesh::MeshEnds;
 use super::orders::{News, Order, Orders, Report};
-use crate::base::Now;
+use crate::base::{Level, LogLine, Now};
 use crate::hooks::HookSender;
 use crate::shard::Shard;
 use crate::sys::listener::Listener;
@@ -122,7 +122,7 @@ impl Pump {
             mesh,
             bell,
             line,
-            report: Report::default(),
+            report: Report { transports_max: config.connections_max.into(), ..Report::default() },
             report_at_ms: 0,
             is_ready: false,
             has_told_drained: false,
@@ -147,7 +147,9 @@ impl Pump {
                 let timer = async {
                     Timer::new(longest).await;
                 };
+                let asleep = Instant::now();
                 future::or(self.bell.wait(), timer).await;
+                self.report.slept += asleep.elapsed();
             }
             self.rings.iter_mut().for_each(SocketRing::disarm_wakeup);
         }
@@ -213,7 +215,7 @@ impl Pump {
         let shard = &mut self.shard;
         let accept_after_ms = &mut self.accept_after_ms;
         let report = &mut self.report;
-        let log = &mut self.line.log;
+        let (log, id) = (&mut self.line.log, self.line.shard);
         let first = ring_index as u32 * self.table_entries;
         let mut accepted = Vec::new();
         let count = self.rings[ring_index].reap(BATCH, |event| match event {
@@ -226,11 +228,19 @@ impl Pump {
             Event::AcceptStopped(errno) => {
                 *accept_after_ms = now.mono_ms + ACCEPT_PAUSE_MS;
                 report.accept_failures += 1;
-                log.line(format!("accept failed: {}", io::Error::from_raw_os_error(errno)));
+                let error = io::Error::from_raw_os_error(errno);
+                let line = LogLine::new(Level::Error, "accept failed").with("error", error);
+                log.line(line.with("shard", id));
             }
-            Event::Received(slot, bytes) => shard.handle_bytes(first + slot.0, bytes),
+            Event::Received(slot, bytes) => {
+                report.received_bytes += bytes.len() as u64;
+                shard.handle_bytes(first + slot.0, bytes);
+            }
             Event::ReceiveEnded(slot, _) => shard.handle_receive_end(first + slot.0),
-            Event::Sent(slot, result) => shard.handle_sent(first + slot.0, result),
+            Event::Sent(slot, result) => {
+                report.sent_bytes += u64::from(result.unwrap_or(0));
+                shard.handle_sent(first + slot.0, result);
+            }
             Event::Closed(slot) => shard.handle_closed(first + slot.0),
             Event::Connected(..) => unreachable!("the daemon connects to nobody through its rings"),
         });

@@ -20,7 +20,7 @@ use crate::ably::{
     PresenceRequest, Publication, PublishResult, Question, RuleSource, Rules, SeriesId, Survey,
     no_such_message,
 };
-use crate::base::Now;
+use crate::base::{Level, LogLine, Now};
 use crate::channel::ChannelKey;
 use crate::channel::broadcast::Broadcast;
 use crate::channel::history::HistoryConfig;
@@ -583,7 +583,10 @@ impl Shard {
         match entered {
             Ok(Some(events)) => self.broadcast(channel, &Broadcast::Presence(events), None),
             Ok(None) => {}
-            Err(error) => self.log_line(format!("members of a sandbox app were left out: {error}")),
+            Err(error) => {
+                let line = LogLine::new(Level::Warn, "members of a sandbox app were left out");
+                self.log_line(line.with("error", error));
+            }
         }
     }
 

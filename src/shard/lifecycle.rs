@@ -9,6 +9,7 @@ use std::collections::HashSet;
 
 use super::{Mail, Shard};
 use crate::ably::{Identity, Lifecycle, LifecycleEvent, MESSAGES_MAX, Messages};
+use crate::base::{Level, LogLine};
 use crate::channel::ChannelKey;
 use crate::channel::broadcast::Broadcast;
 use crate::channel::home::{HomeChannel, Published};
@@ -126,7 +127,8 @@ impl Shard {
 
     fn log_left_out(&mut self, count: usize) {
         if count > 0 {
-            self.log_line(format!("lifecycle events left out, a core is behind count={count}"));
+            let line = LogLine::new(Level::Warn, "lifecycle events left out: a core is behind");
+            self.log_line(line.with("count", count));
         }
     }
 }

@@ -68,7 +68,7 @@ use self::stats::Stats;
 use self::streams::Streams;
 use self::transport::{Ending, InFlight, Stage, Transport};
 use crate::ably::{Directory, ErrorCode, ErrorInfo, Metrics, Rules, SeriesId};
-use crate::base::{Entropy, Now, Wheel};
+use crate::base::{Entropy, Level, LogLine, Now, Wheel};
 use crate::channel::ChannelKey;
 use crate::channel::history::HistoryConfig;
 use crate::channel::home::Subscriber;
@@ -220,7 +220,7 @@ pub struct Shard {
     enforcement: Enforcement,
     /// Mail to each shard, oldest first; that to itself is delivered by [`Shard::settle`].
     outboxes: Vec<VecDeque<Mail>>,
-    log: VecDeque<String>,
+    log: VecDeque<LogLine>,
     counters: Counters,
 }
 
@@ -557,7 +557,7 @@ impl Shard {
     }
 
     /// The next line for the log.
-    pub fn poll_log(&mut self) -> Option<String> {
+    pub fn poll_log(&mut self) -> Option<LogLine> {
         self.log.pop_front()
     }
 
@@ -667,7 +667,8 @@ impl Shard {
             "the client reads too slowly; what it has missed is in the history",
         );
         if let Some(connection) = self.transports[index as usize].connection() {
-            let line = format!("slow consumer disconnected connection={}", connection.id());
+            let line = LogLine::new(Level::Warn, "slow consumer disconnected");
+            let line = line.with("connection", connection.id());
             self.log_line(line);
         }
         self.disconnect(index, &error);
@@ -709,9 +710,9 @@ impl Shard {
         self.outboxes[to].push_back(mail);
     }
 
-    fn log_line(&mut self, line: String) {
+    fn log_line(&mut self, line: LogLine) {
         if self.log.len() < LOG_LINES_MAX {
-            self.log.push_back(line);
+            self.log.push_back(line.with("shard", self.id));
         }
     }
 }

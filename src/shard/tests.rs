@@ -25,6 +25,7 @@ mod events;
 mod lifecycle;
 mod limits;
 mod mutable;
+mod reload;
 
 const KEY: &str = "app.key:secret";
 

@@ -1,0 +1,195 @@
+//! The configuration as text: what `ringcast config` prints, and what a reload compares. Keys and apps are
+//! named in comments only, for their secrets are to be seen nowhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::config::{Config, units};
+
+/// One key of the file with the value that it has, as TOML.
+struct Entry {
+    section: &'static str,
+    key: &'static str,
+    value: String,
+}
+
+impl Entry {
+    fn name(&self) -> String {
+        format!("{}.{}", self.section, self.key)
+    }
+}
+
+fn text(value: impl std::fmt::Display) -> String {
+    format!("{:?}", value.to_string())
+}
+
+fn duration(value: Duration) -> String {
+    text(units::show_duration(value))
+}
+
+fn bytes(value: usize) -> String {
+    let shown = units::show_bytes(value);
+    if shown.ends_with('B') { text(shown) } else { shown }
+}
+
+impl Config {
+    /// Every key but those of keys and apps, in the order of the reference. What depends on the machine
+    /// and was not set is not there.
+    fn entries(&self) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        let mut section = "server";
+        let mut add = |section, key, value| entries.push(Entry { section, key, value });
+        add(section, "listen", text(self.listen));
+        if let Some(cores) = &self.cores {
+            add(section, "cores", format!("{cores:?}"));
+        }
+        if let Some(shards) = self.shards {
+            add(section, "shards", shards.to_string());
+        }
+        add(section, "origins", format!("{:?}", self.origins));
+        add(section, "drain_window", duration(self.drain_window));
+        if let Some(state_dir) = &self.state_dir {
+            add(section, "state_dir", text(state_dir.display()));
+        }
+        section = "socket";
+        let (ring, listener) = (&self.ring, &self.listener);
+        add(section, "connections_max", self.connections_max.to_string());
+        add(section, "ring_entries", ring.ring_entries.to_string());
+        add(section, "table_entries", ring.table_entries.to_string());
+        add(section, "receive_buffers", ring.receive_buffers.to_string());
+        add(section, "receive_buffer_bytes", bytes(ring.receive_buffer_bytes as usize));
+        add(section, "send_buffer_bytes", bytes(listener.send_buffer_bytes as usize));
+        add(section, "notsent_lowat_bytes", bytes(listener.notsent_lowat_bytes as usize));
+        add(section, "backlog", listener.backlog.to_string());
+        section = "limits";
+        let limits = &self.limits;
+        add(section, "message_bytes_max", bytes(limits.message_bytes_max));
+        add(section, "frame_bytes_max", bytes(limits.frame_bytes_max));
+        add(section, "outbound_lag_bytes_max", bytes(limits.outbound_lag_bytes_max));
+        add(section, "outbound_lag_max", duration(limits.outbound_lag_max));
+        let channels = limits.channels_per_connection_max;
+        add(section, "channels_per_connection_max", channels.to_string());
+        add(section, "publishes_in_flight_max", limits.publishes_in_flight_max.to_string());
+        add(section, "messages_per_second_max", limits.messages_per_second_max.to_string());
+        add(section, "payloads_per_second_max", limits.payloads_per_second_max.to_string());
+        add(section, "connects_per_second_max", limits.connects_per_second_max.to_string());
+        add(section, "presence_bytes_max", bytes(limits.presence_bytes_max));
+        add(section, "head_timeout", duration(limits.head_timeout));
+        add(section, "mesh_entries", limits.mesh_entries.to_string());
+        section = "connection";
+        add(section, "idle_interval", duration(self.connection.idle_interval));
+        add(section, "state_ttl", duration(self.connection.state_ttl));
+        add(section, "remain_present", duration(self.connection.remain_present));
+        section = "history";
+        add(section, "retention", duration(self.history.retention));
+        add(section, "channel_bytes_max", bytes(self.history.channel_bytes_max));
+        add(section, "shard_bytes_max", bytes(self.history.shard_bytes_max));
+        section = "admin";
+        add(section, "listen", self.admin.map_or_else(|| text("off"), text));
+        section = "test";
+        add(section, "echo", self.echo.to_string());
+        add(section, "stall", self.stall.to_string());
+        entries
+    }
+
+    /// The whole configuration as a file. `origins` says, by `section.key`, what is not a default and
+    /// where it is from.
+    pub(super) fn to_text(&self, origins: &BTreeMap<String, String>) -> String {
+        let mut text = String::new();
+        let mut section = "";
+        for entry in self.entries() {
+            if entry.section != section {
+                let gap = if section.is_empty() { "" } else { "\n" };
+                section = entry.section;
+                let _ = writeln!(text, "{gap}[{section}]");
+            }
+            let _ = write!(text, "{} = {}", entry.key, entry.value);
+            let _ = match origins.get(&entry.name()) {
+                Some(origin) => writeln!(text, " # {origin}"),
+                None => writeln!(text),
+            };
+        }
+        for key in &self.keys {
+            let _ = write!(text, "\n# [[keys]] {}, its secret is not shown", key.name());
+        }
+        for app in &self.apps {
+            let _ = write!(text, "\n# [[apps]] {}", app.id);
+        }
+        if !self.keys.is_empty() || !self.apps.is_empty() {
+            text.push('\n');
+        }
+        text
+    }
+
+    /// The file that changes nothing: each key with its default.
+    pub fn default_text() -> String {
+        Config::default().to_text(&BTreeMap::new())
+    }
+
+    /// Keys of the file that `next` has with other values, and that a reload does not reach.
+    pub fn needs_restart(&self, next: &Config) -> Vec<String> {
+        let values = |config: &Config| -> BTreeMap<String, String> {
+            config.entries().into_iter().map(|entry| (entry.name(), entry.value)).collect()
+        };
+        let (before, after) = (values(self), values(next));
+        let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+        let differs = |name: &&&String| before.get(**name) != after.get(**name);
+        let mut names: Vec<String> = names.iter().filter(differs).copied().cloned().collect();
+        if format!("{:?}", self.rules) != format!("{:?}", next.rules) {
+            names.push("rules".into());
+        }
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_text_is_a_file_that_changes_nothing_and_has_every_key() {
+        let text = Config::default_text();
+        let config = Config::parse("default.toml", &text).expect("is a configuration");
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+        let reference = include_str!("../../docs/configuration.md");
+        let example = reference.split("```toml\n").nth(1).expect("opens with the whole file");
+        let example = example.split("```").next().expect("split yields at least one part");
+        let mut in_list = false;
+        let mut section = "";
+        for line in example.lines() {
+            in_list = (in_list && !line.starts_with('[')) || line.starts_with("[[");
+            section = line.strip_prefix('[').map_or(section, |name| name.trim_end_matches(']'));
+            let Some((key, _)) = line.split_once(" = ").filter(|_| !in_list) else { continue };
+            let has = Config::default()
+                .entries()
+                .iter()
+                .any(|entry| (entry.section, entry.key) == (section, key));
+            let is_unset = ["cores", "shards", "state_dir"].contains(&key);
+            assert!(has || is_unset, "{section}.{key} is not shown");
+        }
+    }
+
+    #[test]
+    fn a_shown_configuration_reads_back_as_it_was() {
+        let file = "[server]\nlisten = \"[::1]:80\"\ncores = \"0-2\"\nshards = 3\n\
+                    origins = [\"https://a.b\"]\ndrain_window = \"1500ms\"\n\
+                    [socket]\nsend_buffer_bytes = 5000\n[admin]\nlisten = \"127.0.0.1:9\"\n\
+                    [test]\necho = true\n";
+        let config = Config::parse("r.toml", file).expect("is a configuration");
+        let text = config.to_text(&BTreeMap::new());
+        let again = Config::parse("again.toml", &text).expect("is a configuration");
+        assert_eq!(format!("{again:?}"), format!("{config:?}"));
+        let changed = config.needs_restart(&Config::default());
+        let names = ["admin.listen", "server.cores", "server.drain_window", "server.listen"];
+        assert_eq!(changed[..4], names);
+        assert!(config.needs_restart(&again).is_empty());
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let config = Config::parse("r.toml", "[[keys]]\nkey = \"app.key:hush\"").expect("valid");
+        let text = config.to_text(&BTreeMap::new());
+        assert!(text.contains("app.key") && !text.contains("hush"), "{text}");
+    }
+}

@@ -1,0 +1,158 @@
+//! What the monitor knows, in the text format of Prometheus. `docs/metrics.md` says why one looks at each;
+//! a test holds it against this list.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::orders::Report;
+use crate::sys::rusage;
+
+/// One number of each shard. Units are base units: seconds, bytes.
+struct Metric {
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    value: fn(&Report) -> f64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        }
+    }
+}
+
+macro_rules! metrics {
+    ($($kind:ident $name:literal $help:literal $($path:ident).+;)*) => {
+        [$(Metric {
+            name: $name,
+            kind: Kind::$kind,
+            help: $help,
+            value: |report| report.$($path).+ as f64,
+        },)*]
+    };
+}
+
+const OF_SHARDS: &[Metric] = &metrics! {
+    Counter "ringcast_turns_total" "Turns of the loop." turns;
+    Counter "ringcast_sleeps_total" "Times the loop had nothing to do." sleeps;
+    Counter "ringcast_accept_failures_total" "Accepts that have failed." accept_failures;
+    Counter "ringcast_received_bytes_total" "Bytes received from clients." received_bytes;
+    Counter "ringcast_sent_bytes_total" "Bytes that the kernel has taken for clients." sent_bytes;
+    Counter "ringcast_transports_accepted_total" "Sockets accepted." counters.accepted;
+    Counter "ringcast_connects_refused_total" "Realtime connects that were told to come later." counters.connects_refused;
+    Counter "ringcast_publications_total" "Publications ordered by channels at home here." counters.published;
+    Counter "ringcast_stream_sends_total" "Sends of channel frames; one may carry several frames." counters.stream_sends;
+    Counter "ringcast_slow_consumers_total" "Subscribers disconnected because they lagged." counters.slow_consumers;
+    Gauge "ringcast_transports" "Open sockets." gauges.transports;
+    Gauge "ringcast_transports_max" "Sockets that the shard accepts at most." transports_max;
+    Gauge "ringcast_connections" "Realtime connections with a transport." gauges.connections;
+    Gauge "ringcast_dormant_connections" "Connections that may be resumed." gauges.dormant_connections;
+    Gauge "ringcast_streams" "Channels, formats and views with subscribers here." gauges.streams;
+    Gauge "ringcast_channels" "Channels that are at home here." gauges.channels;
+    Gauge "ringcast_history_bytes" "Bytes of the histories of these channels." gauges.history_bytes;
+    Gauge "ringcast_mail_waiting" "Mail to other shards that has found no room in the mesh." gauges.mail_waiting;
+};
+
+/// Of a shard, beyond what it reports.
+pub(super) struct OfShard<'a> {
+    /// The CPU that it is pinned to.
+    pub cpu: usize,
+    /// Its latest report.
+    pub report: &'a Report,
+    /// Since when its number of turns has not changed.
+    pub still: Duration,
+}
+
+/// Everything, as one text.
+pub(super) fn render(shards: &[OfShard<'_>], is_draining: bool) -> String {
+    let mut text = String::with_capacity(4096 + shards.len() * OF_SHARDS.len() * 64);
+    let per_shard = |text: &mut String, metric: &Metric| {
+        head(text, metric.name, metric.kind, metric.help);
+        for (shard, of) in shards.iter().enumerate() {
+            sample(text, metric.name, of.cpu, shard, (metric.value)(of.report));
+        }
+    };
+    OF_SHARDS.iter().for_each(|metric| per_shard(&mut text, metric));
+    let name = "ringcast_sleep_seconds_total";
+    head(&mut text, name, Kind::Counter, "Time that the loop has slept.");
+    for (shard, of) in shards.iter().enumerate() {
+        sample(&mut text, name, of.cpu, shard, of.report.slept.as_secs_f64());
+    }
+    let name = "ringcast_standstill_seconds";
+    head(&mut text, name, Kind::Gauge, "Time since the shard was last seen to turn.");
+    for (shard, of) in shards.iter().enumerate() {
+        sample(&mut text, name, of.cpu, shard, of.still.as_secs_f64());
+    }
+    head(&mut text, "ringcast_draining", Kind::Gauge, "1 while clients are sent away.");
+    let _ = writeln!(text, "ringcast_draining {}", u8::from(is_draining));
+    head(&mut text, "ringcast_build_info", Kind::Gauge, "1; the version is in the label.");
+    let version = env!("CARGO_PKG_VERSION");
+    let _ = writeln!(text, "ringcast_build_info{{version=\"{version}\"}} 1");
+    head(&mut text, "process_cpu_seconds_total", Kind::Counter, "CPU time of all threads.");
+    let cpu_seconds = rusage::process_cpu_us() as f64 / 1e6;
+    let _ = writeln!(text, "process_cpu_seconds_total {cpu_seconds}");
+    text
+}
+
+fn head(text: &mut String, name: &str, kind: Kind, help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {}", kind.name());
+}
+
+fn sample(text: &mut String, name: &str, cpu: usize, shard: usize, value: f64) {
+    let _ = writeln!(text, "{name}{{core=\"{cpu}\",shard=\"{shard}\"}} {value}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text() -> String {
+        let report = Report { turns: 7, slept: Duration::from_millis(1500), ..Report::default() };
+        let still = Duration::from_millis(250);
+        render(&[OfShard { cpu: 3, report: &report, still }], true)
+    }
+
+    #[test]
+    fn every_sample_has_one_head_and_says_which_core() {
+        let text = text();
+        for line in [
+            "# TYPE ringcast_turns_total counter",
+            "ringcast_turns_total{core=\"3\",shard=\"0\"} 7",
+            "ringcast_sleep_seconds_total{core=\"3\",shard=\"0\"} 1.5",
+            "ringcast_standstill_seconds{core=\"3\",shard=\"0\"} 0.25",
+            "ringcast_draining 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let mut names: Vec<_> = names.filter_map(|rest| rest.split(' ').next()).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count, "a name is there twice");
+        let counters = text.lines().filter_map(|line| line.strip_suffix(" counter"));
+        assert!(counters.into_iter().all(|name| name.ends_with("_total")));
+    }
+
+    #[test]
+    fn the_list_of_metrics_documents_each_and_no_other() {
+        let reference = include_str!("../../docs/metrics.md");
+        let rows = reference.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let mut documented: Vec<_> = rows.collect();
+        let text = text();
+        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        let mut rendered: Vec<_> = names.collect();
+        documented.sort_unstable();
+        rendered.sort_unstable();
+        assert_eq!(documented, rendered);
+    }
+}
