@@ -107,6 +107,21 @@ struct Segment {
     bytes: u64,
     /// Events in it that wait.
     live: usize,
+    /// Bytes of those.
+    live_bytes: u64,
+}
+
+impl Segment {
+    fn new(number: u64) -> Segment {
+        Segment { number, bytes: 0, live: 0, live_bytes: 0 }
+    }
+}
+
+/// Where an event is that waits.
+#[derive(Clone, Copy)]
+struct Place {
+    segment: u64,
+    bytes: u64,
 }
 
 /// See the module text.
@@ -115,8 +130,8 @@ pub struct Spool {
     /// Oldest first; the last one is written to.
     segments: VecDeque<Segment>,
     file: File,
-    /// The segment of each event that waits.
-    places: HashMap<u64, u64>,
+    /// The place of each event that waits.
+    places: HashMap<u64, Place>,
     bytes_max: u64,
     /// Held while the spool is open, so that no other process opens it.
     _lock: File,
@@ -144,7 +159,7 @@ impl Spool {
             fs::TryLockError::Error(error) => error,
         })?;
         let mut found = Found { events: BTreeMap::new(), torn: 0 };
-        let mut places: HashMap<u64, u64> = HashMap::new();
+        let mut places: HashMap<u64, Place> = HashMap::new();
         let mut segments = VecDeque::new();
         for number in numbers(directory)? {
             let data = fs::read(path(directory, number))?;
@@ -153,7 +168,8 @@ impl Spool {
                 read_record(kind, content, |record| match record {
                     Record::Event(id, event) => {
                         found.events.insert(id, event);
-                        places.insert(id, number);
+                        let bytes = (content.len() + HEAD_BYTES) as u64;
+                        places.insert(id, Place { segment: number, bytes });
                     }
                     Record::Finished(id) => {
                         found.events.remove(&id);
@@ -162,14 +178,17 @@ impl Spool {
                 });
             }
             found.torn += usize::from(!records.0.is_empty());
-            segments.push_back(Segment { number, bytes: data.len() as u64, live: 0 });
+            segments.push_back(Segment { bytes: data.len() as u64, ..Segment::new(number) });
         }
-        for segment in &mut segments {
-            segment.live = places.values().filter(|number| **number == segment.number).count();
+        for place in places.values() {
+            let at = segments.binary_search_by_key(&place.segment, |segment| segment.number);
+            let segment = &mut segments[at.expect("events are found in segments")];
+            segment.live += 1;
+            segment.live_bytes += place.bytes;
         }
         let number = segments.back().map_or(0, |last| last.number + 1);
         let file = create(directory, number)?;
-        segments.push_back(Segment { number, bytes: 0, live: 0 });
+        segments.push_back(Segment::new(number));
         let directory = directory.to_owned();
         let mut spool = Spool { directory, segments, file, places, bytes_max, _lock: lock };
         spool.clean()?;
@@ -190,19 +209,21 @@ impl Spool {
 
     fn append_stored(&mut self, events: impl IntoIterator<Item = (u64, Stored)>) -> io::Result<()> {
         let mut out = Vec::new();
-        let mut ids = Vec::new();
+        let mut written = Vec::new();
         for (id, event) in events {
+            let at = out.len();
             write_record(&mut out, KIND_EVENT, |out| {
                 out.extend_from_slice(&id.to_le_bytes());
                 event.write(out);
             });
-            ids.push(id);
+            written.push((id, (out.len() - at) as u64));
         }
         self.write(&out)?;
-        let number = self.segments.back().expect("one is written to").number;
-        for id in ids {
-            self.places.insert(id, number);
-            self.segments.back_mut().expect("one is written to").live += 1;
+        let segment = self.segments.back_mut().expect("one is written to");
+        for (id, bytes) in written {
+            self.places.insert(id, Place { segment: segment.number, bytes });
+            segment.live += 1;
+            segment.live_bytes += bytes;
         }
         Ok(())
     }
@@ -222,9 +243,11 @@ impl Spool {
         });
         self.write(&out)?;
         for id in ids {
-            let number = self.places.remove(&id).expect("filtered above");
-            let at = self.segments.binary_search_by_key(&number, |segment| segment.number);
-            self.segments[at.expect("segments with events are kept")].live -= 1;
+            let place = self.places.remove(&id).expect("filtered above");
+            let at = self.segments.binary_search_by_key(&place.segment, |known| known.number);
+            let segment = &mut self.segments[at.expect("segments with events are kept")];
+            segment.live -= 1;
+            segment.live_bytes -= place.bytes;
         }
         self.clean()
     }
@@ -286,35 +309,44 @@ impl Spool {
     fn begin_segment(&mut self) -> io::Result<()> {
         let number = self.segments.back().expect("one is written to").number + 1;
         self.file = create(&self.directory, number)?;
-        self.segments.push_back(Segment { number, bytes: 0, live: 0 });
+        self.segments.push_back(Segment::new(number));
         Ok(())
     }
 
-    /// Removes the oldest segments, as far as nothing in them waits.
+    /// Removes the oldest segments, as far as nothing in them waits; makes the next one such a segment
+    /// where the files are too large and most of them is of no use any more.
     fn clean(&mut self) -> io::Result<()> {
-        loop {
-            while self.segments.len() > 1 && self.segments[0].live == 0 {
-                fs::remove_file(path(&self.directory, self.segments[0].number))?;
-                self.segments.pop_front();
-            }
-            let bytes: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
-            if bytes <= self.bytes_max || self.segments.len() < 3 {
-                return Ok(());
-            }
-            let oldest = self.segments[0].number;
-            let data = fs::read(path(&self.directory, oldest))?;
-            let mut waiting = Vec::new();
-            for (kind, content) in Records(&data) {
-                read_record(kind, content, |record| match record {
-                    Record::Event(id, event) if self.places.get(&id) == Some(&oldest) => {
-                        waiting.push((id, event));
-                    }
-                    Record::Event(..) | Record::Finished(_) => {}
-                });
-            }
-            self.append_stored(waiting)?;
-            self.segments[0].live = 0;
+        self.remove_finished()?;
+        let sum = |bytes: fn(&Segment) -> u64| self.segments.iter().map(bytes).sum::<u64>();
+        let (all, live) = (sum(|segment| segment.bytes), sum(|segment| segment.live_bytes));
+        if all <= self.bytes_max || live > all / 2 || self.segments.len() < 3 {
+            return Ok(());
         }
+        let oldest = self.segments[0].number;
+        let data = fs::read(path(&self.directory, oldest))?;
+        let mut waiting = Vec::new();
+        for (kind, content) in Records(&data) {
+            read_record(kind, content, |record| match record {
+                Record::Event(id, event)
+                    if self.places.get(&id).is_some_and(|place| place.segment == oldest) =>
+                {
+                    waiting.push((id, event));
+                }
+                Record::Event(..) | Record::Finished(_) => {}
+            });
+        }
+        self.append_stored(waiting)?;
+        self.segments[0].live = 0;
+        self.segments[0].live_bytes = 0;
+        self.remove_finished()
+    }
+
+    fn remove_finished(&mut self) -> io::Result<()> {
+        while self.segments.len() > 1 && self.segments[0].live == 0 {
+            fs::remove_file(path(&self.directory, self.segments[0].number))?;
+            self.segments.pop_front();
+        }
+        Ok(())
     }
 }
 
@@ -506,12 +538,12 @@ mod tests {
     use crate::ably::{ChannelFilter, Format, RequestShape, Rule, RuleSource, WhenFull};
 
     /// A directory that goes with its test.
-    struct Place(PathBuf);
+    struct Home(PathBuf);
 
-    impl Place {
-        fn new(name: &str) -> Place {
+    impl Home {
+        fn new(name: &str) -> Home {
             let name = format!("ringcast-spool-{}-{name}", std::process::id());
-            let place = Place(std::env::temp_dir().join(name));
+            let place = Home(std::env::temp_dir().join(name));
             let _ = fs::remove_dir_all(&place.0);
             place
         }
@@ -526,7 +558,7 @@ mod tests {
         }
     }
 
-    impl Drop for Place {
+    impl Drop for Home {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
@@ -549,7 +581,7 @@ mod tests {
 
     #[test]
     fn what_was_not_finished_is_found_again_as_it_was() {
-        let place = Place::new("found");
+        let place = Home::new("found");
         {
             let (mut spool, found) = place.open(1 << 30);
             assert!(found.events.is_empty());
@@ -570,7 +602,7 @@ mod tests {
 
     #[test]
     fn a_torn_record_ends_its_segment_and_harms_no_other() {
-        let place = Place::new("torn");
+        let place = Home::new("torn");
         {
             let (mut spool, _) = place.open(1 << 30);
             spool.append([(1, &event("a", 40))]).expect("writes");
@@ -599,7 +631,7 @@ mod tests {
 
     #[test]
     fn one_old_event_does_not_keep_the_files_of_all_later_ones() {
-        let place = Place::new("compact");
+        let place = Home::new("compact");
         let (mut spool, _) = place.open(64 << 20);
         spool.append([(1, &event("old", 100))]).expect("writes");
         let large = event("a", 4 << 20);
@@ -619,8 +651,24 @@ mod tests {
     }
 
     #[test]
+    fn more_than_the_bound_waits_without_being_copied_over_and_over() {
+        let place = Home::new("large");
+        let (mut spool, _) = place.open(1);
+        let large = event("a", 4 << 20);
+        for id in 1..=20 {
+            spool.append([(id, &large)]).expect("writes");
+        }
+        let before = place.bytes();
+        spool.finish(&[1]).expect("writes");
+        assert!(place.bytes() < before + 100, "{} after {before}", place.bytes());
+        drop(spool);
+        let (_spool, found) = place.open(1);
+        assert_eq!(ids(&found), (2..=20).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn dead_letters_are_listed_and_can_be_revived() {
-        let place = Place::new("dead");
+        let place = Home::new("dead");
         let (mut spool, _) = place.open(1 << 30);
         spool.bury(70, Some(Reason::Expired), &event("a", 1)).expect("writes");
         spool.bury(80, None, &event("b", 1)).expect("writes");
