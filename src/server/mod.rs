@@ -167,8 +167,21 @@ pub fn run(
         cpus.push(cpu);
     }
     let drain_window = config.drain_window;
-    Monitor { news, orders, threads, cpus, notifier, watchdog, drain_window, reload, log }
-        .run(|| on_ready(addresses))
+    let monitor_log = log.clone();
+    let monitor = Monitor {
+        news,
+        orders,
+        threads,
+        cpus,
+        notifier,
+        watchdog,
+        drain_window,
+        reload,
+        log: monitor_log,
+    };
+    let outcome = monitor.run(|| on_ready(addresses));
+    log.flush();
+    outcome
 }
 
 /// One listener for each shard, and the one of the admin; all before the first connection is accepted: the kernel spreads
