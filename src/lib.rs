@@ -15,9 +15,10 @@
 //! | 2 | [`connection`] | one client: protocol state, what it may do, what it is owed |
 //! | 2 | [`rest`] | one HTTP request and its answer |
 //! | 3 | [`shard`] | everything one core owns |
-//! | 4 | [`server`] | the only async code: executors, socket rings, the mesh between cores |
-//! | 5 | [`config`] | flags and file to the structs that the layers below define |
-//! | 5 | [`bench`] | the load generator behind `ringcast bench` |
+//! | 4 | [`hooks`] | delivery of events to HTTP endpoints, on a thread beside the cores |
+//! | 5 | [`server`] | executors, socket rings, the mesh between cores: all that is async on a core |
+//! | 6 | [`config`] | flags and file to the structs that the layers below define |
+//! | 6 | [`bench`] | the load generator behind `ringcast bench` |
 
 pub mod ably;
 pub mod base;
@@ -25,6 +26,7 @@ pub mod bench;
 pub mod channel;
 pub mod config;
 pub mod connection;
+pub mod hooks;
 pub mod http;
 pub mod rest;
 pub mod server;

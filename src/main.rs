@@ -2,13 +2,15 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use ringcast::bench::{self, BenchArgs};
 use ringcast::config::{ApiKey, Config, SandboxFlags, ServeFlags};
+use ringcast::hooks::{command, spool_directory};
 use ringcast::server::{self, Reload, Reloaded};
 
 /// One published message to very many WebSocket subscribers, in order, once.
@@ -29,6 +31,14 @@ enum Command {
     /// Print configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// See which events of rules wait for their delivery, and which were given up
+    Hooks {
+        #[command(subcommand)]
+        command: HooksCommand,
+        /// Configuration file (TOML) with `server.state_dir`
+        #[arg(long, value_name = "FILE", global = true)]
+        config: Option<PathBuf>,
+    },
     /// Read a configuration file and say what is wrong with it
     Check {
         /// Configuration file (TOML)
@@ -43,6 +53,16 @@ enum ConfigCommand {
     Default,
     /// What `serve` would run with, given the same flags, and where each value is from
     Effective(ServeFlags),
+}
+
+#[derive(Subcommand)]
+enum HooksCommand {
+    /// Events that wait, one JSON object a line
+    List,
+    /// Events that were given up, and why
+    Dead,
+    /// Have events that were given up wait again; while the daemon is stopped
+    Replay,
 }
 
 fn main() -> ExitCode {
@@ -72,9 +92,11 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Bench(args) => bench::run(&args),
+        Command::Hooks { command, config } => hooks(&command, config.as_deref()),
         Command::Check { config: path } => {
             let config = Config::load(&path)?;
             let (cores, shards) = config.placement()?;
+            config.hooks()?;
             say(&format!(
                 "{}: ok\nlisten {}, cores {cores:?}, shards {shards}, keys {}\n",
                 path.display(),
@@ -84,6 +106,24 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+fn hooks(command: &HooksCommand, config: Option<&Path>) -> anyhow::Result<()> {
+    let path = config.context("which configuration file? Say --config FILE")?;
+    let state_dir = Config::load(path)?.state_dir;
+    let state_dir = state_dir.with_context(|| {
+        format!("{}: there is no `server.state_dir`, so nothing is kept", path.display())
+    })?;
+    let directory = spool_directory(&state_dir);
+    let mut out = io::stdout().lock();
+    let done = match command {
+        HooksCommand::List => command::list(&directory, &mut out),
+        HooksCommand::Dead => command::dead(&directory, &mut out),
+        HooksCommand::Replay => command::replay(&directory).and_then(|count| {
+            writeln!(out, "{count} events wait again; they are sent when the daemon is started")
+        }),
+    };
+    done.with_context(|| format!("the spool {}", directory.display()))
 }
 
 /// Reads what the daemon was started with again, for its keys and apps.

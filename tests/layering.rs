@@ -6,14 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A word and the modules that may say it; a path into a module stands for that part of it.
-const RESERVED: [(&str, &[&str]); 7] = [
+const RESERVED: [(&str, &[&str]); 9] = [
     ("glommio", &["server"]),
+    ("tokio", &["hooks"]),
+    ("reqwest", &["hooks"]),
     ("unsafe", &["sys"]),
     ("allow(unsafe_code)", &["sys"]),
-    ("Instant::now", &["server", "bench", "sys"]),
-    ("SystemTime::now", &["server", "bench", "sys"]),
-    ("thread::spawn", &["server", "bench", "sys"]),
-    ("thread::Builder", &["server", "bench", "sys"]),
+    ("Instant::now", &["server", "hooks", "bench", "sys"]),
+    ("SystemTime::now", &["server", "hooks", "bench", "sys"]),
+    ("thread::spawn", &["server", "hooks", "bench", "sys"]),
+    ("thread::Builder", &["server", "hooks", "bench", "sys"]),
 ];
 
 struct Source {

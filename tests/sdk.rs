@@ -75,6 +75,27 @@ fn ably_js_in_a_browser() {
     run(&mut node_tests(&Daemon::start(), "browser.test.mjs"));
 }
 
+/// Tests that start and kill daemons of their own.
+fn node_tests_with_daemons(file: &str) -> Command {
+    let mut node = Command::new("node");
+    node.args(["--test", "--test-timeout=300000", file])
+        .current_dir(sdk())
+        .env("RINGCAST_BINARY", env!("CARGO_BIN_EXE_ringcast"));
+    node
+}
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
+fn rules_and_what_they_send() {
+    run(&mut node_tests_with_daemons("hooks.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages and Chromium: tests/run"]
+fn the_chat_example_in_a_browser() {
+    run(&mut node_tests_with_daemons("chat.test.mjs"));
+}
+
 #[test]
 #[ignore = "needs npm packages: tests/run"]
 fn the_examples_work_as_printed() {

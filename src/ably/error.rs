@@ -50,6 +50,8 @@ codes! {
     INVALID_EXTRAS = 40032;
     /// More messages in one publish than allowed.
     TOO_MANY_MESSAGES = 40034;
+    /// A rule's channel filter that is no regular expression which can be searched in linear time.
+    INVALID_CHANNEL_FILTER = 40035;
     /// The publish param `_forceNack` was given.
     FORCED_NACK = 40099;
     /// No or wrong credentials.
@@ -118,6 +120,8 @@ codes! {
     DRAINING = 50320;
     /// The transport was lost or given up.
     DISCONNECTED = 80003;
+    /// More events of a rule wait for their delivery than may wait.
+    TOO_MANY_EVENTS_WAITING = 70003;
     /// The connection cannot be resumed with these credentials.
     RESUME_DENIED = 80011;
     /// A frame that breaks the protocol.
@@ -168,6 +172,7 @@ impl ErrorCode {
             40110..=40120 | 40150 | 40151 => 403,
             50003 | 50004 | 50300..=50399 | 80003 => 503,
             40000..=59999 => (self.0 / 100) as u16,
+            70003 => 503,
             80016 | 80022 => 410,
             80021 | 90021 => 429,
             90001..=90005 => 404,

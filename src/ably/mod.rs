@@ -34,6 +34,7 @@ mod question;
 mod rest;
 mod revision;
 mod revocation;
+mod rule;
 mod sandbox;
 mod serial;
 mod since;
@@ -88,6 +89,10 @@ pub use rest::{
 };
 pub use revision::{MessageAction, Mutation, Revision, Version, no_such_message};
 pub use revocation::{Revocation, Target};
+pub use rule::{
+    ChannelFilter, ContentType, RULE_FILTER_BYTES_MAX, RequestShape, Rule, RuleEvent, RuleSource,
+    Rules, WhenFull, batch_body, lifecycle_event, message_events, presence_events,
+};
 pub use sandbox::{
     FixtureChannel, FixtureMember, NewApp, STATS_MAX, StatsFixture, decode_new_app, decode_stats,
     encode_new_app,

@@ -327,10 +327,19 @@ pub fn encode_presence_history<'a>(
     events: impl ExactSizeIterator<Item = &'a PresenceMessage>,
 ) -> Vec<u8> {
     let mut out = Vec::new();
-    write_array(format, &mut out, events, |event, out| {
+    write_presences(format, events, &mut out);
+    out
+}
+
+/// Appends an array of events, each complete by itself.
+pub(super) fn write_presences<'a>(
+    format: Format,
+    events: impl ExactSizeIterator<Item = &'a PresenceMessage>,
+    out: &mut Vec<u8>,
+) {
+    write_array(format, out, events, |event, out| {
         write_map(format, out, |map| write_presence(map, format, event.action, event));
     });
-    out
 }
 
 /// A member as SYNC and REST have it.

@@ -98,6 +98,12 @@ impl<'a> MapWriter<'a> {
         write_map(self.format, self.out, fill);
     }
 
+    /// One value that `write` appends.
+    pub fn append(&mut self, key: &str, write: impl FnOnce(&mut Vec<u8>)) {
+        self.key(key);
+        write(self.out);
+    }
+
     /// An array of what `write` appends for each item.
     pub fn array<Item>(
         &mut self,

@@ -17,7 +17,7 @@ use crate::ably::{
     AnnotationPage, Annotations, AnnotationsPublication, ChannelSerial, ErrorCode, ErrorInfo,
     Filter, Format, HistoryItem, HistoryPage, HistoryQuery, Messages, Metric, Metrics, Mutation,
     Position, PresenceEvents, PresenceMessage, PresenceRequest, Publication, PublishResult, Rewind,
-    SerialClock, SeriesId, Since, Subject, no_such_message,
+    Rule, SerialClock, SeriesId, Since, Subject, no_such_message,
 };
 use crate::base::Now;
 
@@ -112,6 +112,8 @@ const ANNOTATION: &str = "annotation ";
 /// See the module text.
 pub struct HomeChannel {
     key: ChannelKey,
+    /// Those that are told of its events; most channels have none.
+    rules: Box<[Arc<Rule>]>,
     clock: SerialClock,
     /// Of the newest publication, or of the channel's beginning.
     last_serial: ChannelSerial,
@@ -155,6 +157,7 @@ impl HomeChannel {
         let first_serial = clock.next(now.unix_ms);
         HomeChannel {
             key,
+            rules: Box::default(),
             clock,
             last_serial: first_serial,
             first_serial,
@@ -173,6 +176,17 @@ impl HomeChannel {
             ids_until: VecDeque::new(),
             presence: None,
         }
+    }
+
+    /// Has these rules told of the channel's events.
+    #[must_use]
+    pub fn with_rules(self, rules: Box<[Arc<Rule>]>) -> HomeChannel {
+        HomeChannel { rules, ..self }
+    }
+
+    /// Those that are told of the channel's events.
+    pub fn rules(&self) -> &[Arc<Rule>] {
+        &self.rules
     }
 
     /// Which channel this is.

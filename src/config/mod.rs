@@ -8,6 +8,7 @@ mod cores;
 mod flags;
 mod key;
 mod reader;
+mod rule;
 mod show;
 mod units;
 
@@ -25,8 +26,10 @@ pub use crate::config::flags::{SandboxFlags, ServeFlags};
 pub use crate::config::key::ApiKey;
 pub use crate::config::reader::ConfigError;
 use crate::config::reader::{Document, Section};
+pub use crate::config::rule::RuleConfig;
 use crate::config::units::{KIB, MIB};
 use crate::connection::ConnectionConfig;
+use crate::hooks::HooksConfig;
 use crate::server::ServerConfig;
 use crate::shard::ShardConfig;
 use crate::sys::SocketRingConfig;
@@ -63,6 +66,10 @@ pub struct Config {
     pub keys: Vec<ApiKey>,
     /// What the channels of apps obey. An app that has keys only need not be here.
     pub apps: Vec<AppConfig>,
+    /// Which events go to which endpoints, of all apps.
+    pub rules: Vec<RuleConfig>,
+    /// Where that is kept which outlives the process; without it there is no such thing.
+    pub state_dir: Option<PathBuf>,
     /// Lets clients make apps and delete them: `ringcast sandbox`.
     pub sandbox: bool,
     /// Serves `/echo`, a WebSocket that returns what it is sent; for conformance tests only.
@@ -169,6 +176,8 @@ impl Default for Config {
             },
             keys: Vec::new(),
             apps: Vec::new(),
+            rules: Vec::new(),
+            state_dir: None,
             sandbox: false,
             echo: false,
             stall: false,
@@ -207,6 +216,7 @@ impl Config {
         for mut section in root.sections("apps")? {
             let at = section.place();
             let keys = section.sections("keys")?;
+            let rules = section.sections("rules")?;
             let app = AppConfig::read(section)?;
             if config.apps.iter().any(|other| other.id == app.id) {
                 return Err(at.error(format!("the app `{}` is there twice", app.id)));
@@ -214,11 +224,17 @@ impl Config {
             for section in keys {
                 config.add_key(section, Some(&app.id))?;
             }
+            for section in rules {
+                config.add_rule(section, Some(&app.id))?;
+            }
             config.apps.push(app);
         }
         let mut admin = root.section("admin")?;
         admin.read("listen", &mut config.admin, units::local_address)?;
         admin.finish()?;
+        for section in root.sections("rules")? {
+            config.add_rule(section, None)?;
+        }
         let mut test = root.section("test")?;
         test.read("echo", &mut config.echo, units::boolean)?;
         test.read("stall", &mut config.stall, units::boolean)?;
@@ -241,11 +257,25 @@ impl Config {
         Ok(())
     }
 
+    fn add_rule(&mut self, section: Section, app: Option<&str>) -> Result<(), ConfigError> {
+        let at = section.place();
+        let rule = RuleConfig::read(section, app)?;
+        if self.rules.iter().any(|other| other.id == rule.id) {
+            return Err(at.error(format!("the rule `{}` is there twice", rule.id)));
+        }
+        self.rules.push(rule);
+        Ok(())
+    }
+
     fn read_server(&mut self, mut section: Section) -> Result<(), ConfigError> {
         section.read("listen", &mut self.listen, units::address)?;
         section.read("cores", &mut self.cores, |value| cores::from_toml(value).map(Some))?;
         section.read("shards", &mut self.shards, |value| {
             units::count(1..=SHARDS_MAX)(value).map(Some)
+        })?;
+        let directory = section.directory();
+        section.read("state_dir", &mut self.state_dir, |value| {
+            units::text(value).map(|path| Some(directory.join(path)))
         })?;
         section.read("origins", &mut self.origins, units::origins)?;
         section.read("drain_window", &mut self.drain_window, units::duration("0s"..="10m"))?;
@@ -297,6 +327,16 @@ impl Config {
         Ok(Directory::new(apps.into_values()))
     }
 
+    /// The rules, as those see them who act on them.
+    ///
+    /// # Errors
+    /// A rule signs with a key that is not there.
+    pub fn hooks(&self) -> anyhow::Result<HooksConfig> {
+        let rules = self.rules.iter().map(|rule| rule.to_hook(&self.keys));
+        let rules = rules.collect::<anyhow::Result<_>>()?;
+        Ok(HooksConfig { rules, state_dir: self.state_dir.clone() })
+    }
+
     /// Takes the configuration apart: for the server, and the apps for all its shards.
     ///
     /// # Errors
@@ -304,6 +344,9 @@ impl Config {
     pub fn into_server(self) -> anyhow::Result<(ServerConfig, Directory)> {
         let (cores, shards) = self.placement()?;
         let directory = self.directory()?;
+        let hooks = self.hooks()?;
+        let helper_cores = cores::allowed().into_iter().filter(|cpu| !cores.contains(cpu));
+        let helper_cores = helper_cores.collect();
         let limits = self.limits;
         let connection = ConnectionConfig {
             message_bytes_max: limits.message_bytes_max as u32,
@@ -349,6 +392,8 @@ impl Config {
             ring: self.ring,
             stall: self.stall,
             shard,
+            hooks,
+            helper_cores,
         };
         Ok((server, directory))
     }
@@ -489,13 +534,72 @@ mod tests {
         let mut config = Config::parse("configuration.md", example).unwrap();
         let default = Config::default();
         assert_eq!((config.keys.len(), config.apps.len()), (2, 1), "the examples");
-        (config.keys, config.apps) = (vec![], vec![]);
+        check_rule_defaults(&config.rules);
+        (config.keys, config.apps, config.rules) = (vec![], vec![], vec![]);
+        assert_eq!(config.state_dir.take(), Some(PathBuf::from("/var/lib/ringcast")));
         (config.cores, config.shards) = (None, None); // their defaults depend on the machine
         assert_eq!(format!("{config:?}"), format!("{default:?}"));
         for key in example.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
             let key = key.trim_start_matches("# ");
             assert!(reference.contains(&format!("| `{key}` |")), "`{key}` has no row in a table");
         }
+    }
+
+    fn check_rule_defaults(rules: &[RuleConfig]) {
+        let least = "[[rules]]\nid = \"least\"\napp = \"shop\"\nchannel = \"^orders:\"\n\
+                     url = \"https://example.com/orders\"";
+        let least = Config::parse("r.toml", least).unwrap().rules.remove(0);
+        let [full] = rules else { panic!("one example") };
+        assert_eq!(full.signing_key.as_deref(), Some("shop.key"));
+        let mut full = RuleConfig { signing_key: None, id: "least".into(), ..full.clone() };
+        assert_eq!(full.target.headers, [("x-secret".to_owned(), "hush".to_owned())]);
+        full.target.headers.clear();
+        assert_eq!(format!("{full:?}"), format!("{least:?}"));
+    }
+
+    #[test]
+    fn rules_that_cannot_work_are_refused() {
+        let rule = |more: &str| {
+            let text = "[[rules]]\nid = \"r\"\napp = \"a\"\nchannel = \"\"";
+            refusal(&format!("{text}\n{more}"))
+        };
+        for (more, expected) in [
+            ("", "1:1: `rules.url`: is missing"),
+            (
+                "url = \"http://10.0.0.1/\"",
+                "5:7: `rules.url`: 10.0.0.1 is not a public address; say `allow_private = true` if it is meant",
+            ),
+            ("url = \"ftp://example.com/\"", "5:7: `rules.url`: wants http:// or https://"),
+            (
+                "source = \"channel.mesage\"",
+                "5:10: `rules.source`: `channel.mesage` is not known; did you mean `channel.message`?",
+            ),
+            (
+                "url = \"https://example.com/\"\nmode = \"batch\"\nenveloped = false",
+                "7:13: `rules.enveloped`: is true where `mode` is \"batch\"",
+            ),
+            (
+                "headers = { \"a b\" = \"c\" }",
+                "5:11: `rules.headers`: `a b` is no name of a header",
+            ),
+        ] {
+            assert_eq!(rule(more), format!("r.toml:{expected}"));
+        }
+        let error = refusal("[[rules]]\nid = \"r\"\napp = \"a\"\nchannel = \"(?=x)\"");
+        assert!(error.starts_with("r.toml:4:11: `rules.channel`: error: look-around"), "{error}");
+        assert!(error.ends_with("(40035/400)"), "{error}");
+    }
+
+    #[test]
+    fn a_rule_signs_with_a_key_that_is_there() {
+        let text = "[[apps]]\nid = \"a\"\n[[apps.rules]]\nid = \"r\"\nchannel = \"\"\n\
+                    url = \"http://127.0.0.1/\"\nallow_private = true\nsigning_key = \"a.k\"\n";
+        let error = Config::parse("r.toml", text).unwrap().hooks().unwrap_err().to_string();
+        assert_eq!(error, "the rule `r` signs with `a.k`, which is no key here");
+        let with_key = format!("{text}[[keys]]\nkey = \"a.k:hush\"\n");
+        let hooks = Config::parse("r.toml", &with_key).unwrap().hooks().unwrap();
+        assert_eq!(&*hooks.rules[0].rule.app_id, "a");
+        assert!(!format!("{hooks:?}").contains("hush"));
     }
 
     #[test]

@@ -47,6 +47,9 @@ impl Config {
         if let Some(shards) = self.shards {
             add(section, "shards", shards.to_string());
         }
+        if let Some(state_dir) = &self.state_dir {
+            add(section, "state_dir", text(state_dir.display()));
+        }
         add(section, "origins", format!("{:?}", self.origins));
         add(section, "drain_window", duration(self.drain_window));
         section = "socket";
@@ -131,7 +134,12 @@ impl Config {
         };
         let (before, after) = (values(self), values(next));
         let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
-        names.into_iter().filter(|name| before.get(*name) != after.get(*name)).cloned().collect()
+        let is_other = |name: &&String| before.get(*name) != after.get(*name);
+        let mut changed: Vec<String> = names.into_iter().filter(is_other).cloned().collect();
+        if format!("{:?}", self.rules) != format!("{:?}", next.rules) {
+            changed.push("rules".into());
+        }
+        changed
     }
 }
 
@@ -157,7 +165,10 @@ mod tests {
                 .entries()
                 .iter()
                 .any(|entry| (entry.section, entry.key) == (section, key));
-            assert!(has || ["cores", "shards"].contains(&key), "{section}.{key} is not shown");
+            assert!(
+                has || ["cores", "shards", "state_dir"].contains(&key),
+                "{section}.{key} is not shown"
+            );
         }
     }
 

@@ -14,7 +14,7 @@ mod orders;
 mod pump;
 mod systemd;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use signal_hook::iterator::Signals;
 
 use crate::ably::Directory;
 use crate::base::{Entropy, Level, LogLine};
+use crate::hooks::{Hooks, HooksConfig};
 use crate::server::bell::Bell;
 use crate::server::mesh::Mesh;
 use crate::server::monitor::Monitor;
@@ -62,6 +63,10 @@ pub struct ServerConfig {
     pub stall: bool,
     /// What a shard may hold and for how long.
     pub shard: ShardConfig,
+    /// Rules, and where their events go; without rules there is no thread for them.
+    pub hooks: HooksConfig,
+    /// CPUs for everything but shards; may be none.
+    pub helper_cores: Vec<usize>,
 }
 
 /// Name of an inherited socket that is not for clients.
@@ -120,6 +125,16 @@ pub fn run(
     let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
     let addresses = Addresses { clients: listeners[0].address(), admin: admin_address };
 
+    config.shard.rules = config.hooks.rules();
+    let hooks = match std::mem::take(&mut config.hooks) {
+        hooks if hooks.rules.is_empty() => None,
+        hooks => {
+            let mut log = log.clone();
+            Some(Hooks::start(hooks, &config.helper_cores, move |words| {
+                log.line(LogLine::new(Level::Warn, "rules").with("detail", words));
+            })?)
+        }
+    };
     let mesh = Mesh::new(config.shards, config.mesh_entries);
     let (sender, news) = orders::news();
     if let Some(listener) = admin {
@@ -133,6 +148,7 @@ pub fn run(
         let cpu = config.cores[id % config.cores.len()];
         let (config, directory, mesh) = (config.clone(), Arc::clone(&directory), mesh.clone());
         let (log, news) = (log.clone(), sender.clone());
+        let hooks = hooks.as_ref().map(Hooks::sender);
         let (order_sender, order_receiver) = orders::line()?;
         let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("shard-{id}"))
@@ -155,6 +171,7 @@ pub fn run(
                     shard: id,
                     orders: order_receiver.open(&bell)?,
                     news,
+                    hooks,
                     log,
                     clock,
                     report_interval: monitor::report_interval(watchdog),
@@ -181,14 +198,20 @@ pub fn run(
     };
     let outcome = monitor.run(|| on_ready(addresses));
     log.flush();
-    outcome
+    outcome?;
+    if let Some(words) = hooks.and_then(Hooks::finish) {
+        // Not through the log, whose thread ends with the process. Nowhere to complain to when it fails.
+        let _ = writeln!(io::stderr().lock(), "{words}");
+    }
+    Ok(())
 }
 
-/// One listener for each shard, and the one of the admin; all before the first connection is accepted: the kernel spreads
-/// connections over those that exist. Port 0 becomes a real port with the first.
+/// One listener for each shard, and the one of the admin; all before the first connection is accepted:
+/// the kernel spreads connections over those that exist. Port 0 becomes a real port with the first.
 ///
-/// Inherited sockets called `admin` are for the admin, all others are for clients and dealt out in turn. Where there are fewer than shards, several shards accept from
-/// one queue: the kernel wakes one of them for each connection, which is as fair as their idle time.
+/// Inherited sockets called `admin` are for the admin, all others are for clients and dealt out in turn.
+/// Where there are fewer than shards, several shards accept from one queue: the kernel wakes one of them
+/// for each connection, which is as fair as their idle time.
 fn listeners(config: &ServerConfig) -> anyhow::Result<(Vec<Listener>, Option<TcpListener>)> {
     let inherited = systemd::inherited().map_err(anyhow::Error::msg)?;
     let mut handed_over = Vec::new();

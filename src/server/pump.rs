@@ -19,6 +19,7 @@ use super::log::Log;
 use super::mesh::MeshEnds;
 use super::orders::{News, Order, Orders, Report};
 use crate::base::{Level, LogLine, Now};
+use crate::hooks::HookSender;
 use crate::shard::Shard;
 use crate::sys::listener::Listener;
 use crate::sys::{Event, EventFd, Slot, SocketRing};
@@ -62,6 +63,8 @@ pub(super) struct Line {
     pub shard: usize,
     pub orders: Orders,
     pub news: SyncSender<News>,
+    /// Where events for rules go.
+    pub hooks: Option<HookSender>,
     pub log: Log,
     pub clock: Clock,
     /// Time between two reports.
@@ -183,7 +186,7 @@ impl Pump {
         busy |= self.mesh.deliver_to(&mut self.shard);
         self.shard.handle_timeout();
         self.shard.settle();
-        let mail_waits = self.mesh.collect_from(&mut self.shard)?;
+        let mail_waits = self.mesh.collect_from(&mut self.shard)? | self.hand_over_hooks();
         busy |= self.send();
         self.close();
         self.accept(now);
@@ -196,6 +199,15 @@ impl Pump {
         self.tell(now);
         busy |= self.rings.iter_mut().any(SocketRing::has_work);
         Ok((busy, mail_waits))
+    }
+
+    /// Hands over events for rules. True when some are left.
+    fn hand_over_hooks(&mut self) -> bool {
+        let shard = &mut self.shard;
+        match &self.line.hooks {
+            Some(hooks) if shard.has_hooks() => !hooks.try_send(|| shard.take_hooks()),
+            _ => false,
+        }
     }
 
     /// Tells the shard what has completed on one ring.

@@ -60,9 +60,12 @@ impl Shard {
                 }
             }
             Some(stream) if self.streams.at(stream).view == view => {
+                // A client that could not decode asks for the same again; one that asks for something
+                // else is only behind by what is on its way to it.
+                let is_repeated = self.has_modes_and_params(index, stream, modes, &request.params);
                 self.set_modes(index, stream, modes);
                 self.set_params(index, stream, &request.params);
-                if view.delta && self.is_behind_stream(&request.since, stream) {
+                if view.delta && is_repeated && self.is_behind_stream(&request.since, stream) {
                     self.rejoin(index, stream);
                 }
                 self.settle_attach(stream, request);
@@ -484,6 +487,14 @@ impl Shard {
         let before = connection.modes(stream);
         connection.set_modes(stream, modes);
         self.count_attachment(stream, before, Some(modes));
+    }
+
+    /// Whether this is what the attachment to a stream asked for before.
+    fn has_modes_and_params(&self, index: u32, stream: u32, modes: Modes, params: &Params) -> bool {
+        let connection = self.transports[index as usize].peek_connection();
+        let connection = connection.expect("only connections attach");
+        let known = connection.params(stream).cloned().unwrap_or_default();
+        connection.modes(stream) == Some(modes) && known == *params
     }
 
     fn set_params(&mut self, index: u32, stream: u32, params: &Params) {

@@ -17,7 +17,8 @@ use crate::ably::vcdiff::Encoder;
 use crate::ably::{
     Accepted, Answer, ChannelsQuery, Counter, Directory, ErrorCode, ErrorInfo, FixtureMember,
     Format, HistoryItem, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage,
-    PresenceRequest, Publication, PublishResult, Question, SeriesId, Survey, no_such_message,
+    PresenceRequest, Publication, PublishResult, Question, RuleSource, Rules, SeriesId, Survey,
+    no_such_message,
 };
 use crate::base::{Level, LogLine, Now};
 use crate::channel::ChannelKey;
@@ -61,6 +62,8 @@ pub(super) struct Homes {
     series: SeriesId,
     /// Makes the deltas of all channels.
     encoder: Encoder,
+    /// Which channels' events go where.
+    pub rules: Rules,
     /// Made since the last sweep.
     replays: Replays,
     /// Messages whose summary was told within the last pause, with the end of that, oldest first. Each
@@ -69,7 +72,12 @@ pub(super) struct Homes {
 }
 
 impl Homes {
-    pub fn new(series: SeriesId, config: HistoryConfig, directory: Arc<Directory>) -> Homes {
+    pub fn new(
+        series: SeriesId,
+        config: HistoryConfig,
+        directory: Arc<Directory>,
+        rules: Rules,
+    ) -> Homes {
         Homes {
             channels: HashMap::new(),
             keys: BTreeSet::new(),
@@ -83,6 +91,7 @@ impl Homes {
             directory,
             series,
             encoder: Encoder::default(),
+            rules,
             replays: Replays::default(),
             summary_pauses: VecDeque::new(),
         }
@@ -107,18 +116,24 @@ impl Homes {
     }
 
     /// A channel that is open.
+    pub fn get(&self, key: &ChannelKey) -> Option<&HomeChannel> {
+        self.channels.get(key)
+    }
+
+    /// A channel that is open.
     pub fn get_mut(&mut self, key: &ChannelKey) -> Option<&mut HomeChannel> {
         self.channels.get_mut(key)
     }
 
     fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
         let (series, keys, changes) = (self.series, &mut self.keys, &mut self.changes);
-        let (config, directory) = (&self.config, &self.directory);
+        let (config, directory, rules) = (&self.config, &self.directory, &self.rules);
         self.channels.entry(key.clone()).or_insert_with(|| {
             keys.insert(key.clone());
             changes.push((key.clone(), true));
             let retention = retention(config, directory, &key);
-            HomeChannel::new(now, key, series, retention)
+            let rules = rules.of_channel(key.app_id(), key.name());
+            HomeChannel::new(now, key, series, retention).with_rules(rules)
         })
     }
 
@@ -290,11 +305,13 @@ impl Shard {
         accepted: Accepted,
     ) -> Result<PublishResult, ErrorInfo> {
         self.check_subscribers(&key)?;
+        self.check_rules(&key, RuleSource::Message)?;
         let publisher =
             accepted.is_from_connection().then_some((reply_to.shard, reply_to.transport));
         let now = self.now;
         match accepted {
             Accepted::Messages(messages) => {
+                let is_ephemeral = messages.is_ephemeral();
                 let published = self.homes.change(now, &key, |home| home.publish(now, messages));
                 let (publication, result) = match published {
                     Published::New(publication) => {
@@ -305,7 +322,11 @@ impl Shard {
                     Published::Repeated(result) => return Ok(result),
                 };
                 self.count_publication(&key, &publication);
-                self.broadcast(&key, &Broadcast::Messages(publication), publisher);
+                let event = Broadcast::Messages(publication);
+                match is_ephemeral {
+                    true => self.broadcast_to_streams(&key, &event, publisher),
+                    false => self.broadcast(&key, &event, publisher),
+                }
                 Ok(result)
             }
             Accepted::Mutation(mutation) => {
@@ -409,6 +430,7 @@ impl Shard {
         }
         let occupancy = home.occupancy();
         self.count_deliveries(key, &increment, &occupancy);
+        self.hook(key, &increment);
     }
 
     /// Whether every core that subscribes to the channel keeps up. Events are refused before they have
@@ -426,9 +448,19 @@ impl Shard {
         Ok(())
     }
 
-    /// Sends an event of a channel that is at home here to all streams; those that do not want it
-    /// learn its serial alone.
+    /// Sends an event of a channel that is at home here to all streams, and to its rules.
     pub(super) fn broadcast(
+        &mut self,
+        key: &ChannelKey,
+        event: &Broadcast,
+        publisher: Option<(u16, TransportRef)>,
+    ) {
+        self.broadcast_to_streams(key, event, publisher);
+        self.hook(key, event);
+    }
+
+    /// Sends an event to all streams; those that do not want it learn its serial alone.
+    fn broadcast_to_streams(
         &mut self,
         key: &ChannelKey,
         event: &Broadcast,
@@ -521,6 +553,7 @@ impl Shard {
         change: MembersChange,
     ) -> Result<Option<Bytes>, ErrorInfo> {
         self.check_subscribers(channel)?;
+        self.check_rules(channel, RuleSource::Presence)?;
         let MembersChange { request, transport_count, members_max, own } = change;
         let config = PresenceConfig {
             members_max: members_max as usize,
@@ -742,13 +775,13 @@ impl Shard {
     /// Counts the channels that have come and gone.
     pub(super) fn count_channels(&mut self) {
         let now_ms = self.now.unix_ms;
-        let Homes { changes, channels, .. } = &mut self.homes;
-        for (key, is_active) in changes.drain(..) {
+        for (key, is_active) in std::mem::take(&mut self.homes.changes) {
             match is_active {
                 true => self.stats.channel_opened(key.app_id(), now_ms),
                 false => self.stats.channel_closed(key.app_id(), now_ms),
             }
-            self.lifecycles.note_channel(&key, is_active, channels.get(&key));
+            self.hook_lifecycle(&key, is_active);
+            self.lifecycles.note_channel(&key, is_active, self.homes.channels.get(&key));
         }
     }
 

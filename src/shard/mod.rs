@@ -22,6 +22,7 @@
 //! | `presence.rs` | what clients ask of their members, and what becomes of those with a connection |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 //! | `replays.rs` | what was made lately for those who have missed something |
+//! | `hooks.rs` | events on their way to the endpoints of rules |
 //! | `registrar.rs` | changes of the directory |
 //! | `gauges.rs` | how much it holds |
 //! | `drain.rs` | the end: clients are sent away at a pace |
@@ -36,6 +37,7 @@ mod events;
 mod fanout;
 mod gauges;
 mod homes;
+mod hooks;
 mod http;
 mod lifecycle;
 mod mail;
@@ -58,13 +60,14 @@ use self::dormant::DormantConnections;
 use self::drain::Drain;
 use self::encode::Joining;
 use self::homes::Homes;
+use self::hooks::HookOutbox;
 use self::lifecycle::Lifecycles;
 use self::nonces::Nonces;
 use self::registrar::{Enforcement, Registrar};
 use self::stats::Stats;
 use self::streams::Streams;
 use self::transport::{Ending, InFlight, Stage, Transport};
-use crate::ably::{Directory, ErrorCode, ErrorInfo, Metrics, SeriesId};
+use crate::ably::{Directory, ErrorCode, ErrorInfo, Metrics, Rules, SeriesId};
 use crate::base::{Entropy, Level, LogLine, Now, Wheel};
 use crate::channel::ChannelKey;
 use crate::channel::history::HistoryConfig;
@@ -103,6 +106,8 @@ pub struct ShardConfig {
     pub presence_bytes_max: u32,
     /// Mail that may wait for room in the mesh, per peer. Beyond it publishes are refused.
     pub mail_max: usize,
+    /// Which channels' events go to endpoints.
+    pub rules: Rules,
     /// Realtime transports that may begin in a second; more are told to try again. 0: no bound.
     pub connects_per_second_max: u32,
     /// Origins of the pages that may use the daemon; none: any page.
@@ -131,6 +136,7 @@ impl Default for ShardConfig {
             lag_max: Duration::from_secs(10),
             presence_bytes_max: 1 << 20,
             mail_max: 4096,
+            rules: Rules::default(),
             connects_per_second_max: 0,
             origins: Vec::new(),
             echo: false,
@@ -205,6 +211,7 @@ pub struct Shard {
     /// Streams with a round of sends under way.
     rounds: VecDeque<u32>,
     homes: Homes,
+    hooks: HookOutbox,
     stats: Stats,
     lifecycles: Lifecycles,
     dormant: DormantConnections,
@@ -228,7 +235,8 @@ impl Shard {
         now: Now,
     ) -> Shard {
         let series = SeriesId::new(entropy.bytes());
-        let homes = Homes::new(series, config.history.clone(), Arc::clone(&directory));
+        let (history, rules) = (config.history.clone(), config.rules.clone());
+        let homes = Homes::new(series, history, Arc::clone(&directory), rules);
         Shard {
             nonces: Nonces::default(),
             registrar: Registrar::new(Arc::clone(&directory)),
@@ -252,6 +260,7 @@ impl Shard {
             uncounted: Vec::new(),
             occupancy_due: VecDeque::new(),
             rounds: VecDeque::new(),
+            hooks: HookOutbox::default(),
             homes,
             stats: Stats::default(),
             lifecycles: Lifecycles::default(),

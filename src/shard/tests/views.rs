@@ -149,6 +149,39 @@ fn a_client_that_could_not_decode_gets_everything_again_from_where_it_says() {
 }
 
 #[test]
+fn other_options_do_not_bring_again_what_is_on_its_way() {
+    const PUBLISH: u64 = 1 << 17;
+    const SUBSCRIBE: u64 = 1 << 18;
+    for seed in 1..=20 {
+        let mut host = Host::new(2, seed);
+        let (publisher, client) = (host.connect(0, ""), host.connect(1, ""));
+        let attach = |flags: u64, rewind: &str, serial: &Option<String>| {
+            let params = json!({"delta": "vcdiff", "rewind": rewind});
+            json!({"action": 10, "channel": "room", "flags": flags | 1 << 5,
+                                "params": params, "channelSerial": serial})
+        };
+        host.messages(client);
+        host.send(client, &attach(SUBSCRIBE, "1", &None));
+        host.settle();
+        let mut subscriber = Subscriber::default();
+        let options = [(SUBSCRIBE | PUBLISH, "1"), (SUBSCRIBE, "1"), (SUBSCRIBE, "2")];
+        for (number, (flags, rewind)) in options.into_iter().enumerate() {
+            host.publish(publisher, 2 * number as u64, "room", &data_of(2 * number));
+            host.settle();
+            subscriber.take(&host.messages(client), "room");
+            // Sent by the server while the client says where it has come to.
+            host.publish(publisher, 2 * number as u64 + 1, "room", &data_of(2 * number + 1));
+            host.settle();
+            host.send(client, &attach(flags, rewind, &subscriber.serial));
+            host.settle();
+        }
+        subscriber.take(&host.messages(client), "room");
+        assert_eq!(subscriber.data, expected(0..6), "seed={seed}");
+        assert_eq!(subscriber.deltas, 5, "seed={seed}");
+    }
+}
+
+#[test]
 fn deltas_make_sense_to_everybody_whatever_the_order_of_things() {
     for seed in 1..=60 {
         let mut host = Host::new(3, seed);

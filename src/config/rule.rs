@@ -1,0 +1,195 @@
+//! Rules as they are configured: which events go to which endpoint.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use toml::de::DeValue;
+
+use crate::ably::{ChannelFilter, Format, RequestShape, Rule, RuleSource, WhenFull};
+use crate::config::key::{self, ApiKey};
+use crate::config::reader::{ConfigError, Section, advise};
+use crate::config::units::{self, KIB, MIB};
+use crate::hooks::{HookRule, Pace, SigningKey, Target, check_url};
+
+/// One table `[[apps.rules]]` or `[[rules]]`.
+#[derive(Clone, Debug)]
+pub struct RuleConfig {
+    /// Unique among all rules.
+    pub id: String,
+    /// The app whose channels it is for.
+    pub app: String,
+    /// What it is about.
+    pub source: RuleSource,
+    /// Which channels.
+    pub filter: ChannelFilter,
+    /// What a request carries.
+    pub shape: RequestShape,
+    /// How it is encoded.
+    pub format: Format,
+    /// What happens to events that find no room.
+    pub when_full: WhenFull,
+    /// Bytes that may wait.
+    pub waiting_bytes_max: usize,
+    /// Name of the key that signs.
+    pub signing_key: Option<String>,
+    /// Where it goes, without the key that signs.
+    pub target: Target,
+}
+
+const MODES: [(&str, bool); 2] = [("single", false), ("batch", true)];
+const FORMATS: [(&str, Format); 2] = [("json", Format::Json), ("msgpack", Format::MsgPack)];
+const WHEN_FULL: [(&str, WhenFull); 2] =
+    [("drop-oldest", WhenFull::DropOldest), ("refuse", WhenFull::Refuse)];
+
+impl RuleConfig {
+    /// Reads a table; `app` is that of the table around it.
+    pub(super) fn read(mut section: Section, app: Option<&str>) -> Result<RuleConfig, ConfigError> {
+        let (mut id, mut own_app) = (String::new(), String::new());
+        section.read("id", &mut id, id_text)?;
+        if app.is_none() {
+            section.read("app", &mut own_app, id_text)?;
+        }
+        let mut source = RuleSource::Message;
+        section.read("source", &mut source, one_of(&RuleSource::NAMES))?;
+        let mut filter = None;
+        section.read("channel", &mut filter, |value| {
+            let filter = ChannelFilter::compile(units::text(value)?);
+            filter.map(Some).map_err(|error| error.to_string())
+        })?;
+        let mut allow_private = false;
+        section.read("allow_private", &mut allow_private, units::boolean)?;
+        let mut url = String::new();
+        section.read("url", &mut url, |value| {
+            check_url(units::text(value)?, allow_private).map(|url| url.to_string())
+        })?;
+        let (mut is_batch, mut enveloped) = (false, true);
+        section.read("mode", &mut is_batch, one_of(&MODES))?;
+        let mut format = Format::Json;
+        section.read("format", &mut format, one_of(&FORMATS))?;
+        section.read("enveloped", &mut enveloped, units::boolean)?;
+        let shape = match (is_batch, enveloped) {
+            (false, true) => RequestShape::Enveloped,
+            (false, false) => RequestShape::Bare,
+            (true, true) => RequestShape::Batch,
+            (true, false) => {
+                return Err(section.error("enveloped", "is true where `mode` is \"batch\""));
+            }
+        };
+        let mut headers = Vec::new();
+        section.read("headers", &mut headers, read_headers)?;
+        let mut signing_key = None;
+        section.read("signing_key", &mut signing_key, |value| {
+            units::text(value).map(|name| Some(name.to_owned()))
+        })?;
+        let mut timeout = Duration::from_secs(10);
+        section.read("timeout", &mut timeout, units::duration("100ms"..="5m"))?;
+        let mut pace = Pace {
+            concurrency: 25,
+            batch_events_max: 1000,
+            batch_interval: Duration::from_secs(1),
+            retry_for: Duration::from_secs(86_400),
+        };
+        section.read("concurrency", &mut pace.concurrency, units::count(1..=1000))?;
+        let events = units::count(1..=10_000);
+        section.read("batch_events_max", &mut pace.batch_events_max, events)?;
+        let interval = units::duration("10ms"..="1m");
+        section.read("batch_interval", &mut pace.batch_interval, interval)?;
+        section.read("retry_for", &mut pace.retry_for, units::duration("1s"..="168h"))?;
+        let mut when_full = WhenFull::DropOldest;
+        section.read("when_full", &mut when_full, one_of(&WHEN_FULL))?;
+        let mut waiting_bytes_max = 64 * MIB;
+        let bytes = units::bytes(64 * KIB..=16 * 1024 * MIB);
+        section.read("waiting_bytes_max", &mut waiting_bytes_max, bytes)?;
+        section.finish()?;
+        let app = app.map_or(own_app, str::to_owned);
+        for (key, is_missing) in [
+            ("id", id.is_empty()),
+            ("app", app.is_empty()),
+            ("url", url.is_empty()),
+            ("channel", filter.is_none()),
+        ] {
+            if is_missing {
+                return Err(section.error(key, "is missing"));
+            }
+        }
+        let filter = filter.expect("looked at above");
+        let signing = None;
+        let target = Target { url, headers, signing_key: signing, allow_private, timeout, pace };
+        Ok(RuleConfig {
+            id,
+            app,
+            source,
+            filter,
+            shape,
+            format,
+            when_full,
+            waiting_bytes_max,
+            signing_key,
+            target,
+        })
+    }
+
+    /// The rule, as those see it who act on it.
+    ///
+    /// # Errors
+    /// The key that it signs with is none of `keys`.
+    pub(super) fn to_hook(&self, keys: &[ApiKey]) -> anyhow::Result<HookRule> {
+        let find = |name: &String| {
+            let key = keys.iter().find(|key| key.name() == *name);
+            let key = key.with_context(|| {
+                format!("the rule `{}` signs with `{name}`, which is no key here", self.id)
+            })?;
+            let (name, secret) = (key.name().into(), key.secret.as_str().into());
+            anyhow::Ok(SigningKey { name, secret })
+        };
+        let signing_key = self.signing_key.as_ref().map(find).transpose()?;
+        let rule = Rule::new(
+            &self.id,
+            &self.app,
+            self.source,
+            self.filter.clone(),
+            self.shape,
+            self.format,
+            self.when_full,
+            self.waiting_bytes_max as u64,
+        );
+        let target = Target { signing_key, ..self.target.clone() };
+        Ok(HookRule { rule: Arc::new(rule), target })
+    }
+}
+
+fn id_text(value: &DeValue) -> Result<String, String> {
+    match units::text(value)? {
+        text if key::is_id(text) => Ok(text.to_owned()),
+        _ => Err("wants letters, digits, `-` and `_`".into()),
+    }
+}
+
+/// One of some words, each of which stands for a value.
+fn one_of<T: Copy>(words: &[(&str, T)]) -> impl FnOnce(&DeValue) -> Result<T, String> {
+    move |value| {
+        let text = units::text(value)?;
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        found.ok_or_else(|| format!("`{text}` is not known; {}", advise(text, &known)))
+    }
+}
+
+/// Reads `{ "name" = "value", .. }`.
+fn read_headers(value: &DeValue) -> Result<Vec<(String, String)>, String> {
+    let wanted = || r#"wants headers, such as { "x-name" = "value" }"#.to_owned();
+    let mut headers = Vec::new();
+    for (name, value) in value.as_table().ok_or_else(wanted)? {
+        let (name, value) = (name.get_ref(), value.get_ref().as_str().ok_or_else(wanted)?);
+        let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if name.is_empty() || !name.bytes().all(is_token) {
+            return Err(format!("`{name}` is no name of a header"));
+        }
+        if !value.bytes().all(|b| matches!(b, b'\t' | b' '..=b'~')) {
+            return Err(format!("the value of `{name}` is not printable ASCII"));
+        }
+        headers.push((name.to_lowercase(), value.to_owned()));
+    }
+    Ok(headers)
+}

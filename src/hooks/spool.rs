@@ -1,0 +1,637 @@
+//! The spool: events that wait for their delivery, in files that outlive the process.
+//!
+//! Segments are only appended to. A record is its length, its checksum (CRC-32), its kind and its
+//! content; a record that an end of the process has torn is where reading a segment ends. Each start
+//! begins a new segment. A segment goes once nothing in it waits any more and none before it is left;
+//! where that takes too long, what still waits in the oldest is copied behind the newest.
+//!
+//! What was written has reached the kernel: it survives the process, whatever ends it, and not
+//! necessarily a loss of power.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::courier::Reason;
+use crate::ably::{ContentType, RuleEvent};
+
+/// Bytes after which the next segment begins.
+const SEGMENT_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of dead letters after which the file before is forgotten.
+const DEAD_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of one record; more cannot be one of ours.
+const RECORD_BYTES_MAX: usize = 128 << 20;
+
+/// Length, checksum and kind.
+const HEAD_BYTES: usize = 9;
+
+const KIND_EVENT: u8 = 1;
+const KIND_FINISHED: u8 = 2;
+const KIND_DEAD: u8 = 3;
+
+/// An event as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Of its rule.
+    pub rule_id: Box<str>,
+    /// As in [`RuleEvent`], and so are the others.
+    pub channel: Box<str>,
+    /// When it happened.
+    pub timestamp_ms: u64,
+    /// What the body is.
+    pub content_type: ContentType,
+    /// The body.
+    pub body: Bytes,
+    /// Headers.
+    pub headers: Vec<(Box<str>, Box<str>)>,
+}
+
+impl Stored {
+    fn of(event: &RuleEvent) -> Stored {
+        Stored {
+            rule_id: event.rule().id.clone(),
+            channel: event.channel.clone(),
+            timestamp_ms: event.timestamp_ms,
+            content_type: event.content_type,
+            body: event.body.clone(),
+            headers: event.headers.clone(),
+        }
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.timestamp_ms.to_le_bytes());
+        out.push(self.content_type as u8);
+        write_bytes(out, self.rule_id.as_bytes());
+        write_bytes(out, self.channel.as_bytes());
+        out.extend_from_slice(&(self.headers.len() as u32).to_le_bytes());
+        for (name, value) in &self.headers {
+            write_bytes(out, name.as_bytes());
+            write_bytes(out, value.as_bytes());
+        }
+        write_bytes(out, &self.body);
+    }
+
+    fn read(from: &mut &[u8]) -> Option<Stored> {
+        let timestamp_ms = read_u64(from)?;
+        let (&[content_type], rest) = from.split_first_chunk()?;
+        *from = rest;
+        let content_type = *ContentType::ALL.get(usize::from(content_type))?;
+        let (rule_id, channel) = (read_text(from)?, read_text(from)?);
+        let count = read_u32(from)?;
+        let headers = (0..count).map(|_| Some((read_text(from)?, read_text(from)?)));
+        let headers = headers.collect::<Option<_>>()?;
+        let body = Bytes::copy_from_slice(read_bytes(from)?);
+        Some(Stored { rule_id, channel, timestamp_ms, content_type, body, headers })
+    }
+}
+
+/// An event that was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// When, in milliseconds since the Unix epoch.
+    pub given_up_ms: u64,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// What.
+    pub event: Stored,
+}
+
+/// One file of records.
+struct Segment {
+    number: u64,
+    bytes: u64,
+    /// Events in it that wait.
+    live: usize,
+}
+
+/// See the module text.
+pub struct Spool {
+    directory: PathBuf,
+    /// Oldest first; the last one is written to.
+    segments: VecDeque<Segment>,
+    file: File,
+    /// The segment of each event that waits.
+    places: HashMap<u64, u64>,
+    bytes_max: u64,
+    /// Held while the spool is open, so that no other process opens it.
+    _lock: File,
+}
+
+/// What was found when a spool was opened.
+pub struct Found {
+    /// Events that wait, oldest first, with their ids.
+    pub events: BTreeMap<u64, Stored>,
+    /// Segments that end in the middle of a record.
+    pub torn: usize,
+}
+
+impl Spool {
+    /// Opens the spool in `directory`, which is made if it is not there. Beyond `bytes_max` the oldest
+    /// segment is copied, so that it can go.
+    ///
+    /// # Errors
+    /// The files cannot be read or made, or another process has the spool open.
+    pub fn open(directory: &Path, bytes_max: u64) -> io::Result<(Spool, Found)> {
+        fs::create_dir_all(directory)?;
+        let lock = File::create(directory.join("lock"))?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => io::Error::other("another process has it open"),
+            fs::TryLockError::Error(error) => error,
+        })?;
+        let mut found = Found { events: BTreeMap::new(), torn: 0 };
+        let mut places: HashMap<u64, u64> = HashMap::new();
+        let mut segments = VecDeque::new();
+        for number in numbers(directory)? {
+            let data = fs::read(path(directory, number))?;
+            let mut records = Records(&data);
+            for (kind, content) in &mut records {
+                read_record(kind, content, |record| match record {
+                    Record::Event(id, event) => {
+                        found.events.insert(id, event);
+                        places.insert(id, number);
+                    }
+                    Record::Finished(id) => {
+                        found.events.remove(&id);
+                        places.remove(&id);
+                    }
+                });
+            }
+            found.torn += usize::from(!records.0.is_empty());
+            segments.push_back(Segment { number, bytes: data.len() as u64, live: 0 });
+        }
+        for segment in &mut segments {
+            segment.live = places.values().filter(|number| **number == segment.number).count();
+        }
+        let number = segments.back().map_or(0, |last| last.number + 1);
+        let file = create(directory, number)?;
+        segments.push_back(Segment { number, bytes: 0, live: 0 });
+        let directory = directory.to_owned();
+        let mut spool = Spool { directory, segments, file, places, bytes_max, _lock: lock };
+        spool.clean()?;
+        Ok((spool, found))
+    }
+
+    /// Appends events with their ids, in one write.
+    ///
+    /// # Errors
+    /// They could not be written; some may be there after a restart nevertheless.
+    pub fn append<'a>(
+        &mut self,
+        events: impl IntoIterator<Item = (u64, &'a RuleEvent)>,
+    ) -> io::Result<()> {
+        let stored = events.into_iter().map(|(id, event)| (id, Stored::of(event)));
+        self.append_stored(stored)
+    }
+
+    fn append_stored(&mut self, events: impl IntoIterator<Item = (u64, Stored)>) -> io::Result<()> {
+        let mut out = Vec::new();
+        let mut ids = Vec::new();
+        for (id, event) in events {
+            write_record(&mut out, KIND_EVENT, |out| {
+                out.extend_from_slice(&id.to_le_bytes());
+                event.write(out);
+            });
+            ids.push(id);
+        }
+        self.write(&out)?;
+        let number = self.segments.back().expect("one is written to").number;
+        for id in ids {
+            self.places.insert(id, number);
+            self.segments.back_mut().expect("one is written to").live += 1;
+        }
+        Ok(())
+    }
+
+    /// Notes that events wait no more.
+    ///
+    /// # Errors
+    /// That could not be written, or an old segment not be removed; they may be sent again after a restart.
+    pub fn finish(&mut self, ids: &[u64]) -> io::Result<()> {
+        let ids: Vec<u64> = ids.iter().copied().filter(|id| self.places.contains_key(id)).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut out = Vec::new();
+        write_record(&mut out, KIND_FINISHED, |out| {
+            ids.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
+        });
+        self.write(&out)?;
+        for id in ids {
+            let number = self.places.remove(&id).expect("filtered above");
+            let at = self.segments.binary_search_by_key(&number, |segment| segment.number);
+            self.segments[at.expect("segments with events are kept")].live -= 1;
+        }
+        self.clean()
+    }
+
+    /// Keeps an event that was given up where [`dead_letters`] finds it.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn bury(
+        &mut self,
+        now_ms: u64,
+        reason: Option<Reason>,
+        event: &RuleEvent,
+    ) -> io::Result<()> {
+        bury(&self.directory, now_ms, reason, &Stored::of(event))
+    }
+
+    /// The same of an event that was found in the spool and has no rule.
+    ///
+    /// # Errors
+    /// As [`bury`](Self::bury).
+    pub fn bury_stored(&mut self, now_ms: u64, event: &Stored) -> io::Result<()> {
+        bury(&self.directory, now_ms, None, event)
+    }
+
+    /// Has the dead letters wait for their delivery again, as if they had happened now; `next_id` is
+    /// larger than all ids so far. Returns how many.
+    ///
+    /// # Errors
+    /// They cannot be read or written.
+    pub fn revive(&mut self, next_id: u64, now_ms: u64) -> io::Result<usize> {
+        let letters = dead_letters(&self.directory)?;
+        let count = letters.len();
+        let events =
+            letters.into_iter().map(|letter| Stored { timestamp_ms: now_ms, ..letter.event });
+        self.append_stored((next_id..).zip(events))?;
+        for name in DEAD_FILES {
+            match fs::remove_file(self.directory.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(count)
+    }
+
+    fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        if self.segments.back().expect("one is written to").bytes >= SEGMENT_BYTES_MAX {
+            self.begin_segment()?;
+        }
+        if let Err(error) = self.file.write_all(data) {
+            // Behind a torn record nothing would be read.
+            self.begin_segment()?;
+            return Err(error);
+        }
+        self.segments.back_mut().expect("one is written to").bytes += data.len() as u64;
+        Ok(())
+    }
+
+    fn begin_segment(&mut self) -> io::Result<()> {
+        let number = self.segments.back().expect("one is written to").number + 1;
+        self.file = create(&self.directory, number)?;
+        self.segments.push_back(Segment { number, bytes: 0, live: 0 });
+        Ok(())
+    }
+
+    /// Removes the oldest segments, as far as nothing in them waits.
+    fn clean(&mut self) -> io::Result<()> {
+        loop {
+            while self.segments.len() > 1 && self.segments[0].live == 0 {
+                fs::remove_file(path(&self.directory, self.segments[0].number))?;
+                self.segments.pop_front();
+            }
+            let bytes: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
+            if bytes <= self.bytes_max || self.segments.len() < 3 {
+                return Ok(());
+            }
+            let oldest = self.segments[0].number;
+            let data = fs::read(path(&self.directory, oldest))?;
+            let mut waiting = Vec::new();
+            for (kind, content) in Records(&data) {
+                read_record(kind, content, |record| match record {
+                    Record::Event(id, event) if self.places.get(&id) == Some(&oldest) => {
+                        waiting.push((id, event));
+                    }
+                    Record::Event(..) | Record::Finished(_) => {}
+                });
+            }
+            self.append_stored(waiting)?;
+            self.segments[0].live = 0;
+        }
+    }
+}
+
+/// The dead letters in `directory`, oldest first; also while a daemon has the spool open.
+///
+/// # Errors
+/// They cannot be read.
+pub fn dead_letters(directory: &Path) -> io::Result<Vec<DeadLetter>> {
+    let mut letters = Vec::new();
+    for name in DEAD_FILES {
+        let data = match fs::read(directory.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            data => data?,
+        };
+        for (kind, mut content) in Records(&data) {
+            if kind == KIND_DEAD
+                && let Some(letter) = read_letter(&mut content)
+            {
+                letters.push(letter);
+            }
+        }
+    }
+    Ok(letters)
+}
+
+/// The events in `directory` that wait, oldest first; also while a daemon has the spool open.
+///
+/// # Errors
+/// They cannot be read.
+pub fn waiting(directory: &Path) -> io::Result<BTreeMap<u64, Stored>> {
+    let mut events = BTreeMap::new();
+    for number in numbers(directory)? {
+        let data = match fs::read(path(directory, number)) {
+            // Went in the meantime: nothing in it has waited.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            data => data?,
+        };
+        for (kind, content) in Records(&data) {
+            read_record(kind, content, |record| match record {
+                Record::Event(id, event) => drop(events.insert(id, event)),
+                Record::Finished(id) => drop(events.remove(&id)),
+            });
+        }
+    }
+    Ok(events)
+}
+
+/// The older one first.
+const DEAD_FILES: [&str; 2] = ["dead.old", "dead"];
+
+fn bury(directory: &Path, now_ms: u64, reason: Option<Reason>, event: &Stored) -> io::Result<()> {
+    let [old, new] = DEAD_FILES.map(|name| directory.join(name));
+    if fs::metadata(&new).is_ok_and(|file| file.len() >= DEAD_BYTES_MAX) {
+        fs::rename(&new, old)?;
+    }
+    let mut out = Vec::new();
+    write_record(&mut out, KIND_DEAD, |out| {
+        out.extend_from_slice(&now_ms.to_le_bytes());
+        let known = REASONS.iter().position(|known| *known == reason);
+        out.push(known.expect("every reason has its number") as u8);
+        event.write(out);
+    });
+    OpenOptions::new().create(true).append(true).open(new)?.write_all(&out)
+}
+
+/// By their number on disk.
+const REASONS: [Option<Reason>; 4] =
+    [None, Some(Reason::Refused), Some(Reason::Expired), Some(Reason::Dropped)];
+
+fn read_letter(from: &mut &[u8]) -> Option<DeadLetter> {
+    let given_up_ms = read_u64(from)?;
+    let (&[reason], rest) = from.split_first_chunk()?;
+    *from = rest;
+    let reason = *REASONS.get(usize::from(reason))?;
+    Some(DeadLetter { given_up_ms, reason, event: Stored::read(from)? })
+}
+
+/// Numbers of the segments that are there, in order.
+fn numbers(directory: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let number: Option<u64> =
+            name.to_str().and_then(|name| name.strip_suffix(".segment")?.parse().ok());
+        numbers.extend(number);
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number:010}.segment"))
+}
+
+fn create(directory: &Path, number: u64) -> io::Result<File> {
+    OpenOptions::new().append(true).create_new(true).open(path(directory, number))
+}
+
+enum Record {
+    Event(u64, Stored),
+    Finished(u64),
+}
+
+/// Tells `take` what is in a record of a segment. One of another kind, or of a later version, is nothing.
+fn read_record(kind: u8, mut content: &[u8], mut take: impl FnMut(Record)) {
+    match kind {
+        KIND_EVENT => {
+            let id = read_u64(&mut content);
+            if let (Some(id), Some(event)) = (id, Stored::read(&mut content)) {
+                take(Record::Event(id, event));
+            }
+        }
+        KIND_FINISHED => {
+            while let Some(id) = read_u64(&mut content) {
+                take(Record::Finished(id));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The whole records at the beginning of some bytes; what is left is torn.
+struct Records<'a>(&'a [u8]);
+
+impl<'a> Iterator for Records<'a> {
+    type Item = (u8, &'a [u8]);
+
+    fn next(&mut self) -> Option<(u8, &'a [u8])> {
+        let mut rest = self.0;
+        let length = read_u32(&mut rest)? as usize;
+        let checksum = read_u32(&mut rest)?;
+        if length > RECORD_BYTES_MAX || rest.len() < length {
+            return None;
+        }
+        let (record, rest) = rest.split_at(length);
+        let (kind, content) = record.split_first()?;
+        if crc32fast::hash(record) != checksum {
+            return None;
+        }
+        self.0 = rest;
+        Some((*kind, content))
+    }
+}
+
+fn write_record(out: &mut Vec<u8>, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.extend_from_slice(&[0; HEAD_BYTES - 1]);
+    out.push(kind);
+    fill(out);
+    let record = &out[at + HEAD_BYTES - 1..];
+    let (length, checksum) = (record.len() as u32, crc32fast::hash(record));
+    out[at..at + 4].copy_from_slice(&length.to_le_bytes());
+    out[at + 4..at + 8].copy_from_slice(&checksum.to_le_bytes());
+}
+
+fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+fn read_bytes<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = read_u32(from)? as usize;
+    let (bytes, rest) = from.split_at_checked(length)?;
+    *from = rest;
+    Some(bytes)
+}
+
+fn read_text(from: &mut &[u8]) -> Option<Box<str>> {
+    Some(std::str::from_utf8(read_bytes(from)?).ok()?.into())
+}
+
+fn read_u32(from: &mut &[u8]) -> Option<u32> {
+    let (bytes, rest) = from.split_first_chunk()?;
+    *from = rest;
+    Some(u32::from_le_bytes(*bytes))
+}
+
+fn read_u64(from: &mut &[u8]) -> Option<u64> {
+    let (bytes, rest) = from.split_first_chunk()?;
+    *from = rest;
+    Some(u64::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ably::{ChannelFilter, Format, RequestShape, Rule, RuleSource, WhenFull};
+
+    /// A directory that goes with its test.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Place {
+            let name = format!("ringcast-spool-{}-{name}", std::process::id());
+            let place = Place(std::env::temp_dir().join(name));
+            let _ = fs::remove_dir_all(&place.0);
+            place
+        }
+
+        fn open(&self, bytes_max: u64) -> (Spool, Found) {
+            Spool::open(&self.0, bytes_max).expect("can be opened")
+        }
+
+        fn bytes(&self) -> u64 {
+            let files = fs::read_dir(&self.0).expect("is there");
+            files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn event(channel: &str, bytes: usize) -> RuleEvent {
+        let filter = ChannelFilter::compile("").expect("a filter");
+        let (source, shape) = (RuleSource::Message, RequestShape::Enveloped);
+        let format = Format::Json;
+        let full = WhenFull::DropOldest;
+        let rule = Rule::new("r", "app", source, filter, shape, format, full, 1 << 40);
+        let headers = vec![("x-name".into(), "value".into())];
+        let body = Bytes::from(vec![b'x'; bytes]);
+        RuleEvent::new(Arc::new(rule), channel, 7, ContentType::Text, body, headers)
+    }
+
+    fn ids(found: &Found) -> Vec<u64> {
+        found.events.keys().copied().collect()
+    }
+
+    #[test]
+    fn what_was_not_finished_is_found_again_as_it_was() {
+        let place = Place::new("found");
+        {
+            let (mut spool, found) = place.open(1 << 30);
+            assert!(found.events.is_empty());
+            let events = [event("a", 3), event("caf\u{e9}", 0), event("c", 9)];
+            spool.append((10..).zip(&events)).expect("writes");
+            spool.finish(&[10]).expect("writes");
+            assert!(Spool::open(&place.0, 0).is_err(), "one process at a time");
+        }
+        let (mut spool, found) = place.open(1 << 30);
+        assert_eq!((ids(&found), found.torn), (vec![11, 12], 0));
+        assert_eq!(found.events[&11], Stored::of(&event("caf\u{e9}", 0)));
+        assert_eq!(waiting(&place.0).expect("can be read"), found.events);
+        spool.finish(&[11, 12]).expect("writes");
+        drop(spool);
+        let (_spool, found) = place.open(1 << 30);
+        assert!(found.events.is_empty());
+    }
+
+    #[test]
+    fn a_torn_record_ends_its_segment_and_harms_no_other() {
+        let place = Place::new("torn");
+        {
+            let (mut spool, _) = place.open(1 << 30);
+            spool.append([(1, &event("a", 40))]).expect("writes");
+            spool.append([(2, &event("a", 40))]).expect("writes");
+        }
+        let file = path(&place.0, 0);
+        let whole = fs::read(&file).expect("is there");
+        for end in 0..whole.len() {
+            fs::write(&file, &whole[..end]).expect("writes");
+            let _ = fs::remove_file(path(&place.0, 1));
+            let (_spool, found) = place.open(1 << 30);
+            let expected: &[u64] = if end < whole.len() / 2 { &[] } else { &[1] };
+            assert_eq!(ids(&found), expected, "{end}");
+            assert_eq!(found.torn, usize::from(end % (whole.len() / 2) != 0), "{end}");
+        }
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2 + 30] ^= 1;
+        fs::write(&file, &flipped).expect("writes");
+        let (mut spool, found) = place.open(1 << 30);
+        assert_eq!(ids(&found), [1]);
+        spool.append([(3, &event("a", 1))]).expect("writes");
+        drop(spool);
+        let (_spool, found) = place.open(1 << 30);
+        assert_eq!(ids(&found), [1, 3]);
+    }
+
+    #[test]
+    fn one_old_event_does_not_keep_the_files_of_all_later_ones() {
+        let place = Place::new("compact");
+        let (mut spool, _) = place.open(64 << 20);
+        spool.append([(1, &event("old", 100))]).expect("writes");
+        let large = event("a", 4 << 20);
+        for id in 2..80 {
+            spool.append([(id, &large)]).expect("writes");
+            spool.finish(&[id]).expect("writes");
+        }
+        assert!(place.bytes() < 100 << 20, "{}", place.bytes());
+        drop(spool);
+        let (mut spool, found) = place.open(64 << 20);
+        assert_eq!(ids(&found), [1]);
+        spool.finish(&[1]).expect("writes");
+        drop(spool);
+        let (_spool, found) = place.open(64 << 20);
+        assert!(found.events.is_empty());
+        assert!(place.bytes() < 100, "{}", place.bytes());
+    }
+
+    #[test]
+    fn dead_letters_are_listed_and_can_be_revived() {
+        let place = Place::new("dead");
+        let (mut spool, _) = place.open(1 << 30);
+        spool.bury(70, Some(Reason::Expired), &event("a", 1)).expect("writes");
+        spool.bury(80, None, &event("b", 1)).expect("writes");
+        let letters = dead_letters(&place.0).expect("can be read");
+        assert_eq!((letters[0].given_up_ms, letters[0].reason), (70, Some(Reason::Expired)));
+        assert_eq!((&*letters[1].event.channel, letters[1].reason), ("b", None));
+        assert_eq!(spool.revive(5, 90).expect("writes"), 2);
+        assert!(dead_letters(&place.0).expect("can be read").is_empty());
+        drop(spool);
+        let (_spool, found) = place.open(1 << 30);
+        assert_eq!(ids(&found), [5, 6]);
+        assert_eq!(found.events[&5].timestamp_ms, 90);
+    }
+}
