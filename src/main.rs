@@ -28,6 +28,9 @@ enum Command {
     /// Run the daemon for tests: whoever reaches it makes apps with POST /apps
     Sandbox(SandboxFlags),
     Bench(BenchArgs),
+    /// Print configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// See which events of rules wait for their delivery, and which were given up
     Hooks {
         #[command(subcommand)]
@@ -36,15 +39,20 @@ enum Command {
         #[arg(long, value_name = "FILE", global = true)]
         config: Option<PathBuf>,
     },
-    /// Print configuration files
-    #[command(subcommand)]
-    Config(ConfigCommand),
     /// Read a configuration file and say what is wrong with it
     Check {
         /// Configuration file (TOML)
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Every key with its default
+    Default,
+    /// What `serve` would run with, given the same flags, and where each value is from
+    Effective(ServeFlags),
 }
 
 #[derive(Subcommand)]
@@ -55,14 +63,6 @@ enum HooksCommand {
     Dead,
     /// Have events that were given up wait again; while the daemon is stopped
     Replay,
-}
-
-#[derive(Subcommand)]
-enum ConfigCommand {
-    /// Every key with its default
-    Default,
-    /// What `serve` would run with, given the same flags, and where each value is from
-    Effective(ServeFlags),
 }
 
 fn main() -> ExitCode {

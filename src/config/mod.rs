@@ -229,12 +229,12 @@ impl Config {
             }
             config.apps.push(app);
         }
-        for section in root.sections("rules")? {
-            config.add_rule(section, None)?;
-        }
         let mut admin = root.section("admin")?;
         admin.read("listen", &mut config.admin, units::local_address)?;
         admin.finish()?;
+        for section in root.sections("rules")? {
+            config.add_rule(section, None)?;
+        }
         let mut test = root.section("test")?;
         test.read("echo", &mut config.echo, units::boolean)?;
         test.read("stall", &mut config.stall, units::boolean)?;

@@ -130,10 +130,9 @@ pub fn run(
         hooks if hooks.rules.is_empty() => None,
         hooks => {
             let mut log = log.clone();
-            let note = move |text| {
-                log.line(LogLine::new(Level::Warn, "rules").with("event", text));
-            };
-            Some(Hooks::start(hooks, &config.helper_cores, note)?)
+            Some(Hooks::start(hooks, &config.helper_cores, move |words| {
+                log.line(LogLine::new(Level::Warn, "rules").with("detail", words));
+            })?)
         }
     };
     let mesh = Mesh::new(config.shards, config.mesh_entries);
@@ -185,8 +184,21 @@ pub fn run(
         cpus.push(cpu);
     }
     let drain_window = config.drain_window;
-    Monitor { news, orders, threads, cpus, notifier, watchdog, drain_window, reload, log }
-        .run(|| on_ready(addresses))?;
+    let monitor_log = log.clone();
+    let monitor = Monitor {
+        news,
+        orders,
+        threads,
+        cpus,
+        notifier,
+        watchdog,
+        drain_window,
+        reload,
+        log: monitor_log,
+    };
+    let outcome = monitor.run(|| on_ready(addresses));
+    log.flush();
+    outcome?;
     if let Some(words) = hooks.and_then(Hooks::finish) {
         // Not through the log, whose thread ends with the process. Nowhere to complain to when it fails.
         let _ = writeln!(io::stderr().lock(), "{words}");
@@ -194,11 +206,12 @@ pub fn run(
     Ok(())
 }
 
-/// One listener for each shard, and the one of the admin; all before the first connection is accepted: the kernel spreads
-/// connections over those that exist. Port 0 becomes a real port with the first.
+/// One listener for each shard, and the one of the admin; all before the first connection is accepted:
+/// the kernel spreads connections over those that exist. Port 0 becomes a real port with the first.
 ///
-/// Inherited sockets called `admin` are for the admin, all others are for clients and dealt out in turn. Where there are fewer than shards, several shards accept from
-/// one queue: the kernel wakes one of them for each connection, which is as fair as their idle time.
+/// Inherited sockets called `admin` are for the admin, all others are for clients and dealt out in turn.
+/// Where there are fewer than shards, several shards accept from one queue: the kernel wakes one of them
+/// for each connection, which is as fair as their idle time.
 fn listeners(config: &ServerConfig) -> anyhow::Result<(Vec<Listener>, Option<TcpListener>)> {
     let inherited = systemd::inherited().map_err(anyhow::Error::msg)?;
     let mut handed_over = Vec::new();

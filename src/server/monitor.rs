@@ -112,7 +112,8 @@ impl Monitor {
         let mut missing = shards;
         let mut look_at = Instant::now() + interval;
         loop {
-            let wait = look_at.saturating_duration_since(Instant::now());
+            let wake_at = state.drain.as_ref().map_or(look_at, |drain| drain.ends.min(look_at));
+            let wait = wake_at.saturating_duration_since(Instant::now());
             match self.news.recv_timeout(wait) {
                 Ok(News::Ready) => {
                     missing -= 1;
@@ -136,6 +137,7 @@ impl Monitor {
                     let drain = state.drain.as_mut().expect("drained when told to");
                     drain.missing -= 1;
                     if drain.missing == 0 {
+                        self.log.say(Level::Info, "drained");
                         return Ok(());
                     }
                 }
@@ -160,13 +162,12 @@ impl Monitor {
             if now >= look_at {
                 look_at = now + interval;
                 self.look(&mut state, now);
-                if state.drain.as_ref().is_some_and(|drain| now >= drain.ends) {
-                    let left: u64 =
-                        state.reports.iter().map(|report| report.gauges.transports).sum();
-                    let line = LogLine::new(Level::Warn, "drain has met its bound");
-                    self.log.line(line.with("transports", left));
-                    return Ok(());
-                }
+            }
+            if state.drain.as_ref().is_some_and(|drain| now >= drain.ends) {
+                let left: u64 = state.reports.iter().map(|report| report.gauges.transports).sum();
+                let line = LogLine::new(Level::Warn, "drain has met its bound");
+                self.log.line(line.with("transports", left));
+                return Ok(());
             }
         }
     }
