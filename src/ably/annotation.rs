@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::inbound::Field;
 use super::message::{stored, write_data};
-use super::publish::{check_extras, check_ids};
+use super::publish::{CHOSEN_ID_BYTES_MAX, check_encoding, check_extras, check_ids};
 use super::revision::{client_id, no_such_message, not_mutable};
 use super::value::{Node, Value};
 use super::writer::{MapWriter, write_array, write_map};
@@ -351,14 +351,16 @@ fn check(
     if draft.count.is_some_and(|count| count > COUNT_MAX) {
         return refuse(invalid, "an annotation's count is an integer from 0 to 4294967295");
     }
-    if draft.has_bad_encoding {
-        return refuse(ErrorCode::INVALID_DATA, "the encoding is no string");
-    }
-    let code = ErrorCode::INVALID_MESSAGE_IDS;
+    check_encoding(draft.encoding.as_deref(), draft.has_bad_encoding)?;
     let id = match draft.id {
         None => None,
-        Some(Field::Text(id)) => Some(id).filter(|id| !id.is_empty()),
-        Some(Field::NotText) => return refuse(code, "an annotation's id is no string"),
+        Some(Field::Text(id)) if id.len() <= CHOSEN_ID_BYTES_MAX => {
+            Some(id).filter(|id| !id.is_empty())
+        }
+        Some(_) => {
+            let text = "an annotation's id is a string of at most 256 bytes";
+            return refuse(ErrorCode::INVALID_MESSAGE_IDS, text);
+        }
     };
     if let Some(extras) = &draft.extras {
         check_extras(name, extras, publisher)?;

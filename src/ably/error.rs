@@ -240,7 +240,7 @@ pub enum DecodeError {
     TooDeep,
     /// A value, but not an object.
     NotAnObject,
-    /// `msgSerial` is not an integer from 0, so that nothing could be acknowledged.
+    /// `msgSerial` is not an integer from 0 to 2^53, so that nothing could be acknowledged.
     InvalidMsgSerial,
 }
 
@@ -250,7 +250,7 @@ impl From<DecodeError> for ErrorInfo {
             DecodeError::Malformed => "malformed protocol message",
             DecodeError::TooDeep => "protocol message nested too deep",
             DecodeError::NotAnObject => "protocol message is not an object",
-            DecodeError::InvalidMsgSerial => "msgSerial is not an integer from 0",
+            DecodeError::InvalidMsgSerial => "msgSerial is not an integer from 0 to 2^53",
         };
         ErrorInfo::new(ErrorCode::PROTOCOL_ERROR, message)
     }

@@ -8,6 +8,9 @@ use super::message::stored;
 use super::value::{Node, Value};
 use super::{Data, Format, MESSAGES_MAX, json, msgpack};
 
+/// Largest msgSerial: up to here all clients can count, and so can what adds to it here.
+const MSG_SERIAL_MAX: u64 = 1 << 53;
+
 /// Most params of one protocol message; more are ignored.
 pub const PARAMS_MAX: usize = 64;
 
@@ -313,7 +316,8 @@ fn read<'a>(value: impl Value<'a>) -> Result<ProtocolMessage, DecodeError> {
             "channel" => message.channel = text(value.str()),
             "channelSerial" => message.channel_serial = text(value.str()),
             "msgSerial" => {
-                message.msg_serial = Some(value.uint().ok_or(DecodeError::InvalidMsgSerial)?);
+                let msg_serial = value.uint().filter(|serial| *serial <= MSG_SERIAL_MAX);
+                message.msg_serial = Some(msg_serial.ok_or(DecodeError::InvalidMsgSerial)?);
             }
             "flags" => message.flags = value.uint().unwrap_or_default(),
             "params" => message.params = read_params(value),

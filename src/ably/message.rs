@@ -107,7 +107,8 @@ impl Publication {
     /// Bytes that it takes in memory, about.
     pub fn size_bytes(&self) -> u64 {
         let messages = self.messages.iter().map(|message| {
-            let id = message.id.as_deref().map_or(0, str::len) as u64;
+            let text = |text: &Option<Box<str>>| text.as_deref().map_or(0, str::len) as u64;
+            let id = text(&message.id) + text(&message.encoding);
             let revision = message.revision.as_deref().map_or(0, Revision::size_bytes);
             size_of::<Message>() as u64 + id + message.size_bytes() + revision
         });

@@ -83,24 +83,34 @@ fn extent(bytes: &[u8], depth: usize) -> Result<usize, DecodeError> {
             Ok(end)
         }
         Head::Bin(start, len) | Head::Ext(start, len) => whole(start + len),
-        Head::Array(start, count) => elements_extent(bytes, start, count, depth),
-        Head::Map(start, count) => elements_extent(bytes, start, count * 2, depth),
+        Head::Array(start, count) => elements_extent(bytes, start, count, depth, |_| true),
+        Head::Map(start, count) => {
+            elements_extent(bytes, start, count * 2, depth, |index| index % 2 == 1)
+        }
     }
 }
 
 /// A count may claim anything: each element takes a byte at least, so the loop ends with the bytes.
+///
+/// Only elements at which `nests` may be arrays or maps. A key is neither: as text, which is what keys
+/// are, it would be escaped once for each key around it, and so double with every level.
 fn elements_extent(
     bytes: &[u8],
     start: usize,
     count: usize,
     depth: usize,
+    nests: impl Fn(usize) -> bool,
 ) -> Result<usize, DecodeError> {
     if depth == DEPTH_MAX {
         return Err(DecodeError::TooDeep);
     }
     let mut at = start;
-    for _ in 0..count {
-        at += extent(&bytes[at..], depth + 1)?;
+    for index in 0..count {
+        let element = &bytes[at..];
+        if !nests(index) && matches!(Head::read(element), Some(Head::Array(..) | Head::Map(..))) {
+            return Err(DecodeError::Malformed);
+        }
+        at += extent(element, depth + 1)?;
     }
     Ok(at)
 }

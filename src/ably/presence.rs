@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::inbound::Field;
 use super::message::write_data;
-use super::publish::check_extras;
+use super::publish::{CHOSEN_ID_BYTES_MAX, check_encoding, check_extras};
 use super::writer::{MapWriter, write_array, write_map};
 use super::{
     Action, ChannelSerial, Data, Direction, Draft, ErrorCode, ErrorInfo, FixtureMember, Format,
@@ -140,9 +140,6 @@ fn field_bytes(field: &Option<Field>) -> u64 {
     }
 }
 
-/// Bytes of an id that a client chooses; those of SDKs have about 30.
-const CHOSEN_ID_BYTES_MAX: usize = 256;
-
 fn check(
     name: &str,
     draft: Draft,
@@ -167,9 +164,7 @@ fn check(
             return refuse(ErrorCode::INVALID_MESSAGE_IDS, text);
         }
     };
-    if draft.has_bad_encoding {
-        return refuse(ErrorCode::INVALID_DATA, "the encoding is no string");
-    }
+    check_encoding(draft.encoding.as_deref(), draft.has_bad_encoding)?;
     match draft.connection_id {
         Some(Field::Text(claimed)) if Some(&*claimed) == publisher.connection_id => {}
         None => {}

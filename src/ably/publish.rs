@@ -147,6 +147,13 @@ impl Messages {
     }
 }
 
+/// Bytes of an id that a client chooses; those of SDKs have about 30. Ids do not count as data, and are
+/// remembered longer than it.
+pub(super) const CHOSEN_ID_BYTES_MAX: usize = 256;
+
+/// Bytes of an encoding, which does not count as data either.
+const ENCODING_BYTES_MAX: usize = 256;
+
 fn refuse<T>(code: ErrorCode, message: &'static str) -> Result<T, ErrorInfo> {
     Err(ErrorInfo::new(code, message))
 }
@@ -261,9 +268,10 @@ fn check(name: &str, draft: Draft, publisher: &Publisher<'_>) -> Result<Message,
     };
     let id = text(draft.id, ErrorCode::INVALID_MESSAGE_IDS, "a message id is no string")?;
     let event = text(draft.name, ErrorCode::INVALID_NAME, "a message name is no string")?;
-    if draft.has_bad_encoding {
-        return refuse(ErrorCode::INVALID_DATA, "the encoding is no string");
+    if id.as_deref().is_some_and(|id| id.len() > CHOSEN_ID_BYTES_MAX) {
+        return refuse(ErrorCode::INVALID_MESSAGE_IDS, "a message id is longer than 256 bytes");
     }
+    check_encoding(draft.encoding.as_deref(), draft.has_bad_encoding)?;
     let code = ErrorCode::INVALID_CONNECTION_ID;
     let claimed = text(draft.connection_id, code, "a connectionId is no string")?;
     if claimed.is_some_and(|claimed| Some(&*claimed) != publisher.connection_id) {
@@ -303,6 +311,18 @@ pub(super) fn with_user_claim(extras: Option<Box<str>>, claim: Option<&str>) -> 
         }
     });
     Some(String::from_utf8(out).expect("JSON is text").into())
+}
+
+/// Refuses an encoding that is no string, or longer than any that says how to decode. `encoding` is
+/// in stored form.
+pub(super) fn check_encoding(encoding: Option<&str>, is_no_string: bool) -> Result<(), ErrorInfo> {
+    if is_no_string {
+        return refuse(ErrorCode::INVALID_DATA, "the encoding is no string");
+    }
+    if encoding.is_some_and(|encoding| encoding.len() > ENCODING_BYTES_MAX) {
+        return refuse(ErrorCode::INVALID_DATA, "the encoding is longer than 256 bytes");
+    }
+    Ok(())
 }
 
 pub(super) fn check_extras(

@@ -223,10 +223,15 @@ fn numbers_of_any_width_and_whole_floats_are_integers() {
     for value in [rmpv::Value::F64(7.5), rmpv::Value::F64(-1.0), (-1).into(), "7".into()] {
         assert_eq!(number(value), Err(DecodeError::InvalidMsgSerial));
     }
-    for (text, expected) in [("7", 7), ("7.0", 7), ("7e0", 7), ("18446744073709551615", u64::MAX)] {
+    for (text, expected) in [("7", 7), ("7.0", 7), ("7e0", 7), ("9007199254740992", 1 << 53)] {
         let payload = format!(r#"{{"msgSerial":{text}}}"#);
         let message = decode(Format::Json, payload.as_bytes()).expect("well-formed");
         assert_eq!(message.msg_serial, Some(expected), "{text}");
+    }
+    for text in ["9007199254740993", "18446744073709551615", "1e19"] {
+        let payload = format!(r#"{{"msgSerial":{text}}}"#);
+        let error = decode(Format::Json, payload.as_bytes());
+        assert_eq!(error, Err(DecodeError::InvalidMsgSerial), "{text}");
     }
 }
 
@@ -639,6 +644,9 @@ fn what_breaks_a_rule_is_refused_with_its_code() {
         (json!([{ "extras": { "headers": { "a": {} } } }]), 40032),
         (json!([{ "extras": { "delta": {} } }]), 40032),
         (json!([{ "extras": { "userClaim": "x" } }]), 40032),
+        (json!([{ "id": "x".repeat(257) }]), 40031),
+        (json!([{ "data": "x", "encoding": "x".repeat(257) }]), 40013),
+        (json!([{ "encoding": "x".repeat(257) }]), 40013),
         (json!([{ "extras": { "privileged": {} } }]), 40160),
         (json!([{ "extras": { "ephemeral": true } }, {}]), 40000),
         (json!([{ "data": "x".repeat(65_537) }]), 40009),
@@ -721,6 +729,23 @@ fn messages_are_named_by_the_client_or_by_their_place() {
         assert_eq!(given.collect::<Vec<_>>(), ids);
         assert_eq!(&*publication.id, id);
     }
+}
+
+#[test]
+fn a_key_that_is_a_map_is_refused_whatever_is_in_it() {
+    // Keys in each other; as text, each would have twice the backslashes of the one inside it.
+    let mut key = b"\xa1k".to_vec();
+    for depth in 1..=60 {
+        key = [b"\x81", &key[..], b"\xc0"].concat();
+        let message = [b"\x81", &key[..], b"\xc0"].concat();
+        assert_eq!(decode(Format::MsgPack, &message), Err(DecodeError::Malformed), "{depth}");
+        let data = [b"\x81\xa4data\x81", &key[..], b"\x01"].concat();
+        assert!(decode_publish(Format::MsgPack, &data).is_err(), "{depth}");
+    }
+    let array = b"\x81\x91\xa1k\xc0";
+    assert_eq!(decode(Format::MsgPack, array), Err(DecodeError::Malformed));
+    // Numbers are good keys to those who have them.
+    assert!(decode(Format::MsgPack, b"\x81\x07\xc0").is_ok());
 }
 
 #[test]
