@@ -217,8 +217,10 @@ impl Shard {
         stream.serial = Some(serial);
         stream.has_members = has_members;
         for request in std::mem::take(&mut stream.waiting) {
-            // One that cannot be answered may take its attachment, and so the stream, with it.
-            if self.streams.resolve(reference).is_some() {
+            // One that cannot be answered takes its attachment with it, and perhaps the stream.
+            if self.streams.resolve(reference).is_some()
+                && self.modes(request.index, reference.index).is_some()
+            {
                 self.settle_attach(reference.index, request);
             }
         }

@@ -52,9 +52,13 @@ impl Shard {
         }
     }
 
-    /// Handles requests until one has to wait for its answer.
-    fn advance_http(&mut self, index: u32) {
-        while let Some(http) = self.http(index).filter(|http| http.waiting.is_none()) {
+    /// Handles requests until one has to wait for its answer, or the client for reading answers: as
+    /// long as it does not, what it sends next stays in the parser, which has a bound.
+    pub(super) fn advance_http(&mut self, index: u32) {
+        let lane_bytes_max = self.config.connection.lane_bytes_max;
+        while self.transports[index as usize].lane_bytes() <= lane_bytes_max
+            && let Some(http) = self.http(index).filter(|http| http.waiting.is_none())
+        {
             match http.parser.poll() {
                 Ok(Progress::NeedMore) => break,
                 Ok(Progress::Continue) => self.answer_bytes(index, http::CONTINUE),

@@ -347,6 +347,8 @@ impl Shard {
             }
             self.events_moved(index);
         }
+        // Requests may have waited for it.
+        self.advance_http(index);
         self.set_ready(index);
     }
 

@@ -257,6 +257,12 @@ impl Shard {
         if let Err(error) = result {
             ending = Some((error.close_code(), Ending::Linger));
         }
+        // Whoever does not read what it is sent back gets no more of it.
+        let is_over = self.transports[index as usize].lane_bytes()
+            > self.config.connection.lane_bytes_max + payload_bytes_max;
+        if is_over {
+            ending = ending.or(Some((CloseCode::Policy, Ending::Linger)));
+        }
         if let Some((code, ending)) = ending {
             self.close_websocket(index, code, ending);
         }

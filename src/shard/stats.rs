@@ -85,6 +85,10 @@ impl Stats {
             return Vec::new();
         }
         let app = self.app(app_id, now_ms);
+        // A cursor may lie behind the end that was asked for.
+        if query.start_ms > query.end_ms {
+            return Vec::new();
+        }
         let range = (query.unit, query.start_ms)..=(query.unit, query.end_ms);
         let past = app.past.range(range).map(|((_, start_ms), tally)| (*start_ms, tally));
         let current_ms = query.unit.floor(app.minute_ms);
@@ -157,6 +161,18 @@ mod tests {
         let query = StatsQuery { unit, start_ms: 0, end_ms: u64::MAX, direction, limit: 1000 };
         let read = stats.read("app", now_ms, &query);
         read.iter().map(|(at, tally)| (at - START, tally.get(Counter::RequestsSucceeded))).collect()
+    }
+
+    #[test]
+    fn a_page_that_begins_behind_its_end_is_empty() {
+        let mut stats = Stats::default();
+        stats.of("app", START).add(Counter::RequestsSucceeded, 1);
+        stats.of("app", START + MINUTE).add(Counter::RequestsSucceeded, 1);
+        for direction in [Direction::Forwards, Direction::Backwards] {
+            let (start_ms, end_ms, unit) = (START + 1, START, StatsUnit::Minute);
+            let query = StatsQuery { unit, start_ms, end_ms, direction, limit: 1000 };
+            assert!(stats.read("app", START + MINUTE, &query).is_empty());
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! queues, mail carried by hand. Everything that can happen in any order is ordered by a seed.
 
 mod presence;
+mod session;
 
 use std::collections::HashMap;
 

@@ -36,6 +36,52 @@ pub(super) fn request(
     answer(host, client)
 }
 
+#[test]
+fn requests_of_a_client_that_does_not_read_wait_until_it_does() {
+    let config = ShardConfig {
+        connection: crate::connection::ConnectionConfig {
+            lane_bytes_max: 4096,
+            ..crate::connection::ConnectionConfig::default()
+        },
+        ..ShardConfig::default()
+    };
+    let mut host = Host::with_config(1, 1, config);
+    let request = "GET /time HTTP/1.1\r\nHost: h\r\n\r\n";
+    let client = host.request(0, request);
+    host.stalled.push(client);
+    for _ in 0..100 {
+        host.write(client, request.repeat(10).as_bytes());
+        host.step();
+        let lane_bytes = host.shards[0].transports[0].lane_bytes();
+        assert!(lane_bytes < 4096 + 1024, "{lane_bytes} bytes");
+    }
+    host.stalled.clear();
+    for _ in 0..100 {
+        host.settle();
+    }
+    let text = String::from_utf8(host.clients[client].received.clone()).expect("text");
+    assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 1001);
+}
+
+#[test]
+fn an_echo_to_a_client_that_does_not_read_has_an_end() {
+    let mut config = ShardConfig { echo: true, frame_bytes_max: 4096, ..ShardConfig::default() };
+    config.connection.lane_bytes_max = 4096;
+    let mut host = Host::with_config(1, 1, config);
+    let client = host.request(
+        0,
+        "GET /echo HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    host.stalled.push(client);
+    for _ in 0..20 {
+        host.send(client, &json!("x".repeat(1000)));
+        host.step();
+    }
+    assert!(matches!(host.shards[0].transports[0].stage, Stage::Leaving(_)));
+    assert!(host.shards[0].transports[0].lane_bytes() < 10_000);
+}
+
 /// Connects with the credentials in `query`; what the first frames are is not looked at.
 pub(super) fn connect_with(host: &mut Host, shard: usize, query: &str) -> usize {
     let client = host.request(

@@ -572,3 +572,29 @@ fn deltas_go_on_in_full_behind_an_occupancy_event() {
         .collect();
     assert_eq!(kinds, ["full", "delta", "occupancy", "full", "delta"]);
 }
+
+#[test]
+fn of_two_attaches_that_wait_the_second_is_void_when_the_first_cannot_be_answered() {
+    let config = ShardConfig { mail_max: 1, ..ShardConfig::default() };
+    let mut host = Host::with_config(2, 3, config);
+    let (client, other) = (host.connect(0, ""), host.connect(0, ""));
+    host.messages(client);
+    let mut names = (0..).map(|number| format!("room{number}"));
+    let room = names.find(|name| ChannelKey::new("app", name).home(2) == 1).expect("one of many");
+    let attach = json!({"action": 10, "channel": room, "params": {"rewind": "1"}});
+    host.send(client, &attach);
+    host.send(client, &attach);
+    host.send(other, &json!({"action": 10, "channel": room}));
+    let subscribe = host.shards[0].poll_mail(1).expect("asked");
+    host.shards[1].handle_mail(0, subscribe);
+    // Something else is on its way to the home, which is all that may be.
+    host.publish(other, 0, &room, "x");
+    let subscribed = host.shards[1].poll_mail(0).expect("answered");
+    host.shards[0].handle_mail(1, subscribed);
+    host.settle();
+    let answers = host.messages(client);
+    let actions: Vec<&Value> = answers.iter().map(|answer| &answer["action"]).collect();
+    assert_eq!(actions, [&json!(13)], "{answers:?}");
+    assert_eq!(answers[0]["error"]["code"], 50004);
+    host.attach(client, &room);
+}
