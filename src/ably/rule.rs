@@ -79,6 +79,12 @@ pub enum WhenFull {
 #[derive(Clone, Debug)]
 pub struct ChannelFilter(Regex);
 
+impl PartialEq for ChannelFilter {
+    fn eq(&self, other: &ChannelFilter) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
 impl ChannelFilter {
     /// Compiles `text`; an empty one is for all channels.
     ///

@@ -10,6 +10,7 @@ mod key;
 mod reader;
 mod rule;
 mod show;
+mod sink;
 mod units;
 
 use std::collections::BTreeMap;
@@ -504,6 +505,7 @@ fn read_key(mut section: Section) -> Result<ApiKey, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hooks::Sink;
 
     fn refusal(text: &str) -> String {
         Config::parse("r.toml", text).expect_err("must be refused").to_string()
@@ -552,8 +554,9 @@ mod tests {
         let [full] = rules else { panic!("one example") };
         assert_eq!(full.signing_key.as_deref(), Some("shop.key"));
         let mut full = RuleConfig { signing_key: None, id: "least".into(), ..full.clone() };
-        assert_eq!(full.target.headers, [("x-secret".to_owned(), "hush".to_owned())]);
-        full.target.headers.clear();
+        let Sink::Http(http) = &mut full.target.sink else { panic!("has a url") };
+        assert_eq!(http.headers, [("x-secret".to_owned(), "hush".to_owned())]);
+        http.headers.clear();
         assert_eq!(format!("{full:?}"), format!("{least:?}"));
     }
 
@@ -582,12 +585,67 @@ mod tests {
                 "headers = { \"a b\" = \"c\" }",
                 "5:11: `rules.headers`: `a b` is no name of a header",
             ),
+            (
+                "url = \"https://example.com/\"\nclient_key_file = \"key.pem\"",
+                "1:1: `rules.client_certificate_file`: is missing",
+            ),
+            (
+                "ca_file = \"nowhere.pem\"",
+                "5:11: `rules.ca_file`: cannot read nowhere.pem: No such file or directory (os error 2)",
+            ),
+            (
+                "url = \"https://example.com/\"\nlambda = { function = \"f\" }",
+                "6:10: `rules.lambda`: has no place beside another target: keep one of them",
+            ),
+            (
+                "lambda = { function = \"f g\" }",
+                "5:23: `rules.lambda.function`: wants the name of a function, or its ARN",
+            ),
+            ("lambda = { function = \"f\" }", "1:1: `rules.aws.region`: is missing"),
+            (
+                "lambda = { function = \"f\" }\naws = { region = \"eu-west-1\", external_id = \"x\" }",
+                "6:7: `rules.aws.role_arn`: is missing",
+            ),
+            (
+                "lambda = { function = \"f\" }\naws = { region = \"eu-west-1\" }\nformat = \"msgpack\"",
+                "7:10: `rules.format`: is \"json\" for a function",
+            ),
+            (
+                "nats = { servers = [\"nats://127.0.0.1\"], subject = \"x\" }",
+                "5:20: `rules.nats.servers`: 127.0.0.1 is not a public address; say `allow_private = true` if it is meant",
+            ),
+            (
+                "nats = { servers = [\"nats://example.com\"], subject = \"a.*\" }",
+                "5:54: `rules.nats.subject`: wants a subject, such as \"chat.{channel}\"",
+            ),
+            (
+                "nats = { servers = [\"nats://example.com\"], subject = \"a\" }\nsigning_key = \"a.b\"",
+                "6:15: `rules.signing_key`: wants a `url`",
+            ),
         ] {
             assert_eq!(rule(more), format!("r.toml:{expected}"));
         }
         let error = refusal("[[rules]]\nid = \"r\"\napp = \"a\"\nchannel = \"(?=x)\"");
         assert!(error.starts_with("r.toml:4:11: `rules.channel`: error: look-around"), "{error}");
         assert!(error.ends_with("(40035/400)"), "{error}");
+    }
+
+    #[test]
+    fn functions_and_subjects_are_targets_and_hide_their_secrets() {
+        let config = Config::parse(
+            "r.toml",
+            "[[rules]]\nid = \"f\"\napp = \"a\"\nchannel = \"\"\n\
+             lambda = { function = \"arn:aws:lambda:eu-west-1:123456789012:function:mask:live\" }\n\
+             aws = { access_key_id = \"AKID\", secret_access_key = \"hush\" }\n\
+             [[rules]]\nid = \"n\"\napp = \"a\"\nchannel = \"\"\n\
+             nats = { servers = [\"tls://example.com\"], subject = \"a.{channel}\", token = \"hush\" }",
+        )
+        .unwrap();
+        let Sink::Lambda(lambda) = &config.rules[0].target.sink else { panic!("a function") };
+        assert_eq!((&*lambda.aws.region, lambda.qualifier.as_deref()), ("eu-west-1", Some("live")));
+        assert!(matches!(&config.rules[1].target.sink, Sink::Nats(nats) if !nats.jetstream));
+        assert!(!format!("{config:?}").contains("hush"));
+        assert_eq!(config.rules, config.clone().rules);
     }
 
     #[test]

@@ -117,10 +117,15 @@ impl<'d> Section<'d> {
         Ok(())
     }
 
+    /// Whether the file has `key`.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
     /// The table `[key]`.
     pub(super) fn section(&mut self, key: &'static str) -> Result<Section<'d>, ConfigError> {
         let (table, span) = match self.get(key) {
-            None => (None, 0..0),
+            None => (None, self.span.clone()),
             Some(value) => match value.get_ref() {
                 DeValue::Table(table) => (Some(table), value.span()),
                 _ => return Err(self.error(key, "wants a table")),

@@ -1,4 +1,4 @@
-//! Rules as they are configured: which events go to which endpoint.
+//! Rules as they are configured: which events go where. The keys of each sink are in `sink.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +9,12 @@ use toml::de::DeValue;
 use crate::ably::{ChannelFilter, Format, RequestShape, Rule, RuleSource, WhenFull};
 use crate::config::key::{self, ApiKey};
 use crate::config::reader::{ConfigError, Section, advise};
+use crate::config::sink;
 use crate::config::units::{self, KIB, MIB};
-use crate::hooks::{HookRule, Pace, SigningKey, Target, check_url};
+use crate::hooks::{HookRule, Pace, Secret, SigningKey, Sink, Target};
 
 /// One table `[[apps.rules]]` or `[[rules]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RuleConfig {
     /// Unique among all rules.
     pub id: String,
@@ -59,10 +60,8 @@ impl RuleConfig {
         })?;
         let mut allow_private = false;
         section.read("allow_private", &mut allow_private, units::boolean)?;
-        let mut url = String::new();
-        section.read("url", &mut url, |value| {
-            check_url(units::text(value)?, allow_private).map(|url| url.to_string())
-        })?;
+        let sink = sink::read(&mut section, allow_private)?;
+        let tls = sink::read_tls(&mut section)?;
         let (mut is_batch, mut enveloped) = (false, true);
         section.read("mode", &mut is_batch, one_of(&MODES))?;
         let mut format = Format::Json;
@@ -76,21 +75,28 @@ impl RuleConfig {
                 return Err(section.error("enveloped", "is true where `mode` is \"batch\""));
             }
         };
-        let mut headers = Vec::new();
-        section.read("headers", &mut headers, read_headers)?;
         let mut signing_key = None;
         section.read("signing_key", &mut signing_key, |value| {
             units::text(value).map(|name| Some(name.to_owned()))
         })?;
+        if signing_key.is_some() && !matches!(sink, Some(Sink::Http(_))) {
+            return Err(section.error("signing_key", "wants a `url`"));
+        }
+        if matches!(sink, Some(Sink::Lambda(_))) && format != Format::Json {
+            return Err(section.error("format", "is \"json\" for a function"));
+        }
         let mut timeout = Duration::from_secs(10);
         section.read("timeout", &mut timeout, units::duration("100ms"..="5m"))?;
         let mut pace = Pace {
             concurrency: 25,
+            requests_per_second_max: 0,
             batch_events_max: 1000,
             batch_interval: Duration::from_secs(1),
             retry_for: Duration::from_secs(86_400),
         };
         section.read("concurrency", &mut pace.concurrency, units::count(1..=1000))?;
+        let rate = units::count(0..=100_000);
+        section.read("requests_per_second_max", &mut pace.requests_per_second_max, rate)?;
         let events = units::count(1..=10_000);
         section.read("batch_events_max", &mut pace.batch_events_max, events)?;
         let interval = units::duration("10ms"..="1m");
@@ -106,7 +112,7 @@ impl RuleConfig {
         for (key, is_missing) in [
             ("id", id.is_empty()),
             ("app", app.is_empty()),
-            ("url", url.is_empty()),
+            ("url", sink.is_none()),
             ("channel", filter.is_none()),
         ] {
             if is_missing {
@@ -114,8 +120,8 @@ impl RuleConfig {
             }
         }
         let filter = filter.expect("looked at above");
-        let signing = None;
-        let target = Target { url, headers, signing_key: signing, allow_private, timeout, pace };
+        let sink = sink.expect("looked at above");
+        let target = Target { sink, allow_private, timeout, pace, tls };
         Ok(RuleConfig {
             id,
             app,
@@ -140,7 +146,7 @@ impl RuleConfig {
             let key = key.with_context(|| {
                 format!("the rule `{}` signs with `{name}`, which is no key here", self.id)
             })?;
-            let (name, secret) = (key.name().into(), key.secret.as_str().into());
+            let (name, secret) = (key.name().into(), Secret::new(&key.secret));
             anyhow::Ok(SigningKey { name, secret })
         };
         let signing_key = self.signing_key.as_ref().map(find).transpose()?;
@@ -154,7 +160,10 @@ impl RuleConfig {
             self.when_full,
             self.waiting_bytes_max as u64,
         );
-        let target = Target { signing_key, ..self.target.clone() };
+        let mut target = self.target.clone();
+        if let Sink::Http(http) = &mut target.sink {
+            http.signing_key = signing_key;
+        }
         Ok(HookRule { rule: Arc::new(rule), target })
     }
 }
@@ -167,29 +176,11 @@ fn id_text(value: &DeValue) -> Result<String, String> {
 }
 
 /// One of some words, each of which stands for a value.
-fn one_of<T: Copy>(words: &[(&str, T)]) -> impl FnOnce(&DeValue) -> Result<T, String> {
+pub(super) fn one_of<T: Copy>(words: &[(&str, T)]) -> impl FnOnce(&DeValue) -> Result<T, String> {
     move |value| {
         let text = units::text(value)?;
         let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         found.ok_or_else(|| format!("`{text}` is not known; {}", advise(text, &known)))
     }
-}
-
-/// Reads `{ "name" = "value", .. }`.
-fn read_headers(value: &DeValue) -> Result<Vec<(String, String)>, String> {
-    let wanted = || r#"wants headers, such as { "x-name" = "value" }"#.to_owned();
-    let mut headers = Vec::new();
-    for (name, value) in value.as_table().ok_or_else(wanted)? {
-        let (name, value) = (name.get_ref(), value.get_ref().as_str().ok_or_else(wanted)?);
-        let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        if name.is_empty() || !name.bytes().all(is_token) {
-            return Err(format!("`{name}` is no name of a header"));
-        }
-        if !value.bytes().all(|b| matches!(b, b'\t' | b' '..=b'~')) {
-            return Err(format!("the value of `{name}` is not printable ASCII"));
-        }
-        headers.push((name.to_lowercase(), value.to_owned()));
-    }
-    Ok(headers)
 }

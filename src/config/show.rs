@@ -136,7 +136,7 @@ impl Config {
         let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
         let is_other = |name: &&String| before.get(*name) != after.get(*name);
         let mut changed: Vec<String> = names.into_iter().filter(is_other).cloned().collect();
-        if format!("{:?}", self.rules) != format!("{:?}", next.rules) {
+        if self.rules != next.rules {
             changed.push("rules".into());
         }
         changed

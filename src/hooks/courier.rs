@@ -25,11 +25,17 @@ const BREAKER_FAILURES: u32 = 5;
 /// Bytes of events in one batch; one larger event is sent alone.
 const BATCH_BYTES_MAX: u64 = 1 << 20;
 
+/// How far requests may run ahead of `requests_per_second_max`: the clock here counts milliseconds, and
+/// whoever asks for the next request may be late.
+const AHEAD_US: u64 = 10_000;
+
 /// How a rule's events are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     /// Requests under way; a batch is always one.
     pub concurrency: usize,
+    /// Requests that begin in a second, evenly; 0: no bound.
+    pub requests_per_second_max: usize,
     /// Events of one batch.
     pub batch_events_max: usize,
     /// From one batch to the next, unless a whole one waits.
@@ -114,9 +120,11 @@ pub struct Courier {
     in_flight: usize,
     /// Failures in a row.
     failures: u32,
-    /// Until when nothing is sent at all.
+    /// Until when nothing is sent at all, for failures.
     closed_until_ms: u64,
     batch_sent_ms: Option<u64>,
+    /// Where requests at the rate that is allowed would have got to, in microseconds (GCRA).
+    paced_us: u64,
     random: u64,
 }
 
@@ -137,6 +145,7 @@ impl Courier {
             failures: 0,
             closed_until_ms: 0,
             batch_sent_ms: None,
+            paced_us: 0,
             random: seed | 1,
         }
     }
@@ -185,7 +194,7 @@ impl Courier {
             self.ready.push_back(lane);
         }
         let concurrency = if self.is_broken() { 1 } else { self.pace.concurrency };
-        if now.mono_ms < self.closed_until_ms || self.in_flight >= concurrency {
+        if now.mono_ms < self.opens_ms() || self.in_flight >= concurrency {
             return None;
         }
         while let Some(name) = self.ready.pop_front() {
@@ -210,6 +219,10 @@ impl Courier {
             };
             lane.in_flight = count;
             self.in_flight += 1;
+            let rate = self.pace.requests_per_second_max as u64;
+            if let Some(interval_us) = 1_000_000u64.checked_div(rate) {
+                self.paced_us = self.paced_us.max(now.mono_ms * 1000) + interval_us;
+            }
             let entries = lane.entries.iter().take(count).cloned().collect();
             return Some(Parcel { lane: name, entries });
         }
@@ -221,8 +234,8 @@ impl Courier {
     pub fn next_timeout(&self, now: Now) -> Option<u64> {
         let concurrency = if self.is_broken() { 1 } else { self.pace.concurrency };
         let send = match self.ready.is_empty() {
-            false if self.in_flight < concurrency => Some(self.closed_until_ms),
-            _ => self.waiting.first().map(|(at_ms, _)| (*at_ms).max(self.closed_until_ms)),
+            false if self.in_flight < concurrency => Some(self.opens_ms()),
+            _ => self.waiting.first().map(|(at_ms, _)| (*at_ms).max(self.opens_ms())),
         };
         let oldest = self.oldest().map(|(lane, at)| lane.entries[at].event.timestamp_ms);
         let expiry = oldest.map(|timestamp_ms| {
@@ -230,6 +243,12 @@ impl Courier {
             now.mono_ms + expires_ms.saturating_sub(now.unix_ms)
         });
         [send, expiry].into_iter().flatten().min()
+    }
+
+    /// Until when nothing is sent: for failures, or because enough was.
+    fn opens_ms(&self) -> u64 {
+        let paced_ms = self.paced_us.saturating_sub(AHEAD_US).div_ceil(1000);
+        self.closed_until_ms.max(paced_ms)
     }
 
     /// A request has ended.
@@ -364,6 +383,7 @@ mod tests {
 
     const PACE: Pace = Pace {
         concurrency: 3,
+        requests_per_second_max: 0,
         batch_events_max: 4,
         batch_interval: Duration::from_secs(1),
         retry_for: Duration::from_secs(600),
@@ -442,6 +462,25 @@ mod tests {
         desk.end(parcels.next().unwrap(), Outcome::Delivered);
         assert_eq!(ids(&desk.parcels()), [[2]]);
         assert_eq!(desk.courier.len(), 3);
+    }
+
+    #[test]
+    fn requests_keep_to_their_rate_whatever_the_concurrency() {
+        let mut desk = Desk::new(RequestShape::Enveloped);
+        desk.courier.pace.requests_per_second_max = 40;
+        for index in 0..1000 {
+            desk.push(&format!("c{index}"));
+        }
+        let (started_ms, mut sent) = (desk.now.mono_ms, 0);
+        while desk.now.mono_ms < started_ms + 10_000 {
+            for parcel in desk.parcels() {
+                desk.end(parcel, Outcome::Delivered);
+                sent += 1;
+            }
+            let at_ms = desk.courier.next_timeout(desk.now).expect("more waits");
+            desk.pass(at_ms.checked_sub(desk.now.mono_ms).expect("in the future"));
+        }
+        assert!((400..=401).contains(&sent), "{sent} in ten seconds");
     }
 
     #[test]

@@ -5,18 +5,27 @@
 //! | --- | --- |
 //! | `mod.rs` | the thread: events in, requests out, one loop |
 //! | `courier.rs` | what one rule sends next |
-//! | `client.rs` | one HTTP request; which addresses may be reached |
+//! | `target.rs` | where events go, as configured |
+//! | `client.rs` | one request, whatever takes it |
+//! | `http.rs`, `lambda.rs`, `nats.rs` | what takes it |
+//! | `aws/` | signatures of requests to AWS, and credentials for them |
+//! | `address.rs` | which addresses may be reached |
 //! | `spool.rs` | events in files |
 //! | `command.rs` | what an operator can do with them |
 #![allow(clippy::disallowed_methods, reason = "a thread of its own, with clocks of its own")]
 
+mod address;
+mod aws;
 mod client;
 pub mod command;
 mod courier;
+mod http;
+mod lambda;
+mod nats;
 mod spool;
+mod target;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -26,11 +35,18 @@ use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-pub use self::client::check_url;
+pub use self::address::check_url;
+pub use self::aws::{
+    AccessKey, AssumedRole, AwsAccess, CredentialSource, is_region, region_of_url,
+};
 use self::client::{Answer, Client};
 use self::courier::{Courier, Entry, Finished, Parcel};
 pub use self::courier::{Pace, Reason};
+pub use self::http::HttpTarget;
+pub use self::lambda::{FunctionName, Invocation, LambdaTarget, parse_qualifier};
+pub use self::nats::{NatsLogin, NatsTarget, SubjectTemplate, check_server};
 use self::spool::Spool;
+pub use self::target::{Secret, SigningKey, Sink, Target, Tls};
 use crate::ably::{Rule, RuleEvent, Rules, WhenFull};
 use crate::base::Now;
 
@@ -45,38 +61,6 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Directory of the spool below the state directory.
 const SPOOL_DIRECTORY: &str = "hooks";
-
-/// What requests are signed with (15.6).
-#[derive(Clone)]
-pub struct SigningKey {
-    /// `appId.keyId`.
-    pub name: Box<str>,
-    /// Never logged.
-    pub secret: Box<str>,
-}
-
-impl fmt::Debug for SigningKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:...", self.name)
-    }
-}
-
-/// Where the events of a rule go.
-#[derive(Clone, Debug)]
-pub struct Target {
-    /// `http://` or `https://`; may hold secrets.
-    pub url: String,
-    /// Sent with every request.
-    pub headers: Vec<(String, String)>,
-    /// Signs every request.
-    pub signing_key: Option<SigningKey>,
-    /// Whether addresses that are not public may be reached.
-    pub allow_private: bool,
-    /// For one request with its answer.
-    pub timeout: Duration,
-    /// How requests follow each other.
-    pub pace: Pace,
-}
 
 /// A rule and where its events go.
 #[derive(Clone, Debug)]
@@ -196,7 +180,7 @@ fn first_id(unix_ms: u64) -> u64 {
 struct Route {
     rule: Arc<Rule>,
     courier: Courier,
-    client: Client,
+    client: Arc<Client>,
     /// Given up since the last line about it.
     given_up: u64,
     /// What the last request that failed was answered.
@@ -233,7 +217,7 @@ impl HookThread {
             routes.push(Route {
                 rule,
                 courier,
-                client,
+                client: Arc::new(client),
                 given_up: 0,
                 failure: None,
                 was_broken: false,
@@ -360,7 +344,7 @@ impl HookThread {
             let expired = self.routes[index].courier.expire(now);
             self.finish(now, index, expired);
             while let Some(parcel) = self.routes[index].courier.poll_parcel(now) {
-                let client = self.routes[index].client.clone();
+                let client = Arc::clone(&self.routes[index].client);
                 requests.spawn(async move {
                     let answer = client.send(&parcel).await;
                     (index, parcel, answer)

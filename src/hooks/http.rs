@@ -1,0 +1,223 @@
+//! POSTs to the HTTP endpoint of one rule.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use data_encoding::BASE64;
+use hmac::{Hmac, Mac};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use sha2::Sha256;
+
+use super::address::{PublicResolver, check_url};
+use super::aws::AwsAccess;
+use super::client::{Answer, VERSION, body};
+use super::courier::{Outcome, Parcel};
+use super::target::{SigningKey, Target};
+use crate::ably::RequestShape;
+
+/// Bytes of an answer that are read, so that its connection can be used again.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// An endpoint that takes POSTs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpTarget {
+    /// `http://` or `https://`; may hold secrets.
+    pub url: String,
+    /// Sent with every request.
+    pub headers: Vec<(String, String)>,
+    /// Signs every request, as Ably does.
+    pub signing_key: Option<SigningKey>,
+    /// Signs every request, as AWS wants it.
+    pub aws: Option<AwsAccess>,
+}
+
+/// Sends the parcels of one rule.
+pub struct HttpClient {
+    http: reqwest::Client,
+    url: reqwest::Url,
+    headers: HeaderMap,
+    signing_key: Option<SigningKey>,
+    shape: RequestShape,
+}
+
+impl HttpClient {
+    /// A client with connections of its own.
+    ///
+    /// # Errors
+    /// The URL or a header is malformed, the address is one that the rule must not reach, or the system's
+    /// root certificates cannot be read.
+    pub fn new(
+        target: &Target,
+        endpoint: &HttpTarget,
+        shape: RequestShape,
+    ) -> anyhow::Result<HttpClient> {
+        let url = check_url(&endpoint.url, target.allow_private).map_err(anyhow::Error::msg)?;
+        let mut headers = HeaderMap::new();
+        headers.insert("x-ably-version", HeaderValue::from_static(VERSION));
+        for (name, value) in &endpoint.headers {
+            let name = HeaderName::try_from(name).context("a header's name is malformed")?;
+            let value = HeaderValue::try_from(value).context("a header's value is malformed")?;
+            headers.insert(name, value);
+        }
+        anyhow::ensure!(endpoint.aws.is_none(), "requests cannot be signed for AWS yet");
+        let http = prepare(target)?;
+        let signing_key = endpoint.signing_key.clone();
+        Ok(HttpClient { http, url, headers, signing_key, shape })
+    }
+
+    /// Sends one parcel.
+    pub async fn send(&self, parcel: &Parcel) -> Answer {
+        let (content_type, body) = body(self.shape, parcel);
+        let mut headers = self.headers.clone();
+        // Unless the rule knows better.
+        let content_type = HeaderValue::from_static(content_type.name());
+        headers.entry(reqwest::header::CONTENT_TYPE).or_insert(content_type);
+        let mut request = self.http.post(self.url.clone()).headers(headers);
+        for (name, value) in &parcel.entries[0].event.headers {
+            request = request.header(&**name, &**value);
+        }
+        if let Some(key) = &self.signing_key {
+            request = request.header("x-ably-key", &*key.name);
+            request = request.header("x-ably-signature", key.sign(&body));
+        }
+        match request.body(body).send().await {
+            Ok(response) => {
+                let answer = judge(response.status().as_u16(), self.shape, || {
+                    retry_after(response.headers(), SystemTime::now())
+                });
+                let mut response = response;
+                let mut bytes = 0;
+                // Its deadline is that of the whole request.
+                while bytes < ANSWER_BYTES_MAX
+                    && let Ok(Some(chunk)) = response.chunk().await
+                {
+                    bytes += chunk.len();
+                }
+                answer
+            }
+            Err(error) => {
+                // Without the URL, which may hold a secret.
+                Answer::failed(root_cause(&error.without_url()))
+            }
+        }
+    }
+}
+
+/// What makes requests, with pools of connections that nobody else uses.
+///
+/// # Errors
+/// The system's root certificates cannot be read, or the target's are malformed.
+fn prepare(target: &Target) -> anyhow::Result<reqwest::Client> {
+    let mut http = reqwest::Client::builder()
+        .timeout(target.timeout)
+        .connect_timeout(target.timeout.min(Duration::from_secs(10)))
+        .pool_idle_timeout(Duration::from_secs(60))
+        // Whoever may say where else the secrets go is not the endpoint.
+        .redirect(reqwest::redirect::Policy::none())
+        // A proxy from the environment would decide what is reached.
+        .no_proxy()
+        .user_agent(concat!("ringcast/", env!("CARGO_PKG_VERSION")));
+    if !target.allow_private {
+        http = http.dns_resolver(Arc::new(PublicResolver));
+    }
+    if let Some(ca) = &target.tls.ca {
+        for certificate in reqwest::Certificate::from_pem_bundle(ca.as_bytes())? {
+            http = http.add_root_certificate(certificate);
+        }
+    }
+    if let Some(identity) = &target.tls.identity {
+        http = http.identity(reqwest::Identity::from_pem(identity.reveal().as_bytes())?);
+    }
+    http.build().context("cannot prepare HTTP requests")
+}
+
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// What a status means (15.7).
+fn judge(
+    status: u16,
+    shape: RequestShape,
+    retry_after: impl FnOnce() -> Option<Duration>,
+) -> Answer {
+    let outcome = match status {
+        200..=299 => Outcome::Delivered,
+        408 | 425 | 429 | 500..=599 => Outcome::Failed { retry_after: retry_after() },
+        // In a batch one event that is not liked must not take the others with it.
+        _ if shape == RequestShape::Batch => Outcome::Failed { retry_after: None },
+        _ => Outcome::Refused,
+    };
+    Answer { outcome, note: format!("status {status}") }
+}
+
+/// `Retry-After`, in seconds or as a date (RFC 9110 section 10.2.3).
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get("retry-after")?.to_str().ok()?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).ok(),
+    }
+}
+
+impl SigningKey {
+    /// What `X-Ably-Signature` says of a body (15.6).
+    fn sign(&self, body: &[u8]) -> String {
+        let mac = Hmac::<Sha256>::new_from_slice(self.secret.reveal().as_bytes());
+        let mac = mac.expect("HMAC takes keys of any length").chain_update(body);
+        BASE64.encode(&mac.finalize().into_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hooks::target::Secret;
+
+    #[test]
+    fn a_signature_is_what_others_compute() {
+        // From openssl: printf '{"items":[]}' | openssl dgst -sha256 -hmac secret -binary | base64
+        let key = SigningKey { name: "app.key".into(), secret: Secret::new("secret") };
+        assert_eq!(key.sign(br#"{"items":[]}"#), "VG7phuhMZ8ubMWF9x6TFoO6EEA8OcgVmAEp85CWHv7E=");
+    }
+
+    #[test]
+    fn a_status_says_whether_it_is_worth_another_try() {
+        let outcome = |status, shape| judge(status, shape, || None).outcome;
+        let failed = Outcome::Failed { retry_after: None };
+        for (status, single, batch) in [
+            (200, Outcome::Delivered, Outcome::Delivered),
+            (204, Outcome::Delivered, Outcome::Delivered),
+            (301, Outcome::Refused, failed),
+            (404, Outcome::Refused, failed),
+            (408, failed, failed),
+            (429, failed, failed),
+            (500, failed, failed),
+            (503, failed, failed),
+        ] {
+            assert_eq!(outcome(status, RequestShape::Bare), single, "{status}");
+            assert_eq!(outcome(status, RequestShape::Batch), batch, "{status}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_700);
+        let read = |text: &str| {
+            let value = HeaderValue::from_str(text).expect("a value");
+            retry_after(
+                &HeaderMap::from_iter([(HeaderName::from_static("retry-after"), value)]),
+                now,
+            )
+        };
+        assert_eq!(read("7"), Some(Duration::from_secs(7)));
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(77)));
+        assert_eq!(read("Sun, 06 Nov 1993 08:49:37 GMT"), None);
+        assert_eq!(read("soon"), None);
+    }
+}
