@@ -39,12 +39,8 @@ enum Command {
         #[arg(long, value_name = "FILE", global = true)]
         config: Option<PathBuf>,
     },
-    /// Read a configuration file and say what is wrong with it
-    Check {
-        /// Configuration file (TOML)
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-    },
+    /// Read the configuration that `serve` would run with, given the same flags, and say what is wrong with it
+    Check(ServeFlags),
 }
 
 #[derive(Subcommand)]
@@ -53,6 +49,12 @@ enum ConfigCommand {
     Default,
     /// What `serve` would run with, given the same flags, and where each value is from
     Effective(ServeFlags),
+    /// What each key means: its type, range, default and variable
+    Doc {
+        /// Only keys whose names begin like this, such as `limits` or `server.listen`
+        #[arg(default_value = "")]
+        key: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -91,15 +93,21 @@ fn run(command: Command) -> anyhow::Result<()> {
             say(&flags.effective()?);
             Ok(())
         }
+        Command::Config(ConfigCommand::Doc { key }) => {
+            let text = Config::reference_text(&key);
+            say(&text.with_context(|| format!("there is no key `{key}`"))?);
+            Ok(())
+        }
         Command::Bench(args) => bench::run(&args),
         Command::Hooks { command, config } => hooks(&command, config.as_deref()),
-        Command::Check { config: path } => {
-            let config = Config::load(&path)?;
+        Command::Check(flags) => {
+            let name = flags.config.as_ref().map(|path| path.display().to_string());
+            let config = flags.into_config()?;
             let (cores, shards) = config.placement()?;
             config.hooks()?;
             say(&format!(
                 "{}: ok\nlisten {}, cores {cores:?}, shards {shards}, keys {}\n",
-                path.display(),
+                name.as_deref().unwrap_or("defaults"),
                 config.listen,
                 config.keys.len(),
             ));

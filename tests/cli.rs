@@ -70,6 +70,58 @@ fn config_shows_each_value_and_where_it_is_from() {
 }
 
 #[test]
+fn layers_are_told_apart_and_keys_are_explained() {
+    let directory = std::env::temp_dir().join(format!("ringcast-layers-{}", std::process::id()));
+    let beside = directory.join("ringcast.d");
+    std::fs::create_dir_all(&beside).expect("the temporary directory can be written");
+    let file = directory.join("ringcast.toml");
+    std::fs::write(&file, "[socket]\nbacklog = 10\nring_entries = 64\n").expect("as above");
+    std::fs::write(
+        beside.join("10.toml"),
+        "[socket]\nbacklog = 20\n[[keys]]\nkey = \"a.b:hush\"\n",
+    )
+    .expect("as above");
+    let run = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_ringcast"))
+            .args(arguments)
+            .args(["--config", file.to_str().expect("a path in UTF-8")])
+            .envs(variables.iter().copied())
+            .output()
+            .expect("the program can be started");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).expect("UTF-8"))
+    };
+    let arguments = ["config", "effective", "--set", "limits.mesh_entries=32"];
+    let variables =
+        [("RINGCAST_LIMITS_HEAD_TIMEOUT", "4s"), ("RINGCAST_KEYS", "c.d:hush c.e:hush")];
+    let (_, shown) = run(&arguments, &variables);
+    for line in [
+        format!("backlog = 20 # {}:2", beside.join("10.toml").display()),
+        format!("ring_entries = 64 # {}:3", file.display()),
+        "head_timeout = \"4s\" # RINGCAST_LIMITS_HEAD_TIMEOUT".to_owned(),
+        "mesh_entries = 32 # --set limits.mesh_entries".to_owned(),
+        "# [[keys]] c.e, RINGCAST_KEYS, its secret is not shown".to_owned(),
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
+    }
+    assert!(!shown.contains("hush") && !shown.contains("a.b"), "{shown}");
+    let (is_good, said) = run(&["check"], &[("RINGCAST_LIMITS_HEAD_TIMEOUT", "9d")]);
+    assert!(
+        !is_good && said.contains("RINGCAST_LIMITS_HEAD_TIMEOUT: `limits.head_timeout`"),
+        "{said}"
+    );
+    let doc = ringcast(&["config", "doc", "limits"]);
+    let doc = String::from_utf8(doc.stdout).expect("UTF-8");
+    assert!(
+        doc.contains("limits.head_timeout\n  type      duration: 1s to 5m\n  default   \"10s\""),
+        "{doc}"
+    );
+    assert!(!doc.contains("server.listen"), "{doc}");
+    assert!(refusal(&["config", "doc", "no.such"]).contains("no.such"));
+    std::fs::remove_dir_all(directory).expect("made above");
+}
+
+#[test]
 fn flags_that_cannot_be_honoured_are_refused() {
     assert!(refusal(&["serve", "--shards", "0"]).contains("1..=256"));
     assert!(refusal(&["serve", "--cores", "3-1"]).contains("ends before it starts"));

@@ -392,3 +392,30 @@ fn metrics_count_what_clients_do_on_each_core() {
     drop(subscribers);
     std::fs::remove_file(path).expect("made above");
 }
+
+#[test]
+fn a_shard_that_polls_turns_while_it_has_nothing_to_do_and_serves_all_the_same() {
+    let path = config_file("poll", "[admin]\nlisten = \"127.0.0.1:0\"\n");
+    let config = path.to_str().expect("a path in UTF-8");
+    let poll = ["--set", "socket.busy_poll_us=100000", "--key", "app.key:hush"];
+    let mut daemon = Daemon::start_with(&[&poll[..], &["--config", config]].concat());
+    let admin = admin_of(&daemon);
+    let start = Instant::now();
+    // An idle shard that sleeps turns a few times a second.
+    loop {
+        let answer = daemon.exchange("GET /time HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let text = ask_admin(admin, "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+        let turns = text.lines().filter_map(|line| {
+            line.strip_prefix("ringcast_turns_total{")?.split_once("} ")?.1.parse::<f64>().ok()
+        });
+        if turns.fold(0.0, f64::max) > 5000.0 {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{text}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().code(), Some(0));
+    std::fs::remove_file(path).expect("made above");
+}

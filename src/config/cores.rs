@@ -1,8 +1,56 @@
-//! Which CPUs the shards run on.
+//! Which CPUs the shards run on, and what is different on some of them.
 
 use toml::de::DeValue;
 
-use crate::config::units;
+use crate::config::BUSY_POLL_US_MAX;
+use crate::config::reader::{ConfigError, Section};
+use crate::config::units::{self, KIB};
+use crate::server::CoreOverride;
+
+/// One table `[[cores]]`: what it does not say is as in `[socket]`.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// The CPU that it is about.
+    pub cpu: usize,
+    /// Where the table stands.
+    pub place: String,
+    of_core: CoreOverride,
+}
+
+impl CoreConfig {
+    pub(super) fn read(mut section: Section) -> Result<CoreConfig, ConfigError> {
+        let place = section.place().to_string();
+        let mut cpu = None;
+        section.read("cpu", &mut cpu, |value| units::count(0..=65_535)(value).map(Some))?;
+        let mut of_core = CoreOverride::default();
+        section.read("connections_max", &mut of_core.connections_max, |value| {
+            units::count(1..=1_000_000)(value).map(Some)
+        })?;
+        section.read("ring_entries", &mut of_core.ring_entries, |value| {
+            units::power_of_two(64..=32_768)(value).map(Some)
+        })?;
+        section.read("table_entries", &mut of_core.table_entries, |value| {
+            units::count(16..=1_000_000)(value).map(Some)
+        })?;
+        section.read("receive_buffers", &mut of_core.receive_buffers, |value| {
+            units::power_of_two(16..=32_768)(value).map(Some)
+        })?;
+        section.read("receive_buffer_bytes", &mut of_core.receive_buffer_bytes, |value| {
+            units::bytes(512..=64 * KIB)(value).map(Some)
+        })?;
+        section.read("busy_poll_us", &mut of_core.busy_poll_us, |value| {
+            units::count(0..=BUSY_POLL_US_MAX)(value).map(Some)
+        })?;
+        section.finish()?;
+        let cpu: usize = cpu.ok_or_else(|| section.error("cpu", "is missing"))?;
+        Ok(CoreConfig { cpu, place, of_core: CoreOverride { cpu, ..of_core } })
+    }
+
+    /// The table, as the server sees it.
+    pub fn into_override(self) -> CoreOverride {
+        self.of_core
+    }
+}
 
 /// Parses `0,1` or `0-3` or a mixture, in the order given.
 pub(super) fn parse(list: &str) -> Result<Vec<usize>, String> {

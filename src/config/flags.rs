@@ -1,20 +1,23 @@
-//! The flags of `ringcast serve`; what they say wins over the file.
+//! The flags of `ringcast serve`; what they say wins over files and environment.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 
-use crate::config::reader::Document;
+use crate::config::layers::{KEYS_VARIABLE, Origins, Sources};
 use crate::config::{ApiKey, Config, SHARDS_MAX, cores};
 
 /// Flags of `ringcast serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeFlags {
-    /// Configuration file (TOML); see docs/configuration.md
+    /// Configuration file (TOML); beside ringcast.toml the files ringcast.d/*.toml are read too
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Any key of the file, such as limits.head_timeout=5s; may be given several times
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    settings: Vec<String>,
     /// Address and port to listen on [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
@@ -80,42 +83,53 @@ impl ServeFlags {
     /// # Errors
     /// As [`Config::load`].
     pub fn effective(self) -> anyhow::Result<String> {
-        let mut origins = BTreeMap::new();
-        if let Some(path) = &self.config {
-            let text = std::fs::read_to_string(path)?;
-            origins = Document { file: &path.display().to_string(), text: &text }.places()?;
-        }
-        let flags = [
-            (self.listen.is_some(), "listen"),
-            (self.cores.is_some(), "cores"),
-            (self.shards.is_some(), "shards"),
-        ];
-        for (_, flag) in flags.iter().filter(|(is_given, _)| *is_given) {
-            origins.insert(format!("server.{flag}"), format!("--{flag}"));
-        }
-        let mut config = self.into_config()?;
+        let (mut config, mut origins) = self.resolve()?;
         let (cores, shards) = config.placement()?;
         for (name, is_set) in
             [("server.cores", config.cores.is_some()), ("server.shards", config.shards.is_some())]
         {
             if !is_set {
-                origins.insert(name.into(), "of this machine".into());
+                origins.values.insert(name.into(), "of this machine".into());
             }
         }
         (config.cores, config.shards) = (Some(cores), Some(shards));
         Ok(config.to_text(&origins))
     }
 
-    /// The file, or the defaults without one, with what the flags change.
+    /// The defaults with what file, directory, environment and flags change, in this order.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn into_config(self) -> anyhow::Result<Config> {
-        let mut config = self.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
-        config.place(self.listen, self.cores, self.shards);
-        if !self.keys.is_empty() {
-            config.keys = self.keys;
-        }
-        Ok(config)
+        self.resolve().map(|(config, _)| config)
     }
+
+    fn resolve(self) -> anyhow::Result<(Config, Origins)> {
+        let sources = Sources::gather(self.config.as_deref(), std::env::vars_os(), &self.settings)?;
+        let (mut config, mut origins) = Config::from_sources(&sources)?;
+        let flags = [
+            (self.listen.is_some(), "listen"),
+            (self.cores.is_some(), "cores"),
+            (self.shards.is_some(), "shards"),
+        ];
+        for (_, flag) in flags.iter().filter(|(is_given, _)| *is_given) {
+            origins.values.insert(format!("server.{flag}"), format!("--{flag}"));
+        }
+        config.place(self.listen, self.cores, self.shards);
+        let (keys, origin) = match std::env::var(KEYS_VARIABLE) {
+            _ if !self.keys.is_empty() => (self.keys, "--key"),
+            Ok(list) => (keys_of(&list).with_context(|| KEYS_VARIABLE)?, KEYS_VARIABLE),
+            Err(_) => (vec![], ""),
+        };
+        if !keys.is_empty() {
+            origins.keys = vec![origin.into(); keys.len()];
+            config.keys = keys;
+        }
+        Ok((config, origins))
+    }
+}
+
+/// Keys with space between them.
+fn keys_of(list: &str) -> anyhow::Result<Vec<ApiKey>> {
+    list.split_ascii_whitespace().map(|key| key.parse().map_err(anyhow::Error::msg)).collect()
 }

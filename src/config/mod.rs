@@ -1,13 +1,16 @@
-//! Flags and file to the structs that the layers below define. A value that cannot be honoured is
-//! refused with its place, its key and the allowed range; nothing is clamped in silence.
+//! Files, environment and flags to the structs that the layers below define. A value that cannot be
+//! honoured is refused with its place, its key and the allowed range; nothing is clamped in silence.
 //!
-//! `docs/configuration.md` is the reference of all keys; a test holds it against this module.
+//! `docs/configuration.md` is the reference of all keys; the program prints it, and tests hold it against
+//! this module.
 
 mod app;
 mod cores;
 mod flags;
 mod key;
+mod layers;
 mod reader;
+mod reference;
 mod rule;
 mod show;
 mod sink;
@@ -18,15 +21,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
-
 use crate::ably::{AppSpec, Directory};
 use crate::channel::history::HistoryConfig;
 pub use crate::config::app::AppConfig;
+pub use crate::config::cores::CoreConfig;
 pub use crate::config::flags::{SandboxFlags, ServeFlags};
 pub use crate::config::key::ApiKey;
+use crate::config::layers::{Origins, Sources};
 pub use crate::config::reader::ConfigError;
-use crate::config::reader::{Document, Section};
+use crate::config::reader::Section;
 pub use crate::config::rule::RuleConfig;
 use crate::config::units::{KIB, MIB};
 use crate::connection::ConnectionConfig;
@@ -43,6 +46,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// CPUs to pin shards to; `None`: all but one where there are more than two, else all.
     pub cores: Option<Vec<usize>>,
+    /// What is different on some of them.
+    pub core_overrides: Vec<CoreConfig>,
     /// Shards; `None`: one per core. Above the number of cores they share cores, in turn.
     pub shards: Option<usize>,
     /// Where metrics are served, if they are.
@@ -55,6 +60,8 @@ pub struct Config {
     pub connections_max: u32,
     /// Sizes of each socket ring.
     pub ring: SocketRingConfig,
+    /// Microseconds for which a shard that has nothing to do looks for work before it sleeps.
+    pub busy_poll_us: u32,
     /// Options of client sockets.
     pub listener: ListenerConfig,
     /// Bounds on what clients can make the daemon hold.
@@ -135,6 +142,7 @@ impl Default for Config {
         Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             cores: None,
+            core_overrides: Vec::new(),
             shards: None,
             admin: None,
             origins: Vec::new(),
@@ -146,6 +154,7 @@ impl Default for Config {
                 receive_buffers: 512,
                 receive_buffer_bytes: 4096,
             },
+            busy_poll_us: 0,
             listener: ListenerConfig {
                 send_buffer_bytes: 65_536,
                 notsent_lowat_bytes: 16_384,
@@ -187,14 +196,14 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the file at `path`; key files that it names are read too.
+    /// Reads the file at `path`, the directory beside it and the environment; key files that they name are
+    /// read too.
     ///
     /// # Errors
     /// A file cannot be read, or a [`ConfigError`].
     pub fn load(path: &Path) -> anyhow::Result<Config> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Config::parse(&path.display().to_string(), &text)?)
+        let sources = Sources::gather(Some(path), std::env::vars_os(), &[])?;
+        Ok(Config::from_sources(&sources)?.0)
     }
 
     /// Parses the text of the file called `file`. Key files are found relative to its directory.
@@ -202,12 +211,24 @@ impl Config {
     /// # Errors
     /// The first key, in the order of the reference, that is unknown or cannot be honoured.
     pub fn parse(file: &str, text: &str) -> Result<Config, ConfigError> {
+        Config::from_sources(&Sources::of_file(file, text)).map(|(config, _)| config)
+    }
+
+    /// The configuration that the layers come to, and where each value is from.
+    fn from_sources(sources: &Sources) -> Result<(Config, Origins), ConfigError> {
         let mut config = Config::default();
-        let document = Document { file, text };
-        let toml = document.parse()?;
-        let mut root = document.root(&toml);
+        let toml = sources.parse()?;
+        let mut root = sources.root(&toml);
         config.read_server(root.section("server")?)?;
         config.read_socket(root.section("socket")?)?;
+        for section in root.sections("cores")? {
+            let at = section.place();
+            let core = CoreConfig::read(section)?;
+            if config.core_overrides.iter().any(|other| other.cpu == core.cpu) {
+                return Err(at.error(format!("CPU {} is there twice", core.cpu)));
+            }
+            config.core_overrides.push(core);
+        }
         config.limits.read(root.section("limits")?)?;
         config.connection.read(root.section("connection")?)?;
         config.history.read(root.section("history")?)?;
@@ -241,7 +262,7 @@ impl Config {
         test.read("stall", &mut config.stall, units::boolean)?;
         test.finish()?;
         root.finish()?;
-        Ok(config)
+        Ok((config, sources.origins(&toml)))
     }
 
     /// Reads a key; with an `app` it has to be one of that.
@@ -293,6 +314,7 @@ impl Config {
         section.read("receive_buffers", &mut ring.receive_buffers, buffers)?;
         let bytes = units::bytes(512..=64 * KIB);
         section.read("receive_buffer_bytes", &mut ring.receive_buffer_bytes, bytes)?;
+        section.read("busy_poll_us", &mut self.busy_poll_us, units::count(0..=BUSY_POLL_US_MAX))?;
         let bytes = units::bytes(4 * KIB..=16 * MIB);
         section.read("send_buffer_bytes", &mut listener.send_buffer_bytes, bytes)?;
         let bytes = units::bytes(KIB..=16 * MIB);
@@ -308,6 +330,15 @@ impl Config {
     pub fn placement(&self) -> anyhow::Result<(Vec<usize>, usize)> {
         let cores = cores::resolve(self.cores.as_deref(), &cores::allowed())?;
         let shards = self.shards.unwrap_or(cores.len());
+        let in_use = &cores[..cores.len().min(shards)];
+        for core in &self.core_overrides {
+            if !in_use.contains(&core.cpu) {
+                let CoreConfig { cpu, place, .. } = core;
+                anyhow::bail!(
+                    "{place}: `cores.cpu`: no shard runs on CPU {cpu}; they run on {in_use:?}"
+                );
+            }
+        }
         Ok((cores, shards))
     }
 }
@@ -388,9 +419,15 @@ impl Config {
             cores,
             shards,
             mesh_entries: limits.mesh_entries,
+            core_overrides: self
+                .core_overrides
+                .into_iter()
+                .map(CoreConfig::into_override)
+                .collect(),
             connections_max: self.connections_max,
             listener: self.listener,
             ring: self.ring,
+            busy_poll_us: self.busy_poll_us,
             stall: self.stall,
             shard,
             hooks,
@@ -402,6 +439,9 @@ impl Config {
 
 /// Shards of one daemon; their mesh has the square of this many mailboxes.
 const SHARDS_MAX: usize = 256;
+
+/// Longest spin: beyond that a core that spins saves nothing against one that never sleeps.
+const BUSY_POLL_US_MAX: usize = 100_000;
 
 impl Limits {
     /// What is left of `outbound_lag_bytes_max` for the daemon's own memory: a client that is behind
@@ -473,32 +513,42 @@ impl HistoryBounds {
 
 fn read_key(mut section: Section) -> Result<ApiKey, ConfigError> {
     let directory = section.directory();
+    let mut given = Vec::new();
     let mut inline = None;
     section.read("key", &mut inline, |value| key::parse(units::text(value)?).map(Some))?;
+    given.extend(inline);
     let mut from_file = None;
     section.read("key_file", &mut from_file, |value| {
-        let path: PathBuf = directory.join(units::text(value)?);
+        let path = units::secret_path(&directory, units::text(value)?)?;
         let text = std::fs::read_to_string(&path)
             .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         key::parse(text.trim()).map(Some).map_err(|why| format!("in {}: {why}", path.display()))
     })?;
+    given.extend(from_file);
+    let mut from_variable = None;
+    section.read("key_env", &mut from_variable, |value| {
+        let name = units::text(value)?;
+        let text = std::env::var(name).map_err(|_| format!("the variable `{name}` is not set"))?;
+        key::parse(text.trim()).map(Some).map_err(|why| format!("in the variable {name}: {why}"))
+    })?;
+    given.extend(from_variable);
     let mut capability = BTreeMap::new();
     section.read("capability", &mut capability, key::capability)?;
-    let mut key = match (inline, from_file) {
-        (Some(key), None) | (None, Some(key)) => key,
-        (Some(_), Some(_)) => {
-            return Err(section.error("key_file", "has no place beside `key`: keep one of them"));
-        }
-        (None, None) => {
-            section.finish()?;
-            return Err(section.error("key", "is missing, and so is `key_file`"));
+    let mut revocable_tokens = false;
+    section.read("revocable_tokens", &mut revocable_tokens, units::boolean)?;
+    section.finish()?;
+    let mut key = match given.len() {
+        0 => return Err(section.error("key", "is missing, and so are `key_file` and `key_env`")),
+        1 => given.remove(0),
+        _ => {
+            let why = "is there more than once: keep one of `key`, `key_file` and `key_env`";
+            return Err(section.error("key", why));
         }
     };
     if !capability.is_empty() {
         key.capability = capability;
     }
-    section.read("revocable_tokens", &mut key.revocable_tokens, units::boolean)?;
-    section.finish()?;
+    key.revocable_tokens = revocable_tokens;
     Ok(key)
 }
 
@@ -509,6 +559,61 @@ mod tests {
 
     fn refusal(text: &str) -> String {
         Config::parse("r.toml", text).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn cores_have_sizes_of_their_own() {
+        let text =
+            "[server]\nshards = 1\n[[cores]]\ncpu = 0\nring_entries = 128\nbusy_poll_us = 50\n";
+        let config = Config::parse("r.toml", text).unwrap();
+        assert_eq!(config.core_overrides[0].place, "r.toml:3");
+        let of_core = config.core_overrides[0].clone().into_override();
+        assert_eq!((of_core.ring_entries, of_core.busy_poll_us), (Some(128), Some(50)));
+        assert_eq!(of_core.connections_max, None);
+        for (text, expected) in [
+            ("[[cores]]\nring_entries = 64", "1:1: `cores.cpu`: is missing"),
+            ("[[cores]]\ncpu = 1\n[[cores]]\ncpu = 1", "3:1: `cores`: CPU 1 is there twice"),
+            (
+                "[[cores]]\ncpu = 1\nring_entries = 65",
+                "3:16: `cores.ring_entries`: 65 is not a power of two from 64 to 32768",
+            ),
+            (
+                "[[cores]]\ncpu = 1\nbacklog = 65",
+                "3:1: unknown key `cores.backlog`; known here: `cpu`, `connections_max`, `ring_entries`, \
+                 `table_entries`, `receive_buffers`, `receive_buffer_bytes`, `busy_poll_us`",
+            ),
+        ] {
+            assert_eq!(refusal(text), format!("r.toml:{expected}"));
+        }
+        let nowhere = Config::parse("r.toml", "[[cores]]\ncpu = 60000").unwrap();
+        let error = nowhere.placement().unwrap_err().to_string();
+        assert!(error.starts_with("r.toml:1: `cores.cpu`: no shard runs on CPU 60000"), "{error}");
+    }
+
+    #[test]
+    fn secrets_come_from_files_credentials_and_variables() {
+        // The test runner's environment has these, and nobody may set one while threads run.
+        let text = "[[keys]]\nkey_env = \"CARGO_PKG_NAME\"";
+        let expected =
+            "2:11: `keys.key_env`: in the variable CARGO_PKG_NAME: wants appId.keyId:secret";
+        assert_eq!(refusal(text), format!("r.toml:{expected}"));
+        let text = "[[keys]]\nkey_env = \"NO_SUCH_VARIABLE\"";
+        let expected = "2:11: `keys.key_env`: the variable `NO_SUCH_VARIABLE` is not set";
+        assert_eq!(refusal(text), format!("r.toml:{expected}"));
+        let text = "[[keys]]\nkey = \"a.b:c\"\nkey_env = \"CARGO_PKG_NAME\"";
+        assert!(refusal(text).contains("CARGO_PKG_NAME"));
+        let path = units::secret_path_in(None, Path::new("/etc/x"), "credential:key");
+        assert!(path.unwrap_err().contains("CREDENTIALS_DIRECTORY"));
+        let credentials = Some("/run/c".into());
+        for (text, expected) in
+            [("credential:key", "/run/c/key"), ("a.key", "/etc/x/a.key"), ("/b.key", "/b.key")]
+        {
+            let path = units::secret_path_in(credentials.clone(), Path::new("/etc/x"), text);
+            assert_eq!(path.unwrap(), Path::new(expected));
+        }
+        for name in ["credential:", "credential:../key", "credential:a/b"] {
+            assert!(units::secret_path_in(credentials.clone(), Path::new(""), name).is_err());
+        }
     }
 
     #[test]
@@ -540,6 +645,8 @@ mod tests {
         (config.keys, config.apps, config.rules) = (vec![], vec![], vec![]);
         assert_eq!(config.state_dir.take(), Some(PathBuf::from("/var/lib/ringcast")));
         (config.cores, config.shards) = (None, None); // their defaults depend on the machine
+        assert_eq!(config.core_overrides.len(), 1, "the example");
+        config.core_overrides.clear();
         assert_eq!(format!("{config:?}"), format!("{default:?}"));
         for key in example.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
             let key = key.trim_start_matches("# ");
@@ -766,7 +873,10 @@ mod tests {
         let error = refusal("[[keys]]\nkey = \"a.b:c\"\n[[keys]]\nkey = \"a.b:d\"");
         assert_eq!(error, "r.toml:3:1: `keys`: the key `a.b` is there twice");
         let error = refusal("[[keys]]\n");
-        assert_eq!(error, "r.toml:1:1: `keys.key`: is missing, and so is `key_file`");
+        assert_eq!(
+            error,
+            "r.toml:1:1: `keys.key`: is missing, and so are `key_file` and `key_env`"
+        );
     }
 
     #[test]

@@ -1,87 +1,36 @@
 //! Walks a TOML document and keeps the place of everything in it, so that each refusal can say where.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// What is wrong with a configuration file, and where.
+use crate::config::layers::Sources;
+
+/// What is wrong with a configuration, and where.
 #[derive(Debug)]
 pub struct ConfigError {
-    file: String,
-    line: usize,
-    column: usize,
-    message: String,
+    /// A file with line and column, a variable or a flag; empty where nothing was said at all.
+    pub(super) place: String,
+    pub(super) message: String,
 }
 
 impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)
-    }
-}
-
-/// A file and its text; turns byte offsets into places.
-#[derive(Clone, Copy)]
-pub(super) struct Document<'a> {
-    pub(super) file: &'a str,
-    pub(super) text: &'a str,
-}
-
-impl<'a> Document<'a> {
-    pub(super) fn parse(self) -> Result<DeTable<'a>, ConfigError> {
-        match DeTable::parse(self.text) {
-            Ok(table) => Ok(table.into_inner()),
-            Err(error) => Err(self.error(error.span().unwrap_or(0..0), error.message().into())),
-        }
-    }
-
-    pub(super) fn root<'d>(self, table: &'d DeTable<'d>) -> Section<'d>
-    where
-        'a: 'd,
-    {
-        Section {
-            document: self,
-            name: String::new(),
-            span: 0..0,
-            table: Some(table),
-            known: vec![],
-        }
-    }
-
-    /// Where each key of each table `[section]` stands, by `section.key`.
-    pub(super) fn places(self) -> Result<BTreeMap<String, String>, ConfigError> {
-        let mut places = BTreeMap::new();
-        for (section, value) in &self.parse()? {
-            let DeValue::Table(table) = value.get_ref() else { continue };
-            for key in table.keys() {
-                let ConfigError { file, line, .. } = self.error(key.span(), String::new());
-                let name = format!("{}.{}", section.get_ref(), key.get_ref());
-                places.insert(name, format!("{file}:{line}"));
-            }
-        }
-        Ok(places)
-    }
-
-    fn error(self, span: Range<usize>, message: String) -> ConfigError {
-        let before = &self.text[..self.text.floor_char_boundary(span.start)];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        ConfigError {
-            file: self.file.into(),
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-            message,
+        match self.place.as_str() {
+            "" => f.write_str(&self.message),
+            place => write!(f, "{place}: {}", self.message),
         }
     }
 }
 
 /// One table. Each read names a key that is known here; [`Section::finish`] refuses all others.
 pub(super) struct Section<'d> {
-    document: Document<'d>,
+    sources: &'d Sources,
     /// Empty for the root.
     name: String,
     span: Range<usize>,
@@ -92,18 +41,29 @@ pub(super) struct Section<'d> {
 
 /// Where a section stands.
 pub(super) struct Place<'d> {
-    document: Document<'d>,
+    sources: &'d Sources,
     name: String,
     span: Range<usize>,
 }
 
 impl Place<'_> {
     pub(super) fn error(self, why: String) -> ConfigError {
-        self.document.error(self.span, format!("`{}`: {why}", self.name))
+        self.sources.error(self.span, format!("`{}`: {why}", self.name))
+    }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.sources.place(self.span.clone()))
     }
 }
 
 impl<'d> Section<'d> {
+    /// The table around all others.
+    pub(super) fn root(sources: &'d Sources, table: &'d DeTable<'d>) -> Section<'d> {
+        Section { sources, name: String::new(), span: 0..0, table: Some(table), known: vec![] }
+    }
+
     /// Sets `target` to what `parse` makes of the value of `key`, if the file has it.
     pub(super) fn read<T>(
         &mut self,
@@ -131,7 +91,7 @@ impl<'d> Section<'d> {
                 _ => return Err(self.error(key, "wants a table")),
             },
         };
-        Ok(Section { document: self.document, name: self.path(key), span, table, known: vec![] })
+        Ok(Section { sources: self.sources, name: self.path(key), span, table, known: vec![] })
     }
 
     /// The tables `[[key]]`, in the order of the file.
@@ -143,7 +103,7 @@ impl<'d> Section<'d> {
         };
         let section = |value: &'d Spanned<DeValue<'d>>| match value.get_ref() {
             DeValue::Table(table) => Ok(Section {
-                document: self.document,
+                sources: self.sources,
                 name: self.path(key),
                 span: value.span(),
                 table: Some(table),
@@ -167,7 +127,7 @@ impl<'d> Section<'d> {
             Some(key) => {
                 let advice = advise(key.get_ref(), &self.known);
                 let message = format!("unknown key `{}`; {advice}", self.path(key.get_ref()));
-                Err(self.document.error(key.span(), message))
+                Err(self.sources.error(key.span(), message))
             }
         }
     }
@@ -176,16 +136,16 @@ impl<'d> Section<'d> {
     pub(super) fn error(&self, key: &str, why: &str) -> ConfigError {
         let value = self.table.and_then(|table| table.get(key));
         let span = value.map_or(self.span.clone(), |value| value.span());
-        self.document.error(span, format!("`{}`: {why}", self.path(key)))
+        self.sources.error(span, format!("`{}`: {why}", self.path(key)))
     }
 
     pub(super) fn place(&self) -> Place<'d> {
-        Place { document: self.document, name: self.name.clone(), span: self.span.clone() }
+        Place { sources: self.sources, name: self.name.clone(), span: self.span.clone() }
     }
 
-    /// Where the file is; what relative paths in it start from.
+    /// What relative paths start from: where the configuration file is, for every layer.
     pub(super) fn directory(&self) -> PathBuf {
-        Path::new(self.document.file).parent().map(Path::to_path_buf).unwrap_or_default()
+        self.sources.directory()
     }
 
     fn get(&mut self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
@@ -210,7 +170,7 @@ pub(super) fn advise(word: &str, known: &[&str]) -> String {
 }
 
 /// Characters to insert, remove or replace to get from `a` to `b` (Levenshtein).
-fn edits(a: &str, b: &str) -> usize {
+pub(super) fn edits(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
     for (i, x) in a.chars().enumerate() {
         let mut diagonal = row[0];

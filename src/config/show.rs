@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::config::{Config, units};
+use crate::config::layers::Origins;
+use crate::config::{Config, reference, units};
 
 /// One key of the file with the value that it has, as TOML.
 struct Entry {
@@ -62,6 +63,7 @@ impl Config {
         add(section, "send_buffer_bytes", bytes(listener.send_buffer_bytes as usize));
         add(section, "notsent_lowat_bytes", bytes(listener.notsent_lowat_bytes as usize));
         add(section, "backlog", listener.backlog.to_string());
+        add(section, "busy_poll_us", self.busy_poll_us.to_string());
         section = "limits";
         let limits = &self.limits;
         add(section, "message_bytes_max", bytes(limits.message_bytes_max));
@@ -95,7 +97,7 @@ impl Config {
 
     /// The whole configuration as a file. `origins` says, by `section.key`, what is not a default and
     /// where it is from.
-    pub(super) fn to_text(&self, origins: &BTreeMap<String, String>) -> String {
+    pub(super) fn to_text(&self, origins: &Origins) -> String {
         let mut text = String::new();
         let mut section = "";
         for entry in self.entries() {
@@ -105,18 +107,25 @@ impl Config {
                 let _ = writeln!(text, "{gap}[{section}]");
             }
             let _ = write!(text, "{} = {}", entry.key, entry.value);
-            let _ = match origins.get(&entry.name()) {
+            let _ = match origins.values.get(&entry.name()) {
                 Some(origin) => writeln!(text, " # {origin}"),
                 None => writeln!(text),
             };
         }
-        for key in &self.keys {
-            let _ = write!(text, "\n# [[keys]] {}, its secret is not shown", key.name());
+        let place = |places: &[String], index: usize| {
+            places.get(index).map_or_else(String::new, |place| format!(", {place}"))
+        };
+        for core in &self.core_overrides {
+            let _ = write!(text, "\n# [[cores]] CPU {}, {}", core.cpu, core.place);
         }
-        for app in &self.apps {
-            let _ = write!(text, "\n# [[apps]] {}", app.id);
+        for (i, key) in self.keys.iter().enumerate() {
+            let (name, place) = (key.name(), place(&origins.keys, i));
+            let _ = write!(text, "\n# [[keys]] {name}{place}, its secret is not shown");
         }
-        if !self.keys.is_empty() || !self.apps.is_empty() {
+        for (i, app) in self.apps.iter().enumerate() {
+            let _ = write!(text, "\n# [[apps]] {}{}", app.id, place(&origins.apps, i));
+        }
+        if !(self.keys.is_empty() && self.apps.is_empty() && self.core_overrides.is_empty()) {
             text.push('\n');
         }
         text
@@ -124,7 +133,12 @@ impl Config {
 
     /// The file that changes nothing: each key with its default.
     pub fn default_text() -> String {
-        Config::default().to_text(&BTreeMap::new())
+        Config::default().to_text(&Origins::default())
+    }
+
+    /// What the reference says of the keys whose names begin with `prefix`; `None`: there are none.
+    pub fn reference_text(prefix: &str) -> Option<String> {
+        reference::text(prefix)
     }
 
     /// Keys of the file that `next` has with other values, and that a reload does not reach.
@@ -136,6 +150,9 @@ impl Config {
         let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
         let is_other = |name: &&String| before.get(*name) != after.get(*name);
         let mut changed: Vec<String> = names.into_iter().filter(is_other).cloned().collect();
+        if format!("{:?}", self.core_overrides) != format!("{:?}", next.core_overrides) {
+            changed.push("cores".into());
+        }
         if self.rules != next.rules {
             changed.push("rules".into());
         }
@@ -179,7 +196,7 @@ mod tests {
                     [socket]\nsend_buffer_bytes = 5000\n[admin]\nlisten = \"127.0.0.1:9\"\n\
                     [test]\necho = true\n";
         let config = Config::parse("r.toml", file).expect("is a configuration");
-        let text = config.to_text(&BTreeMap::new());
+        let text = config.to_text(&Origins::default());
         let again = Config::parse("again.toml", &text).expect("is a configuration");
         assert_eq!(format!("{again:?}"), format!("{config:?}"));
         let changed = config.needs_restart(&Config::default());
@@ -191,7 +208,7 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         let config = Config::parse("r.toml", "[[keys]]\nkey = \"app.key:hush\"").expect("valid");
-        let text = config.to_text(&BTreeMap::new());
+        let text = config.to_text(&Origins::default());
         assert!(text.contains("app.key") && !text.contains("hush"), "{text}");
     }
 }

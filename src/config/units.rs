@@ -1,7 +1,9 @@
 //! Values with units: each function reads one TOML value, or says what it wants instead.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::DeValue;
@@ -130,6 +132,27 @@ pub(super) fn boolean(value: &DeValue) -> Result<bool, String> {
 /// A string.
 pub(super) fn text<'v>(value: &'v DeValue) -> Result<&'v str, String> {
     value.as_str().ok_or_else(|| "wants a string".into())
+}
+
+/// Where a secret is: a path, from `directory` on, or `credential:NAME`, which is a file that the service
+/// manager has laid into a directory of its own (systemd.exec(5), `LoadCredential=`).
+pub(super) fn secret_path(directory: &Path, text: &str) -> Result<PathBuf, String> {
+    secret_path_in(std::env::var_os("CREDENTIALS_DIRECTORY"), directory, text)
+}
+
+pub(super) fn secret_path_in(
+    credentials: Option<OsString>,
+    directory: &Path,
+    text: &str,
+) -> Result<PathBuf, String> {
+    let Some(name) = text.strip_prefix("credential:") else { return Ok(directory.join(text)) };
+    if name.is_empty() || name.contains('/') || name.starts_with('.') {
+        return Err(format!("`{name}` is no name of a credential"));
+    }
+    let credentials = credentials.filter(|directory| !directory.is_empty()).ok_or_else(|| {
+        format!("there is no credential `{name}`: CREDENTIALS_DIRECTORY is not set, as systemd does for LoadCredential={name}:FILE")
+    })?;
+    Ok(PathBuf::from(credentials).join(name))
 }
 
 /// A whole number that is not negative.

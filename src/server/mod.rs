@@ -59,6 +59,10 @@ pub struct ServerConfig {
     pub listener: ListenerConfig,
     /// Sizes of each socket ring; `table_entries` is what one ring may hold.
     pub ring: SocketRingConfig,
+    /// Microseconds for which a shard that has nothing to do looks for work before it sleeps.
+    pub busy_poll_us: u32,
+    /// What is different for the shards on some CPUs.
+    pub core_overrides: Vec<CoreOverride>,
     /// Has the last shard stand still when SIGUSR1 comes.
     pub stall: bool,
     /// What a shard may hold and for how long.
@@ -67,6 +71,52 @@ pub struct ServerConfig {
     pub hooks: HooksConfig,
     /// CPUs for everything but shards; may be none.
     pub helper_cores: Vec<usize>,
+}
+
+/// What is different for the shards on one CPU; `None` is as everywhere.
+#[derive(Clone, Debug, Default)]
+pub struct CoreOverride {
+    /// The CPU.
+    pub cpu: usize,
+    /// Connections that one shard holds.
+    pub connections_max: Option<u32>,
+    /// As in [`SocketRingConfig`].
+    pub ring_entries: Option<u32>,
+    /// As in [`SocketRingConfig`].
+    pub table_entries: Option<u32>,
+    /// As in [`SocketRingConfig`].
+    pub receive_buffers: Option<u16>,
+    /// As in [`SocketRingConfig`].
+    pub receive_buffer_bytes: Option<u32>,
+    /// Microseconds of looking for work before sleep.
+    pub busy_poll_us: Option<u32>,
+}
+
+impl ServerConfig {
+    /// The configuration of shards on `cpu`, whose process may open `open_files_max` files.
+    pub fn on_core(&self, cpu: usize, open_files_max: u64) -> ServerConfig {
+        let mut config = self.clone();
+        if let Some(core) = self.core_overrides.iter().find(|core| core.cpu == cpu) {
+            let ring = &mut config.ring;
+            config.connections_max = core.connections_max.unwrap_or(config.connections_max);
+            ring.ring_entries = core.ring_entries.unwrap_or(ring.ring_entries);
+            ring.table_entries = core.table_entries.unwrap_or(ring.table_entries);
+            ring.receive_buffers = core.receive_buffers.unwrap_or(ring.receive_buffers);
+            ring.receive_buffer_bytes =
+                core.receive_buffer_bytes.unwrap_or(ring.receive_buffer_bytes);
+            config.busy_poll_us = core.busy_poll_us.unwrap_or(config.busy_poll_us);
+        }
+        let table_max = u32::try_from(open_files_max).unwrap_or(u32::MAX);
+        // No larger than needed: one ring is better than two.
+        let wanted = config.connections_max.saturating_add(pump::ACCEPT_RESERVE_MAX);
+        config.ring.table_entries = config.ring.table_entries.min(table_max).min(wanted);
+        config
+    }
+
+    /// Socket rings of one shard, once [`on_core`](Self::on_core) has fitted it to the host.
+    pub fn ring_count(&self) -> u32 {
+        self.connections_max.div_ceil(pump::accept_max(&self.ring))
+    }
 }
 
 /// Name of an inherited socket that is not for clients.
@@ -109,12 +159,8 @@ pub fn run(
     if let Some(reason) = probe::missing() {
         anyhow::bail!("the socket ring cannot run here: {reason}");
     }
-    let table_max = u32::try_from(rusage::open_files_max()).unwrap_or(u32::MAX);
+    let open_files_max = rusage::open_files_max();
     let mut config = config;
-    // No larger than needed: one ring is better than two.
-    let wanted = config.connections_max.saturating_add(pump::ACCEPT_RESERVE_MAX);
-    config.ring.table_entries = config.ring.table_entries.min(table_max).min(wanted);
-
     let mut log = log::spawn();
     let notifier = Notifier::from_environment().unwrap_or_else(|error| {
         log.line(LogLine::new(Level::Warn, "NOTIFY_SOCKET cannot be reached").with("error", error));
@@ -146,7 +192,8 @@ pub fn run(
     let mut cpus = Vec::with_capacity(config.shards);
     for (id, listener) in listeners.into_iter().enumerate() {
         let cpu = config.cores[id % config.cores.len()];
-        let (config, directory, mesh) = (config.clone(), Arc::clone(&directory), mesh.clone());
+        let config = config.on_core(cpu, open_files_max);
+        let (directory, mesh) = (Arc::clone(&directory), mesh.clone());
         let (log, news) = (log.clone(), sender.clone());
         let hooks = hooks.as_ref().map(Hooks::sender);
         let (order_sender, order_receiver) = orders::line()?;

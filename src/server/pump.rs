@@ -22,7 +22,7 @@ use crate::base::{Level, LogLine, Now};
 use crate::hooks::HookSender;
 use crate::shard::Shard;
 use crate::sys::listener::Listener;
-use crate::sys::{Event, EventFd, Slot, SocketRing};
+use crate::sys::{Event, EventFd, Slot, SocketRing, SocketRingConfig};
 
 /// Completions taken and sends submitted in one turn: bounds the time between two looks at the mail.
 const BATCH: usize = 512;
@@ -30,6 +30,11 @@ const BATCH: usize = 512;
 /// Slots that a ring keeps free, at most: a multishot accept runs ahead of its cancellation, by as many
 /// connections as wait, and the kernel drops one that finds no slot. Small tables keep an eighth free.
 pub(super) const ACCEPT_RESERVE_MAX: u32 = 1024;
+
+/// Sockets up to which a ring accepts.
+pub(super) fn accept_max(ring: &SocketRingConfig) -> u32 {
+    ring.table_entries - (ring.table_entries / 8).min(ACCEPT_RESERVE_MAX)
+}
 
 /// How long accepting rests after it has failed, for want of memory or files, say.
 const ACCEPT_PAUSE_MS: u64 = 100;
@@ -79,6 +84,8 @@ pub(super) struct Pump {
     /// Sockets up to which a ring accepts.
     accept_max: u32,
     connections_max: u32,
+    /// For how long turns go on that find nothing to do.
+    busy_poll: Duration,
     /// `None`: no more clients are accepted.
     listener: Option<Listener>,
     mesh: MeshEnds,
@@ -102,10 +109,9 @@ impl Pump {
         line: Line,
     ) -> io::Result<Pump> {
         let table_entries = config.ring.table_entries;
-        let accept_max = table_entries - (table_entries / 8).min(ACCEPT_RESERVE_MAX);
-        let ring_count = config.connections_max.div_ceil(accept_max);
+        let accept_max = accept_max(&config.ring);
         let mut rings = Vec::new();
-        for _ in 0..ring_count {
+        for _ in 0..config.ring_count() {
             let mut ring = SocketRing::new(&config.ring)?;
             let eventfd = EventFd::new()?;
             ring.register_eventfd(&eventfd)?;
@@ -118,6 +124,7 @@ impl Pump {
             table_entries,
             accept_max,
             connections_max: config.connections_max,
+            busy_poll: Duration::from_micros(config.busy_poll_us.into()),
             listener: Some(listener),
             mesh,
             bell,
@@ -132,9 +139,13 @@ impl Pump {
 
     /// Runs until a ring or the mesh fails, which only a fault of ours or of the host can cause.
     pub(super) async fn run(mut self) -> io::Result<()> {
+        let mut spins_until = None;
         loop {
             let (busy, mail_waits) = self.turn()?;
             if busy {
+                spins_until = None;
+            }
+            if busy || self.spins(&mut spins_until) {
                 // A timer that is due already: one pass through the reactor and back.
                 Timer::new(Duration::ZERO).await;
                 continue;
@@ -153,6 +164,16 @@ impl Pump {
             }
             self.rings.iter_mut().for_each(SocketRing::disarm_wakeup);
         }
+    }
+
+    /// Whether a turn without work is followed by another at once: what comes then is served without the
+    /// time that waking up takes, for the price of a core that is not idle.
+    fn spins(&self, until: &mut Option<Instant>) -> bool {
+        if self.busy_poll.is_zero() {
+            return false;
+        }
+        let now = Instant::now();
+        now < *until.get_or_insert(now + self.busy_poll)
     }
 
     fn sleep(&self) -> Duration {
