@@ -16,11 +16,13 @@
 //! | 2 | [`rest`] | one HTTP request and its answer |
 //! | 3 | [`shard`] | everything one core owns |
 //! | 4 | [`hooks`] | delivery of events to HTTP endpoints, on a thread beside the cores |
-//! | 5 | [`server`] | executors, socket rings, the mesh between cores: all that is async on a core |
-//! | 6 | [`config`] | flags and file to the structs that the layers below define |
-//! | 6 | [`bench`] | the load generator behind `ringcast bench` |
+//! | 5 | [`admin`] | what operators ask of a running daemon, over HTTP on a thread beside the cores |
+//! | 6 | [`server`] | executors, socket rings, the mesh between cores: all that is async on a core |
+//! | 7 | [`config`] | flags and file to the structs that the layers below define |
+//! | 7 | [`bench`] | the load generator behind `ringcast bench` |
 
 pub mod ably;
+pub mod admin;
 pub mod base;
 pub mod bench;
 pub mod channel;

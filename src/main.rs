@@ -105,6 +105,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             let config = flags.into_config()?;
             let (cores, shards) = config.placement()?;
             config.hooks()?;
+            config.admin()?;
             say(&format!(
                 "{}: ok\nlisten {}, cores {cores:?}, shards {shards}, keys {}\n",
                 name.as_deref().unwrap_or("defaults"),
@@ -158,6 +159,9 @@ fn serve(mut config: Config, reload: Option<Reload>) -> anyhow::Result<()> {
         say(&format!("listening on {address} shards={shards}\n"));
         if let Some(admin) = addresses.admin {
             say(&format!("metrics on http://{admin}/metrics\n"));
+        }
+        if let Some(control) = addresses.control {
+            say(&format!("control socket {}\n", control.display()));
         }
         if let Some(key) = made {
             say(&introduction(address, &key));

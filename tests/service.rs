@@ -189,7 +189,10 @@ fn an_inherited_socket_is_shared_by_all_shards_and_one_called_admin_has_the_metr
             daemon.exchange("GET /readyz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
-    let metrics = ask_admin(admin_address, "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+    let metrics = ask_admin(
+        admin_address,
+        "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    );
     assert!(metrics.contains("ringcast_build_info"), "{metrics}");
     daemon.signal("TERM");
     assert_eq!(daemon.wait().code(), Some(0));
@@ -357,7 +360,9 @@ fn metrics_count_what_clients_do_on_each_core() {
         Daemon::start_with(&["--shards", "3", "--key", "app.key:hush", "--config", config]);
     let admin = admin_of(&daemon);
     let subscribers: Vec<_> = (0..7).map(|_| subscribe(&daemon)).collect();
-    let scrape = || ask_admin(admin, "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+    let scrape = || {
+        ask_admin(admin, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    };
     let sum = |text: &str, name: &str| {
         let samples = text.lines().filter_map(|line| line.strip_prefix(name)?.split_once("} "));
         let values = samples.map(|(_, value)| value.parse::<f64>().expect("a number"));
@@ -379,7 +384,8 @@ fn metrics_count_what_clients_do_on_each_core() {
     assert!(sum(&text, "ringcast_sent_bytes_total{").1 > 7.0 * 100.0);
     assert!(sum(&text, "ringcast_sleep_seconds_total{").1 > 0.0);
     // The admin is not for clients, nor the other way round.
-    let not_found = ask_admin(admin, "GET /time HTTP/1.1\r\nHost: h\r\n\r\n");
+    let not_found =
+        ask_admin(admin, "GET /time HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     assert!(not_found.starts_with("HTTP/1.1 404 "), "{not_found}");
     let unreadable = ask_admin(admin, "GET / HTTP/1.1\r\nno header\r\n\r\n");
     assert!(unreadable.starts_with("HTTP/1.1 400 "), "{unreadable}");

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::ably::{AppSpec, Directory};
+use crate::admin::{AdminConfig, SocketPlace, Token};
 use crate::channel::history::HistoryConfig;
 pub use crate::config::app::AppConfig;
 pub use crate::config::cores::CoreConfig;
@@ -50,8 +51,10 @@ pub struct Config {
     pub core_overrides: Vec<CoreConfig>,
     /// Shards; `None`: one per core. Above the number of cores they share cores, in turn.
     pub shards: Option<usize>,
-    /// Where metrics are served, if they are.
-    pub admin: Option<SocketAddr>,
+    /// Where operators and collectors come in.
+    pub admin: AdminConfig,
+    /// Where its token is.
+    pub admin_token_file: Option<PathBuf>,
     /// Origins of the pages that may use the daemon; none: any page.
     pub origins: Vec<Box<str>>,
     /// Over how much time clients are sent away when the daemon ends.
@@ -144,7 +147,8 @@ impl Default for Config {
             cores: None,
             core_overrides: Vec::new(),
             shards: None,
-            admin: None,
+            admin: AdminConfig::default(),
+            admin_token_file: None,
             origins: Vec::new(),
             drain_window: Duration::from_secs(10),
             connections_max: 65_536,
@@ -251,9 +255,7 @@ impl Config {
             }
             config.apps.push(app);
         }
-        let mut admin = root.section("admin")?;
-        admin.read("listen", &mut config.admin, units::local_address)?;
-        admin.finish()?;
+        config.read_admin(root.section("admin")?)?;
         for section in root.sections("rules")? {
             config.add_rule(section, None)?;
         }
@@ -287,6 +289,29 @@ impl Config {
         }
         self.rules.push(rule);
         Ok(())
+    }
+
+    fn read_admin(&mut self, mut section: Section) -> Result<(), ConfigError> {
+        section.read("listen", &mut self.admin.listen, units::address_or_off)?;
+        let directory = section.directory();
+        section.read("socket", &mut self.admin.socket, |value| {
+            units::text(value).map(|place| match place {
+                "auto" => SocketPlace::Auto,
+                "off" => SocketPlace::Off,
+                path => SocketPlace::At(directory.join(path)),
+            })
+        })?;
+        section.read("token_file", &mut self.admin_token_file, |value| {
+            units::secret_path(&directory, units::text(value)?).map(Some)
+        })?;
+        if let Some(address) = self.admin.listen
+            && !address.ip().is_loopback()
+            && self.admin_token_file.is_none()
+        {
+            let why = format!("{address} can be reached from elsewhere, so it takes a token_file");
+            return Err(section.error("listen", &why));
+        }
+        section.finish()
     }
 
     fn read_server(&mut self, mut section: Section) -> Result<(), ConfigError> {
@@ -369,6 +394,20 @@ impl Config {
         Ok(HooksConfig { rules, state_dir: self.state_dir.clone() })
     }
 
+    /// The admin server's part, with its token.
+    ///
+    /// # Errors
+    /// The token cannot be read, or is none.
+    pub fn admin(&self) -> anyhow::Result<AdminConfig> {
+        let read = |path: &PathBuf| {
+            let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
+            let token = text.and_then(|text| Token::parse(&text));
+            token.map_err(|why| anyhow::anyhow!("`admin.token_file`: {}: {why}", path.display()))
+        };
+        let token = self.admin_token_file.as_ref().map(read).transpose()?;
+        Ok(AdminConfig { token, ..self.admin.clone() })
+    }
+
     /// Takes the configuration apart: for the server, and the apps for all its shards.
     ///
     /// # Errors
@@ -377,6 +416,7 @@ impl Config {
         let (cores, shards) = self.placement()?;
         let directory = self.directory()?;
         let hooks = self.hooks()?;
+        let admin = self.admin()?;
         let helper_cores = cores::allowed().into_iter().filter(|cpu| !cores.contains(cpu));
         let helper_cores = helper_cores.collect();
         let limits = self.limits;
@@ -414,7 +454,7 @@ impl Config {
         };
         let server = ServerConfig {
             listen: self.listen,
-            admin: self.admin,
+            admin,
             drain_window: self.drain_window,
             cores,
             shards,
@@ -644,6 +684,7 @@ mod tests {
         check_rule_defaults(&config.rules);
         (config.keys, config.apps, config.rules) = (vec![], vec![], vec![]);
         assert_eq!(config.state_dir.take(), Some(PathBuf::from("/var/lib/ringcast")));
+        assert_eq!(config.admin_token_file.take(), Some(PathBuf::from("admin.token")));
         (config.cores, config.shards) = (None, None); // their defaults depend on the machine
         assert_eq!(config.core_overrides.len(), 1, "the example");
         config.core_overrides.clear();
@@ -826,7 +867,7 @@ mod tests {
             ),
             (
                 "[admin]\nlisten = \"0.0.0.0:1\"",
-                "2:10: `admin.listen`: 0.0.0.0:1 can be reached from elsewhere, and there is no authentication",
+                "2:10: `admin.listen`: 0.0.0.0:1 can be reached from elsewhere, so it takes a token_file",
             ),
             ("server = 1", "1:10: `server`: wants a table"),
         ] {

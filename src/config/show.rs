@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::admin::SocketPlace;
 use crate::config::layers::Origins;
 use crate::config::{Config, reference, units};
 
@@ -88,7 +89,16 @@ impl Config {
         add(section, "channel_bytes_max", bytes(self.history.channel_bytes_max));
         add(section, "shard_bytes_max", bytes(self.history.shard_bytes_max));
         section = "admin";
-        add(section, "listen", self.admin.map_or_else(|| text("off"), text));
+        add(section, "listen", self.admin.listen.map_or_else(|| text("off"), text));
+        let socket = match &self.admin.socket {
+            SocketPlace::Auto => text("auto"),
+            SocketPlace::Off => text("off"),
+            SocketPlace::At(path) => text(path.display()),
+        };
+        add(section, "socket", socket);
+        if let Some(path) = &self.admin_token_file {
+            add(section, "token_file", text(path.display()));
+        }
         section = "test";
         add(section, "echo", self.echo.to_string());
         add(section, "stall", self.stall.to_string());
@@ -183,7 +193,7 @@ mod tests {
                 .iter()
                 .any(|entry| (entry.section, entry.key) == (section, key));
             assert!(
-                has || ["cores", "shards", "state_dir"].contains(&key),
+                has || ["cores", "shards", "state_dir", "token_file"].contains(&key),
                 "{section}.{key} is not shown"
             );
         }

@@ -93,20 +93,13 @@ pub(super) fn address(value: &DeValue) -> Result<SocketAddr, String> {
     value.as_str().and_then(|text| text.parse().ok()).ok_or_else(|| wanted.into())
 }
 
-/// An address and a port of this host alone, or `"off"`.
-pub(super) fn local_address(value: &DeValue) -> Result<Option<SocketAddr>, String> {
+/// An address and a port, or `"off"`.
+pub(super) fn address_or_off(value: &DeValue) -> Result<Option<SocketAddr>, String> {
     if value.as_str() == Some("off") {
         return Ok(None);
     }
-    let wanted = r#"wants "off" or a loopback address, such as "127.0.0.1:9100""#;
-    let address: Option<SocketAddr> = value.as_str().and_then(|text| text.parse().ok());
-    match address {
-        Some(address) if address.ip().is_loopback() => Ok(Some(address)),
-        Some(address) => {
-            Err(format!("{address} can be reached from elsewhere, and there is no authentication"))
-        }
-        None => Err(wanted.into()),
-    }
+    let wanted = r#"wants "off" or an address and port, such as "127.0.0.1:9100""#;
+    address(value).map(Some).map_err(|_| wanted.into())
 }
 
 /// A list of origins of web pages, as browsers write them (RFC 6454 §6.2).

@@ -4,7 +4,6 @@
 //! A task here waits and copies; what the bytes mean is decided in [`shard`](crate::shard).
 #![allow(clippy::disallowed_methods, reason = "the layer that reads clocks and starts threads")]
 
-mod admin;
 mod bell;
 mod log;
 mod mesh;
@@ -16,6 +15,7 @@ mod systemd;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -26,6 +26,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::ably::Directory;
+use crate::admin::{self, AdminConfig, ControlSocket, Doors};
 use crate::base::{Entropy, Level, LogLine};
 use crate::hooks::{Hooks, HooksConfig};
 use crate::server::bell::Bell;
@@ -43,8 +44,8 @@ use crate::sys::{SocketRingConfig, probe, rusage};
 pub struct ServerConfig {
     /// Where all shards listen, unless the service manager has handed over sockets.
     pub listen: SocketAddr,
-    /// Where metrics are served, if they are.
-    pub admin: Option<SocketAddr>,
+    /// Where operators and collectors come in.
+    pub admin: AdminConfig,
     /// Over how much time clients are sent away when the daemon ends.
     pub drain_window: Duration,
     /// CPUs that shards are pinned to, in turn when there are more shards than CPUs.
@@ -134,12 +135,14 @@ pub struct Reloaded {
 }
 
 /// Where the daemon can be reached.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Addresses {
     /// By clients.
     pub clients: SocketAddr,
-    /// By whoever wants the metrics, if they are served.
+    /// By collectors and browsers, if they have a door.
     pub admin: Option<SocketAddr>,
+    /// By commands on this host, if they have one.
+    pub control: Option<PathBuf>,
 }
 
 /// A shard's thread, to wait for its end.
@@ -169,7 +172,12 @@ pub fn run(
     let watchdog = systemd::watchdog();
     let (listeners, admin) = listeners(&config)?;
     let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
-    let addresses = Addresses { clients: listeners[0].address(), admin: admin_address };
+    let runtime_directory = std::env::var("RUNTIME_DIRECTORY").ok();
+    let control = config.admin.socket.path(runtime_directory.as_deref());
+    let clients = listeners[0].address();
+    let addresses = Addresses { clients, admin: admin_address, control: control.clone() };
+    let control = control.map(|path| ControlSocket::bind(&path)).transpose()?;
+    let doors = Doors { tcp: admin, control };
 
     config.shard.rules = config.hooks.rules();
     let hooks = match std::mem::take(&mut config.hooks) {
@@ -183,9 +191,10 @@ pub fn run(
     };
     let mesh = Mesh::new(config.shards, config.mesh_entries);
     let (sender, news) = orders::news();
-    if let Some(listener) = admin {
-        admin::spawn(listener, sender.clone())?;
-    }
+    let asked = sender.clone();
+    let ask = Box::new(move |question| asked.try_send(News::Asked(question)).is_ok());
+    let token = config.admin.token.take();
+    let _admin = admin::spawn(doors, token, &config.helper_cores, ask)?;
     forward_signals(sender.clone(), config.stall)?;
     let mut threads = Vec::with_capacity(config.shards);
     let mut orders = Vec::with_capacity(config.shards);
@@ -272,17 +281,16 @@ fn listeners(config: &ServerConfig) -> anyhow::Result<(Vec<Listener>, Option<Tcp
             handed_over.push(listener);
         }
     }
-    if let (None, Some(address)) = (&admin, config.admin) {
+    if let (None, Some(address)) = (&admin, config.admin.listen) {
         let listener = TcpListener::bind(address)
             .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}"))?;
         admin = Some(listener);
     }
     if let Some(address) = admin.as_ref().map(TcpListener::local_addr).transpose()?
-        && !admin::is_local(address)
+        && !address.ip().is_loopback()
+        && config.admin.token.is_none()
     {
-        anyhow::bail!(
-            "metrics are served without authentication, so not on {address}: use 127.0.0.1"
-        );
+        anyhow::bail!("the admin listens on {address} with an `admin.token_file` only");
     }
     if handed_over.len() > config.shards {
         let (sockets, shards) = (handed_over.len(), config.shards);

@@ -13,6 +13,7 @@ use super::metrics::{self, OfShard};
 use super::orders::{News, Order, OrderSender, Report};
 use super::systemd::Notifier;
 use super::{Reload, Reloaded, ShardThread};
+use crate::admin::{Health, LastReload, Question, ReloadOutcome, Reply, ShardStatus, Status};
 use crate::base::{Level, LogLine};
 use crate::shard::DRAIN_GRACE;
 use crate::sys::clock;
@@ -81,13 +82,48 @@ pub(super) struct Monitor {
 
 /// What changes while the monitor runs.
 struct State {
+    started: Instant,
     pulses: Pulses,
     reports: Vec<Report>,
+    /// Those before, for rates.
+    reports_before: Vec<Report>,
+    /// Times that each shard was said to stand still.
+    stalls: Vec<u64>,
+    /// Shards that have not had their first turn.
+    starting: usize,
     drain: Option<Drain>,
     /// Reloads that were ordered and are not everywhere yet.
     reloads: u32,
-    has_told_stall: bool,
+    /// Whoever waits until a reload is everywhere.
+    reload_askers: Vec<Reply<ReloadOutcome>>,
+    /// The last reload, when it was over.
+    last_reload: Option<(Instant, ReloadOutcome)>,
+    /// What the reloads under way do not reach.
+    needs_restart: Vec<String>,
+    /// The shard that was said to stand still.
+    told_stall: Option<usize>,
     status: String,
+}
+
+impl State {
+    /// Nothing was changed, for this reason.
+    fn refuse_reload(&mut self, asker: Option<Reply<ReloadOutcome>>, error: String) {
+        let outcome = ReloadOutcome { error: Some(error), needs_restart: Vec::new() };
+        if let Some(asker) = asker {
+            asker.send(outcome.clone());
+        }
+        self.last_reload = Some((Instant::now(), outcome));
+    }
+
+    /// All reloads are in effect everywhere.
+    fn end_reload(&mut self) {
+        let needs_restart = std::mem::take(&mut self.needs_restart);
+        let outcome = ReloadOutcome { error: None, needs_restart };
+        for asker in self.reload_askers.drain(..) {
+            asker.send(outcome.clone());
+        }
+        self.last_reload = Some((Instant::now(), outcome));
+    }
 }
 
 impl Monitor {
@@ -101,36 +137,44 @@ impl Monitor {
         // Half of the manager's patience, so that what is told on the next look is in time.
         let stall_max = self.watchdog.map_or(STALL_MAX, |watchdog| watchdog / 2);
         let mut state = State {
+            started: Instant::now(),
             pulses: Pulses::new(shards, Instant::now(), stall_max),
             reports: vec![Report::default(); shards],
+            reports_before: vec![Report::default(); shards],
+            stalls: vec![0; shards],
+            starting: shards,
             drain: None,
             reloads: 0,
-            has_told_stall: false,
+            reload_askers: Vec::new(),
+            last_reload: None,
+            needs_restart: Vec::new(),
+            told_stall: None,
             status: String::new(),
         };
         let mut on_ready = Some(on_ready);
-        let mut missing = shards;
         let mut look_at = Instant::now() + interval;
         loop {
             let wake_at = state.drain.as_ref().map_or(look_at, |drain| drain.ends.min(look_at));
             let wait = wake_at.saturating_duration_since(Instant::now());
             match self.news.recv_timeout(wait) {
                 Ok(News::Ready) => {
-                    missing -= 1;
-                    if missing == 0 {
+                    state.starting -= 1;
+                    if state.starting == 0 {
                         on_ready.take().expect("each shard is ready once")();
                         self.notifier.send("READY=1");
                     }
                 }
                 Ok(News::Report { shard, report }) => {
                     state.pulses.note(shard, report.turns, Instant::now());
-                    state.reports[shard] = *report;
+                    let before = std::mem::replace(&mut state.reports[shard], *report);
+                    state.reports_before[shard] = before;
                 }
                 Ok(News::Reloaded) => {
                     state.reloads = state.reloads.saturating_sub(1);
                     if state.reloads == 0 {
                         self.log.say(Level::Info, "configuration reloaded");
                         self.notifier.send("READY=1");
+                        state.end_reload();
                     }
                 }
                 Ok(News::Drained) => {
@@ -141,12 +185,13 @@ impl Monitor {
                         return Ok(());
                     }
                 }
-                Ok(News::Scrape(asker)) => {
-                    // Whoever asked may have gone.
-                    let _ = asker.try_send(self.render(&state));
+                Ok(News::Asked(Question::Metrics(reply))) => reply.send(self.render(&state)),
+                Ok(News::Asked(Question::Status(reply))) => reply.send(self.status(&state)),
+                Ok(News::Asked(Question::Reload(reply))) => {
+                    self.reload(&mut state, Some(reply));
                 }
                 Ok(News::Ended { shard }) => return self.end_of(shard),
-                Ok(News::Signal(SIGHUP)) => self.reload(&mut state),
+                Ok(News::Signal(SIGHUP)) => self.reload(&mut state, None),
                 Ok(News::Signal(SIGTERM | SIGINT)) if state.drain.is_some() => {
                     self.log.say(Level::Warn, "second signal: ended at once");
                     return Ok(());
@@ -179,13 +224,14 @@ impl Monitor {
         if let Some((shard, since)) = state.pulses.stalled(now) {
             let (cpu, ms) = (self.cpus[shard], since.as_millis());
             let _ = write!(status, "shard {shard} on CPU {cpu} stands still");
-            if !state.has_told_stall {
-                state.has_told_stall = true;
+            if state.told_stall != Some(shard) {
+                state.told_stall = Some(shard);
+                state.stalls[shard] += 1;
                 let line = LogLine::new(Level::Error, "shard stands still");
                 self.log.line(line.with("shard", shard).with("core", cpu).with("for_ms", ms));
             }
         } else {
-            state.has_told_stall = false;
+            state.told_stall = None;
             if self.watchdog.is_some() {
                 assignments += "WATCHDOG=1\n";
             }
@@ -219,6 +265,63 @@ impl Monitor {
         metrics::render(&shards, state.drain.is_some())
     }
 
+    fn status(&self, state: &State) -> Status {
+        let now = Instant::now();
+        let health = match state.pulses.stalled(now) {
+            Some(_) => Health::Stalled,
+            None if state.drain.is_some() => Health::Draining,
+            None if state.starting > 0 => Health::Starting,
+            None => Health::Serving,
+        };
+        let shards = (0..state.reports.len()).map(|shard| self.shard_status(state, shard, now));
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_s: now.duration_since(state.started).as_secs(),
+            health,
+            summary: state.status.clone(),
+            last_reload: state.last_reload.as_ref().map(|(then, outcome)| LastReload {
+                ago_s: now.duration_since(*then).as_secs(),
+                outcome: outcome.clone(),
+            }),
+            shards: shards.collect(),
+        }
+    }
+
+    fn shard_status(&self, state: &State, shard: usize, now: Instant) -> ShardStatus {
+        let (report, before) = (&state.reports[shard], &state.reports_before[shard]);
+        let seconds = report.at.saturating_sub(before.at).as_secs_f64();
+        let rate = |of: fn(&Report) -> u64| match seconds > 0.0 {
+            true => (of(report) - of(before)) as f64 / seconds,
+            false => 0.0,
+        };
+        let (_, turned) = state.pulses.seen[shard];
+        let still = now.duration_since(turned);
+        // A shard that stands still reports nothing; what it did before says nothing of it now.
+        let is_stalled = still > state.pulses.stall_max;
+        let slept = report.slept.saturating_sub(before.slept).as_secs_f64();
+        let load = if seconds > 0.0 { (1.0 - slept / seconds).clamp(0.0, 1.0) } else { 0.0 };
+        ShardStatus {
+            shard,
+            core: self.cpus[shard],
+            load: if is_stalled { 1.0 } else { load },
+            connections: report.gauges.connections,
+            transports: report.gauges.transports,
+            transports_max: report.transports_max,
+            dormant_connections: report.gauges.dormant_connections,
+            channels: report.gauges.channels,
+            streams: report.gauges.streams,
+            sends_per_s: rate(|report| report.counters.stream_sends),
+            publications_per_s: rate(|report| report.counters.published),
+            sent_bytes_per_s: rate(|report| report.sent_bytes),
+            mail_waiting: report.gauges.mail_waiting,
+            slow_consumers: report.counters.slow_consumers,
+            standstill_ms: still.as_millis() as u64,
+            is_stalled,
+            stalls: state.stalls[shard],
+        }
+    }
+
     fn begin_drain(&mut self, state: &mut State) {
         let bound = self.drain_window + DRAIN_GRACE + EXIT_GRACE;
         let extend = (bound + EXIT_GRACE).as_micros();
@@ -231,13 +334,15 @@ impl Monitor {
         state.drain = Some(Drain { ends: Instant::now() + bound, missing: self.orders.len() });
     }
 
-    /// Reads the configuration again. A bad one changes nothing.
-    fn reload(&mut self, state: &mut State) {
+    /// Reads the configuration again. A bad one changes nothing. `asker` hears how it went.
+    fn reload(&mut self, state: &mut State, asker: Option<Reply<ReloadOutcome>>) {
         let Some(reload) = &mut self.reload else {
-            return self.log.say(Level::Warn, "nothing to reload: there is no configuration file");
+            self.log.say(Level::Warn, "nothing to reload: there is no configuration file");
+            return state
+                .refuse_reload(asker, "there is no configuration file to read again".into());
         };
         if state.drain.is_some() {
-            return;
+            return state.refuse_reload(asker, "the daemon is ending".into());
         }
         let monotonic_us = clock::monotonic_us();
         self.notifier.send(&format!("RELOADING=1\nMONOTONIC_USEC={monotonic_us}"));
@@ -248,12 +353,16 @@ impl Monitor {
                     self.log.line(line.with("keys", needs_restart.join(",")));
                 }
                 state.reloads += 1;
+                state.reload_askers.extend(asker);
+                state.needs_restart = needs_restart;
                 self.orders[0].send(Order::Reload(Arc::new(directory)));
             }
             Err(error) => {
                 let line = LogLine::new(Level::Error, "configuration not reloaded");
-                self.log.line(line.with("error", format!("{error:#}")));
+                let error = format!("{error:#}");
+                self.log.line(line.with("error", &error));
                 self.notifier.send("READY=1");
+                state.refuse_reload(asker, error);
             }
         }
     }

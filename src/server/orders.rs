@@ -13,6 +13,7 @@ use glommio::io::BufferedFile;
 
 use super::bell::Bell;
 use crate::ably::Directory;
+use crate::admin::Question;
 use crate::shard::{Counters, Gauges};
 use crate::sys::EventFd;
 
@@ -42,8 +43,8 @@ pub(super) enum News {
     Drained,
     /// The shard's thread is ending.
     Ended { shard: usize },
-    /// Somebody wants the metrics.
-    Scrape(SyncSender<String>),
+    /// Somebody at the admin server wants to know or to do something.
+    Asked(Question),
     /// A signal has come.
     Signal(i32),
 }
@@ -51,6 +52,8 @@ pub(super) enum News {
 /// What one shard has done so far, and what it holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Report {
+    /// When it was made, on the shard's clock since its start.
+    pub at: Duration,
     /// Turns since the start.
     pub turns: u64,
     /// Times it has gone to sleep since the start.

@@ -332,6 +332,7 @@ impl Pump {
         }
         if now.mono_ms >= self.report_at_ms {
             self.report_at_ms = now.mono_ms + report_interval.as_millis() as u64;
+            self.report.at = Duration::from_millis(now.mono_ms);
             self.report.counters = self.shard.counters();
             self.report.gauges = self.shard.gauges();
             let report = Box::new(self.report);

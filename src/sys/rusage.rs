@@ -1,4 +1,4 @@
-//! What the process has used so far.
+//! What the process is and what it has used so far.
 
 /// User and system CPU time of all threads of this process, in microseconds.
 pub fn process_cpu_us() -> u64 {
@@ -18,4 +18,10 @@ pub fn open_files_max() -> u64 {
     let rc = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     assert_eq!(rc, 0, "getrlimit of a known resource cannot fail");
     limit.rlim_cur
+}
+
+/// The user that the process acts as.
+pub fn user_id() -> u32 {
+    // SAFETY: touches no memory and cannot fail.
+    unsafe { libc::geteuid() }
 }

@@ -1,0 +1,58 @@
+//! What routes ask of the rest of the process. A question goes out without waiting and carries the place for
+//! its answer; whoever answers need not be async and never waits for a client.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use tokio::sync::oneshot;
+
+use super::reply::Refusal;
+use super::status::{ReloadOutcome, Status};
+
+/// How long an answer may take.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the monitor is asked.
+pub enum Question {
+    /// All metrics, in the text format of Prometheus.
+    Metrics(Reply<String>),
+    /// How the daemon is doing.
+    Status(Reply<Status>),
+    /// Read the configuration again; answered when it is in effect on all cores, or refused.
+    Reload(Reply<ReloadOutcome>),
+}
+
+/// The place for an answer.
+#[derive(Debug)]
+pub struct Reply<T>(oneshot::Sender<T>);
+
+impl<T> Reply<T> {
+    /// Answers. Whoever has asked may have gone.
+    pub fn send(self, answer: T) {
+        let _ = self.0.send(answer);
+    }
+}
+
+/// Has `put` send a question with the place for its answer, and waits for that. `put` says whether there
+/// was room for the question.
+pub(super) async fn ask<T>(
+    patience: Duration,
+    put: impl FnOnce(Reply<T>) -> bool,
+) -> Result<T, Refusal> {
+    let (sender, receiver) = oneshot::channel();
+    if !put(Reply(sender)) {
+        return Err(behind());
+    }
+    match tokio::time::timeout(patience, receiver).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(behind()),
+        Err(_) => {
+            let text = format!("no answer within {} s", patience.as_secs());
+            Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, text))
+        }
+    }
+}
+
+fn behind() -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is behind; ask again")
+}
