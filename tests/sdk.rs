@@ -91,6 +91,12 @@ fn rules_and_what_they_send() {
 }
 
 #[test]
+#[ignore = "needs npm packages: tests/run"]
+fn rules_that_are_asked_before_a_publish() {
+    run(&mut node_tests_with_daemons("gate.test.mjs"));
+}
+
+#[test]
 #[ignore = "needs npm packages and Chromium: tests/run"]
 fn the_chat_example_in_a_browser() {
     run(&mut node_tests_with_daemons("chat.test.mjs"));

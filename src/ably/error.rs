@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use super::writer::MapWriter;
 
@@ -54,6 +55,8 @@ codes! {
     INVALID_CHANNEL_FILTER = 40035;
     /// The publish param `_forceNack` was given.
     FORCED_NACK = 40099;
+    /// A rule that is asked before a publish has refused it, or could not be asked.
+    REJECTED_BY_RULE = 42211;
     /// No or wrong credentials.
     INVALID_CREDENTIALS = 40101;
     /// Credentials that do not fit the connection or the clientId.
@@ -197,12 +200,14 @@ pub struct ErrorInfo {
     pub status: u16,
     /// For the developer who reads the log; never a payload, key or token.
     pub message: Cow<'static, str>,
+    /// JSON text of an object with more to know, which a rule has given for the publisher.
+    pub detail: Option<Arc<str>>,
 }
 
 impl ErrorInfo {
     /// An error with the status that usually goes with its code.
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> ErrorInfo {
-        ErrorInfo { code, status: code.status(), message: message.into() }
+        ErrorInfo { code, status: code.status(), message: message.into(), detail: None }
     }
 
     /// The same error under another HTTP status.
@@ -220,6 +225,9 @@ impl ErrorInfo {
         map.uint("code", self.code.0.into());
         map.uint("statusCode", self.status.into());
         map.str("href", &format!("https://help.ably.io/error/{}", self.code.0));
+        if let Some(detail) = &self.detail {
+            map.json("detail", detail);
+        }
     }
 }
 

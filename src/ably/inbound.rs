@@ -198,7 +198,7 @@ impl Field {
 }
 
 impl Draft {
-    fn read<'a>(message: impl Value<'a>) -> Draft {
+    pub(super) fn read<'a>(message: impl Value<'a>) -> Draft {
         let mut draft = Draft::default();
         let mut data = None;
         let mut encoding: Option<Cow<'_, str>> = None;

@@ -17,6 +17,7 @@ mod directory;
 mod error;
 mod events;
 mod filter;
+mod gate;
 mod history;
 mod inbound;
 mod json;
@@ -65,6 +66,9 @@ pub use directory::{App, AppLimits, AppSpec, Directory, Key, KeySpec, Namespace}
 pub use error::{DecodeError, ErrorCode, ErrorInfo};
 pub use events::{EventFraming, EventShape};
 pub use filter::{FILTER_BYTES_MAX, Filter, Subject};
+pub use gate::{
+    Answered, Gate, Inquiry, OnFailure, QuestionShape, Replacement, Verdict, read_verdict,
+};
 pub use history::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position};
 pub use inbound::{
     Action, Draft, Field, PARAMS_MAX, Params, ProtocolMessage, VersionDraft, decode,

@@ -1,6 +1,6 @@
 //! Whether a publish may be made, for realtime and REST alike (4.7), and what it becomes.
 
-use super::annotation::Annotations;
+use super::annotation::{Annotation, Annotations};
 use super::inbound::Field;
 use super::json::JsonValue;
 use super::message::extras_entry;
@@ -88,6 +88,29 @@ impl Accepted {
         }
     }
 
+    /// Bytes as the size limit counts them (TM6).
+    pub(super) fn charged_bytes(&self) -> u64 {
+        match self {
+            Accepted::Messages(messages) => messages.messages.iter().map(Message::size_bytes).sum(),
+            Accepted::Mutation(mutation) => mutation.charged_bytes(),
+            Accepted::Annotations(annotations) => {
+                annotations.iter().map(Annotation::size_bytes).sum()
+            }
+        }
+    }
+
+    /// Bytes that it takes in memory, about.
+    pub fn size_bytes(&self) -> u64 {
+        let structs = match self {
+            Accepted::Messages(messages) => size_of::<Message>() * messages.messages.len(),
+            Accepted::Mutation(_) => size_of::<Mutation>(),
+            Accepted::Annotations(annotations) => {
+                size_of::<Annotation>() * annotations.iter().count()
+            }
+        };
+        self.charged_bytes() + structs as u64
+    }
+
     /// Adds what the publisher's token says of it (12.3). An operation on a message leaves that of who
     /// created it.
     pub fn claimed(mut self, user_claim: Option<&str>) -> Accepted {
@@ -105,8 +128,8 @@ impl Accepted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Messages {
     id: Box<str>,
-    connection_id: Option<Box<str>>,
-    messages: Vec<Message>,
+    pub(super) connection_id: Option<Box<str>>,
+    pub(super) messages: Vec<Message>,
     has_chosen_id: bool,
     is_ephemeral: bool,
 }
@@ -296,18 +319,27 @@ fn check(name: &str, draft: Draft, publisher: &Publisher<'_>) -> Result<Message,
 
 /// `extras` with `claim`, which is JSON text, as its `userClaim` instead of what it has there.
 pub(super) fn with_user_claim(extras: Option<Box<str>>, claim: Option<&str>) -> Option<Box<str>> {
-    let is_right = |extras: &str| claim.is_none() && extras_entry(extras, USER_CLAIM).is_none();
-    if extras.as_deref().map_or(claim.is_none(), is_right) {
+    with_entry(extras, USER_CLAIM, claim)
+}
+
+/// `extras` with `value`, which is JSON text, as its entry `name` instead of what it has there.
+pub(super) fn with_entry(
+    extras: Option<Box<str>>,
+    name: &str,
+    value: Option<&str>,
+) -> Option<Box<str>> {
+    let is_right = |extras: &str| value.is_none() && extras_entry(extras, name).is_none();
+    if extras.as_deref().map_or(value.is_none(), is_right) {
         return extras;
     }
     let given = JsonValue::of_validated(extras.as_deref().unwrap_or("{}")).entries();
     let mut out = Vec::new();
     write_map(Format::Json, &mut out, |map| {
-        for (key, value) in given.filter(|(key, _)| key != USER_CLAIM) {
+        for (key, value) in given.filter(|(key, _)| key != name) {
             map.json(&key, &value.to_json());
         }
-        if let Some(claim) = claim {
-            map.json(USER_CLAIM, claim);
+        if let Some(value) = value {
+            map.json(name, value);
         }
     });
     Some(String::from_utf8(out).expect("JSON is text").into())
@@ -330,20 +362,10 @@ pub(super) fn check_extras(
     extras: &str,
     publisher: &Publisher<'_>,
 ) -> Result<(), ErrorInfo> {
-    let code = ErrorCode::INVALID_EXTRAS;
-    let value = JsonValue::of_validated(extras);
-    if value.node() != Node::Map {
-        return refuse(code, "extras is no object");
-    }
-    if let Some(headers) = extras_entry(extras, "headers") {
-        let is_flat =
-            headers.entries().all(|(_, value)| !matches!(value.node(), Node::Map | Node::Array));
-        if headers.node() != Node::Map || !is_flat {
-            return refuse(code, "extras.headers is no flat object");
-        }
-    }
+    check_shape_of_extras(extras)?;
     if ["delta", USER_CLAIM].iter().any(|key| extras_entry(extras, key).is_some()) {
-        return refuse(code, "extras.delta and extras.userClaim are set by the server only");
+        let text = "extras.delta and extras.userClaim are set by the server only";
+        return refuse(ErrorCode::INVALID_EXTRAS, text);
     }
     if extras_entry(extras, "privileged").is_some()
         && !publisher.capability.allows(name, Operation::PrivilegedHeaders)
@@ -352,6 +374,22 @@ pub(super) fn check_extras(
             ErrorCode::CAPABILITY_DENIED,
             "the capability does not permit extras.privileged",
         );
+    }
+    Ok(())
+}
+
+/// Refuses extras that are no object, or whose headers are none or nest.
+pub(super) fn check_shape_of_extras(extras: &str) -> Result<(), ErrorInfo> {
+    let code = ErrorCode::INVALID_EXTRAS;
+    if JsonValue::of_validated(extras).node() != Node::Map {
+        return refuse(code, "extras is no object");
+    }
+    if let Some(headers) = extras_entry(extras, "headers") {
+        let is_flat =
+            headers.entries().all(|(_, value)| !matches!(value.node(), Node::Map | Node::Array));
+        if headers.node() != Node::Map || !is_flat {
+            return refuse(code, "extras.headers is no flat object");
+        }
     }
     Ok(())
 }

@@ -75,14 +75,14 @@ pub struct Mutation {
     id: Box<str>,
     connection_id: Option<Box<str>>,
     message: Position,
-    action: MessageAction,
-    patch: Message,
-    operator: Option<Box<str>>,
-    description: Option<Box<str>>,
-    metadata: Option<Box<str>>,
+    pub(super) action: MessageAction,
+    pub(super) patch: Message,
+    pub(super) operator: Option<Box<str>>,
+    pub(super) description: Option<Box<str>>,
+    pub(super) metadata: Option<Box<str>>,
     /// Whether only the message's creator may do it, and the operator has to be that.
     only_own: bool,
-    bytes_max: u64,
+    pub(super) bytes_max: u64,
 }
 
 /// Who wants to change a message, and by what right.
@@ -163,7 +163,7 @@ impl Mutation {
             only_own,
             bytes_max: mutator.bytes_max,
         };
-        let size_bytes = mutation.patch.size_bytes() + mutation.words_bytes();
+        let size_bytes = mutation.charged_bytes();
         if size_bytes > mutator.bytes_max {
             return Err(too_large(size_bytes, mutator.bytes_max));
         }
@@ -188,6 +188,11 @@ impl Mutation {
     /// The connection that asked for it; none over REST.
     pub fn connection_id(&self) -> Option<&str> {
         self.connection_id.as_deref()
+    }
+
+    /// Bytes as the size limit counts them (TM6).
+    pub(super) fn charged_bytes(&self) -> u64 {
+        self.patch.size_bytes() + self.words_bytes()
     }
 
     /// The data of an append alone; `None` for any other change.

@@ -14,8 +14,8 @@ use super::presence::write_presences;
 use super::value::{Node, Value};
 use super::writer::{MapWriter, write_map};
 use super::{
-    Category, Data, ErrorCode, ErrorInfo, Format, Message, Metrics, PresenceAction, PresenceEvents,
-    PresenceMessage, Publication,
+    Category, Data, ErrorCode, ErrorInfo, Format, Gate, Message, Metrics, PresenceAction,
+    PresenceEvents, PresenceMessage, Publication,
 };
 
 /// Bytes of a channel filter.
@@ -25,10 +25,10 @@ pub const RULE_FILTER_BYTES_MAX: usize = 1024;
 const COMPILED_BYTES_MAX: usize = 1 << 20;
 
 /// What envelopes name as the place where an event happened.
-const SITE: &str = "ringcast";
+pub(super) const SITE: &str = "ringcast";
 
 /// Bytes of an envelope beyond its messages, about; saves growing the body.
-const ENVELOPE_BYTES: usize = 512;
+pub(super) const ENVELOPE_BYTES: usize = 512;
 
 /// What a rule is about (15.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl RuleSource {
         ("channel.lifecycle", RuleSource::Lifecycle),
     ];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         let (name, _) = RuleSource::NAMES[self as usize];
         name
     }
@@ -134,6 +134,8 @@ pub struct Rule {
     pub when_full: WhenFull,
     /// Bytes of events that may wait for their delivery.
     pub bytes_max: u64,
+    /// Whether and how it is asked before a publish, instead of being told of it.
+    pub gate: Option<Gate>,
     load: Load,
 }
 
@@ -151,8 +153,19 @@ impl Rule {
         bytes_max: u64,
     ) -> Rule {
         let (id, app_id) = (id.into(), app_id.into());
-        let load = Load::default();
-        Rule { id, app_id, source, filter, shape, format, when_full, bytes_max, load }
+        let (gate, load) = (None, Load::default());
+        Rule { id, app_id, source, filter, shape, format, when_full, bytes_max, gate, load }
+    }
+
+    /// The same rule, asked before a publish.
+    #[must_use]
+    pub fn with_gate(self, gate: Gate) -> Rule {
+        Rule { gate: Some(gate), ..self }
+    }
+
+    /// Whether it is told of `source`.
+    pub fn is_told_of(&self, source: RuleSource) -> bool {
+        self.source == source && self.gate.is_none()
     }
 
     /// Whether as much waits as may wait.
@@ -184,7 +197,17 @@ impl Rules {
 
     /// Whether there are none about `source`.
     pub fn are_without(&self, source: RuleSource) -> bool {
-        self.0.iter().all(|rule| rule.source != source)
+        self.0.iter().all(|rule| !rule.is_told_of(source))
+    }
+
+    /// Whether any is asked before a publish.
+    pub fn have_gates(&self) -> bool {
+        self.0.iter().any(|rule| rule.gate.is_some())
+    }
+
+    /// The rule called `id`, if it is asked before a publish.
+    pub fn gate(&self, id: &str) -> Option<&Arc<Rule>> {
+        self.0.iter().find(|rule| *rule.id == *id && rule.gate.is_some())
     }
 }
 
@@ -497,7 +520,7 @@ fn action_name(message: &PresenceMessage) -> &'static str {
 
 /// Whether `extras.privileged.skipRule` keeps `message` from the rule (15.1). That its publisher may say
 /// so was checked when it was accepted.
-fn skips(message: &Message, rule_id: &str) -> bool {
+pub(super) fn skips(message: &Message, rule_id: &str) -> bool {
     let Some(extras) = message.extras.as_deref() else { return false };
     let Some(privileged) = extras_entry(extras, "privileged") else { return false };
     let skip = privileged.entries().find(|(name, _)| name == "skipRule");

@@ -231,6 +231,12 @@ impl HomeChannel {
         Published::New(publication)
     }
 
+    /// Whether all these messages were published before, so that doing so again changes nothing.
+    pub fn has_published(&self, messages: &Messages) -> bool {
+        let mut ids = messages.chosen_ids().peekable();
+        ids.peek().is_some() && ids.all(|id| self.published(id).is_some())
+    }
+
     fn publish_new(&mut self, now: Now, messages: Messages) -> Arc<Publication> {
         let ephemeral = messages.is_ephemeral();
         let serial = self.next_serial(now);

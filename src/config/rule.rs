@@ -6,12 +6,14 @@ use std::time::Duration;
 use anyhow::Context;
 use toml::de::DeValue;
 
-use crate::ably::{ChannelFilter, Format, RequestShape, Rule, RuleSource, WhenFull};
+use crate::ably::{
+    ChannelFilter, Format, Gate, OnFailure, QuestionShape, RequestShape, Rule, RuleSource, WhenFull,
+};
 use crate::config::key::{self, ApiKey};
 use crate::config::reader::{ConfigError, Section, advise};
 use crate::config::sink;
 use crate::config::units::{self, KIB, MIB};
-use crate::hooks::{HookRule, Pace, Secret, SigningKey, Sink, Target};
+use crate::hooks::{HookRule, Invocation, Pace, Secret, SigningKey, Sink, Target};
 
 /// One table `[[apps.rules]]` or `[[rules]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +34,8 @@ pub struct RuleConfig {
     pub when_full: WhenFull,
     /// Bytes that may wait.
     pub waiting_bytes_max: usize,
+    /// Whether and how it is asked before a publish.
+    pub gate: Option<Gate>,
     /// Name of the key that signs.
     pub signing_key: Option<String>,
     /// Where it goes, without the key that signs.
@@ -42,6 +46,28 @@ const MODES: [(&str, bool); 2] = [("single", false), ("batch", true)];
 const FORMATS: [(&str, Format); 2] = [("json", Format::Json), ("msgpack", Format::MsgPack)];
 const WHEN_FULL: [(&str, WhenFull); 2] =
     [("drop-oldest", WhenFull::DropOldest), ("refuse", WhenFull::Refuse)];
+const INVOCATIONS: [(&str, bool); 2] = [("after-publish", false), ("before-publish", true)];
+const ON_FAILURE: [(&str, OnFailure); 2] =
+    [("reject", OnFailure::Reject), ("publish", OnFailure::Publish)];
+const ON_THROTTLE: [(&str, bool); 2] = [("retry", true), ("fail", false)];
+const QUESTIONS: [(&str, QuestionShape); 2] =
+    [("messages", QuestionShape::Messages), ("chat", QuestionShape::Chat)];
+
+/// Keys that mean something only where a rule is told of what was published.
+const AFTER_PUBLISH_KEYS: [&str; 9] = [
+    "mode",
+    "format",
+    "enveloped",
+    "requests_per_second_max",
+    "batch_events_max",
+    "batch_interval",
+    "retry_for",
+    "when_full",
+    "waiting_bytes_max",
+];
+
+/// Keys that mean something only where it is asked before.
+const BEFORE_PUBLISH_KEYS: [&str; 4] = ["on_failure", "on_throttle", "retries_max", "question"];
 
 impl RuleConfig {
     /// Reads a table; `app` is that of the table around it.
@@ -85,10 +111,14 @@ impl RuleConfig {
         if matches!(sink, Some(Sink::Lambda(_))) && format != Format::Json {
             return Err(section.error("format", "is \"json\" for a function"));
         }
-        let mut timeout = Duration::from_secs(10);
-        section.read("timeout", &mut timeout, units::duration("100ms"..="5m"))?;
+        let mut is_asked = false;
+        section.read("invocation", &mut is_asked, one_of(&INVOCATIONS))?;
+        check_invocation(&section, is_asked, source, sink.as_ref())?;
+        let mut timeout = Duration::from_secs(if is_asked { 5 } else { 10 });
+        let longest = if is_asked { "10s" } else { "5m" };
+        section.read("timeout", &mut timeout, units::duration("100ms"..=longest))?;
         let mut pace = Pace {
-            concurrency: 25,
+            concurrency: if is_asked { 1 } else { 25 },
             requests_per_second_max: 0,
             batch_events_max: 1000,
             batch_interval: Duration::from_secs(1),
@@ -107,6 +137,20 @@ impl RuleConfig {
         let mut waiting_bytes_max = 64 * MIB;
         let bytes = units::bytes(64 * KIB..=16 * 1024 * MIB);
         section.read("waiting_bytes_max", &mut waiting_bytes_max, bytes)?;
+        let mut gate = Gate {
+            on_failure: OnFailure::Reject,
+            timeout,
+            concurrency: pace.concurrency,
+            retries_max: 3,
+            retries_throttled: true,
+            shape: QuestionShape::Messages,
+        };
+        section.read("on_failure", &mut gate.on_failure, one_of(&ON_FAILURE))?;
+        section.read("on_throttle", &mut gate.retries_throttled, one_of(&ON_THROTTLE))?;
+        let mut retries_max = gate.retries_max as usize;
+        section.read("retries_max", &mut retries_max, units::count(0..=10))?;
+        gate.retries_max = retries_max as u32;
+        section.read("question", &mut gate.shape, one_of(&QUESTIONS))?;
         section.finish()?;
         let app = app.map_or(own_app, str::to_owned);
         for (key, is_missing) in [
@@ -131,6 +175,7 @@ impl RuleConfig {
             format,
             when_full,
             waiting_bytes_max,
+            gate: is_asked.then_some(gate),
             signing_key,
             target,
         })
@@ -160,11 +205,45 @@ impl RuleConfig {
             self.when_full,
             self.waiting_bytes_max as u64,
         );
+        let rule = match self.gate {
+            Some(gate) => rule.with_gate(gate),
+            None => rule,
+        };
         let mut target = self.target.clone();
         if let Sink::Http(http) = &mut target.sink {
             http.signing_key = signing_key;
         }
         Ok(HookRule { rule: Arc::new(rule), target })
+    }
+}
+
+/// Refuses what does not go with being asked before a publish, or with being told of it.
+fn check_invocation(
+    section: &Section,
+    is_asked: bool,
+    source: RuleSource,
+    sink: Option<&Sink>,
+) -> Result<(), ConfigError> {
+    if !is_asked {
+        let key = BEFORE_PUBLISH_KEYS.into_iter().find(|key| section.has(key));
+        let why = "wants `invocation = \"before-publish\"`";
+        return key.map_or(Ok(()), |key| Err(section.error(key, why)));
+    }
+    let why = "has no place where `invocation` is \"before-publish\"";
+    if let Some(key) = AFTER_PUBLISH_KEYS.into_iter().find(|key| section.has(key)) {
+        return Err(section.error(key, why));
+    }
+    if source != RuleSource::Message {
+        let why = "is \"channel.message\" where `invocation` is \"before-publish\"";
+        return Err(section.error("source", why));
+    }
+    match sink {
+        Some(Sink::Nats(_)) => Err(section.error("nats", why)),
+        Some(Sink::Lambda(lambda)) if lambda.invocation == Invocation::Event => {
+            let why = "wants `invocation = \"request-response\"` to be asked before a publish";
+            Err(section.error("lambda", why))
+        }
+        Some(Sink::Lambda(_) | Sink::Http(_)) | None => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use super::courier::{Outcome, Parcel};
+use super::gate::Reply;
 use super::http::HttpClient;
 use super::target::{Sink, Target};
 use crate::ably::{ContentType, RequestShape, batch_body};
@@ -49,6 +50,16 @@ impl Client {
     pub async fn send(&self, parcel: &Parcel) -> Answer {
         match self {
             Client::Http(client) => client.send(parcel).await,
+        }
+    }
+
+    /// Asks one question, which is JSON.
+    ///
+    /// # Errors
+    /// Why nothing came back; for the log.
+    pub async fn ask(&self, question: Bytes) -> Result<Reply, String> {
+        match self {
+            Client::Http(client) => client.ask(question).await,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use bytes::Bytes;
 use data_encoding::BASE64;
 use hmac::{Hmac, Mac};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -13,8 +14,9 @@ use super::address::{PublicResolver, check_url};
 use super::aws::AwsAccess;
 use super::client::{Answer, VERSION, body};
 use super::courier::{Outcome, Parcel};
+use super::gate::{self, Reply};
 use super::target::{SigningKey, Target};
-use crate::ably::RequestShape;
+use crate::ably::{ContentType, RequestShape};
 
 /// Bytes of an answer that are read, so that its connection can be used again.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -69,24 +71,12 @@ impl HttpClient {
     /// Sends one parcel.
     pub async fn send(&self, parcel: &Parcel) -> Answer {
         let (content_type, body) = body(self.shape, parcel);
-        let mut headers = self.headers.clone();
-        // Unless the rule knows better.
-        let content_type = HeaderValue::from_static(content_type.name());
-        headers.entry(reqwest::header::CONTENT_TYPE).or_insert(content_type);
-        let mut request = self.http.post(self.url.clone()).headers(headers);
-        for (name, value) in &parcel.entries[0].event.headers {
-            request = request.header(&**name, &**value);
-        }
-        if let Some(key) = &self.signing_key {
-            request = request.header("x-ably-key", &*key.name);
-            request = request.header("x-ably-signature", key.sign(&body));
-        }
-        match request.body(body).send().await {
-            Ok(response) => {
+        let request = self.post(content_type, &parcel.entries[0].event.headers, body);
+        match request.send().await {
+            Ok(mut response) => {
                 let answer = judge(response.status().as_u16(), self.shape, || {
                     retry_after(response.headers(), SystemTime::now())
                 });
-                let mut response = response;
                 let mut bytes = 0;
                 // Its deadline is that of the whole request.
                 while bytes < ANSWER_BYTES_MAX
@@ -101,6 +91,47 @@ impl HttpClient {
                 Answer::failed(root_cause(&error.without_url()))
             }
         }
+    }
+
+    /// Asks one question.
+    ///
+    /// # Errors
+    /// Why nothing came back; for the log.
+    pub async fn ask(&self, question: Bytes) -> Result<Reply, String> {
+        let note = |error: reqwest::Error| root_cause(&error.without_url());
+        let request = self.post(ContentType::Json, &[], question);
+        let mut response = request.send().await.map_err(note)?;
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(note)? {
+            if body.len() + chunk.len() > gate::ANSWER_BYTES_MAX {
+                return Err(format!("the answer is longer than {} bytes", gate::ANSWER_BYTES_MAX));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Reply { status, body: body.into() })
+    }
+
+    /// A request with this body, signed.
+    fn post(
+        &self,
+        content_type: ContentType,
+        more: &[(Box<str>, Box<str>)],
+        body: Bytes,
+    ) -> reqwest::RequestBuilder {
+        let mut headers = self.headers.clone();
+        // Unless the rule knows better.
+        let content_type = HeaderValue::from_static(content_type.name());
+        headers.entry(reqwest::header::CONTENT_TYPE).or_insert(content_type);
+        let mut request = self.http.post(self.url.clone()).headers(headers);
+        for (name, value) in more {
+            request = request.header(&**name, &**value);
+        }
+        if let Some(key) = &self.signing_key {
+            request = request.header("x-ably-key", &*key.name);
+            request = request.header("x-ably-signature", key.sign(&body));
+        }
+        request.body(body)
     }
 }
 

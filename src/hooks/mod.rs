@@ -7,6 +7,7 @@
 //! | `courier.rs` | what one rule sends next |
 //! | `target.rs` | where events go, as configured |
 //! | `client.rs` | one request, whatever takes it |
+//! | `gate.rs` | questions before a publish |
 //! | `http.rs`, `lambda.rs`, `nats.rs` | what takes it |
 //! | `aws/` | signatures of requests to AWS, and credentials for them |
 //! | `address.rs` | which addresses may be reached |
@@ -19,6 +20,7 @@ mod aws;
 mod client;
 pub mod command;
 mod courier;
+mod gate;
 mod http;
 mod lambda;
 mod nats;
@@ -32,7 +34,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 pub use self::address::check_url;
@@ -47,7 +49,7 @@ pub use self::lambda::{FunctionName, Invocation, LambdaTarget, parse_qualifier};
 pub use self::nats::{NatsLogin, NatsTarget, SubjectTemplate, check_server};
 use self::spool::Spool;
 pub use self::target::{Secret, SigningKey, Sink, Target, Tls};
-use crate::ably::{Rule, RuleEvent, Rules, WhenFull};
+use crate::ably::{Answered, Inquiry, Rule, RuleEvent, Rules, Verdict, WhenFull};
 use crate::base::Now;
 
 /// Batches of events, one from each turn of a core, that may wait for the thread.
@@ -92,14 +94,26 @@ pub fn spool_directory(state_dir: &Path) -> PathBuf {
     state_dir.join(SPOOL_DIRECTORY)
 }
 
+/// What a core hands over at once.
+#[derive(Debug, Default)]
+pub struct HookMail {
+    /// What has happened, in order.
+    pub events: Vec<RuleEvent>,
+    /// What is to be asked, in order.
+    pub inquiries: Vec<Inquiry>,
+}
+
+/// What tells one core of answers to its questions, and does not wait.
+pub type VerdictSender = Box<dyn FnMut(Vec<Answered>) + Send>;
+
 /// A core's end of the thread.
 #[derive(Clone, Debug)]
-pub struct HookSender(mpsc::Sender<Vec<RuleEvent>>);
+pub struct HookSender(mpsc::Sender<HookMail>);
 
 impl HookSender {
     /// Hands over what `take` returns, if the thread has room for it; `take` is not called otherwise.
     /// Never waits.
-    pub fn try_send(&self, take: impl FnOnce() -> Vec<RuleEvent>) -> bool {
+    pub fn try_send(&self, take: impl FnOnce() -> HookMail) -> bool {
         match self.0.try_reserve() {
             Ok(place) => {
                 place.send(take());
@@ -119,16 +133,18 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    /// Starts the thread, on one of `cpus` if there are any; `log` takes lines and does not wait.
+    /// Starts the thread, on one of `cpus` if there are any; `log` takes lines and does not wait,
+    /// `verdicts` are by shard.
     ///
     /// # Errors
     /// A target cannot be used, or the spool not be opened.
     pub fn start(
         config: HooksConfig,
         cpus: &[usize],
+        verdicts: Vec<VerdictSender>,
         log: impl FnMut(String) + Send + 'static,
     ) -> anyhow::Result<Hooks> {
-        let work = HookThread::new(config, Box::new(log))?;
+        let work = HookThread::new(config, verdicts, Box::new(log))?;
         let (sender, events) = mpsc::channel(BATCHES_MAX);
         let cpu = cpus.first().copied();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -187,6 +203,11 @@ struct Route {
     failure: Option<String>,
     was_broken: bool,
     logged_ms: Option<u64>,
+    /// Questions that may be under way.
+    places: Arc<Semaphore>,
+    /// Questions without a decision since the last line about them.
+    undecided: u64,
+    undecided_logged_ms: Option<u64>,
 }
 
 struct HookThread {
@@ -195,6 +216,8 @@ struct HookThread {
     indexes: HashMap<Box<str>, usize>,
     spool: Option<Spool>,
     next_id: u64,
+    /// By shard.
+    verdicts: Vec<VerdictSender>,
     log: Box<dyn FnMut(String) + Send>,
     started: Instant,
     spool_failed_ms: Option<u64>,
@@ -203,8 +226,15 @@ struct HookThread {
 /// Requests under way: the route, what was sent and what came back.
 type Requests = JoinSet<(usize, Parcel, Answer)>;
 
+/// Questions under way. Cores bound them: each has as many as publishes wait there.
+type Questions = JoinSet<gate::Outcome>;
+
 impl HookThread {
-    fn new(config: HooksConfig, log: Box<dyn FnMut(String) + Send>) -> anyhow::Result<HookThread> {
+    fn new(
+        config: HooksConfig,
+        verdicts: Vec<VerdictSender>,
+        log: Box<dyn FnMut(String) + Send>,
+    ) -> anyhow::Result<HookThread> {
         let mut routes = Vec::new();
         let mut indexes = HashMap::new();
         for HookRule { rule, target } in config.rules {
@@ -222,6 +252,9 @@ impl HookThread {
                 failure: None,
                 was_broken: false,
                 logged_ms: None,
+                places: Arc::new(Semaphore::new(gate::QUESTIONS_MAX)),
+                undecided: 0,
+                undecided_logged_ms: None,
             });
         }
         let mut thread = HookThread {
@@ -229,6 +262,7 @@ impl HookThread {
             indexes,
             spool: None,
             next_id: 0,
+            verdicts,
             log,
             started: Instant::now(),
             spool_failed_ms: None,
@@ -297,15 +331,16 @@ impl HookThread {
     /// Runs until `end`, and a moment longer if something waits; returns what is to be said then.
     async fn run(
         mut self,
-        mut events: mpsc::Receiver<Vec<RuleEvent>>,
+        mut mail: mpsc::Receiver<HookMail>,
         mut end: oneshot::Receiver<()>,
     ) -> Option<String> {
         let mut requests = Requests::new();
+        let mut questions = Questions::new();
         let mut ends_ms = None;
         loop {
             let now = self.now();
             let waiting: usize = self.routes.iter().map(|route| route.courier.len()).sum();
-            let is_done = waiting == 0 && events.is_empty();
+            let is_done = waiting == 0 && mail.is_empty();
             if ends_ms.is_some_and(|ends_ms| is_done || now.mono_ms >= ends_ms) {
                 let fate = if self.spool.is_some() { "wait in the spool" } else { "are lost" };
                 let words = format!("events that were not delivered {fate}: {waiting}");
@@ -319,15 +354,21 @@ impl HookThread {
                 _ = &mut end, if ends_ms.is_none() => {
                     ends_ms = Some(now.mono_ms + GRACE.as_millis() as u64);
                 }
-                Some(mut batch) = events.recv() => {
+                Some(HookMail { mut events, mut inquiries }) = mail.recv() => {
                     // What else has come in the meantime is written with it.
                     for _ in 0..BATCHES_MAX {
-                        match events.try_recv() {
-                            Ok(more) => batch.extend(more),
-                            Err(_) => break,
-                        }
+                        let Ok(more) = mail.try_recv() else { break };
+                        events.extend(more.events);
+                        inquiries.extend(more.inquiries);
                     }
-                    self.take(batch);
+                    self.take(events);
+                    self.ask(inquiries, &mut questions);
+                }
+                Some(first) = questions.join_next() => {
+                    let others = std::iter::from_fn(|| questions.try_join_next());
+                    let ended = std::iter::once(first).chain(others);
+                    let outcomes = ended.map(|ended| ended.expect("questions are not cancelled"));
+                    self.tell(outcomes.collect());
                 }
                 Some(ended) = requests.join_next() => {
                     let (index, parcel, answer) = ended.expect("requests are not cancelled");
@@ -350,6 +391,51 @@ impl HookThread {
                     (index, parcel, answer)
                 });
             }
+        }
+    }
+
+    /// Asks what cores want to know.
+    fn ask(&mut self, inquiries: Vec<Inquiry>, questions: &mut Questions) {
+        for inquiry in inquiries {
+            match self.indexes.get(&inquiry.rule.id) {
+                Some(&index) => {
+                    let Route { client, places, .. } = &self.routes[index];
+                    questions.spawn(gate::ask(Arc::clone(client), Arc::clone(places), inquiry));
+                }
+                None => {
+                    let verdict = Verdict::Failed("a rule of the channel cannot be asked any more");
+                    self.tell(vec![gate::Outcome { inquiry, verdict, failure: None }]);
+                }
+            }
+        }
+    }
+
+    /// Tells cores what has come of their questions.
+    fn tell(&mut self, outcomes: Vec<gate::Outcome>) {
+        let now = self.now();
+        let mut answered: Vec<Vec<Answered>> = self.verdicts.iter().map(|_| Vec::new()).collect();
+        for gate::Outcome { inquiry, verdict, failure } in outcomes {
+            if let Some(failure) = failure
+                && let Some(&index) = self.indexes.get(&inquiry.rule.id)
+            {
+                self.note_undecided(now, index, &failure);
+            }
+            answered[usize::from(inquiry.shard)].push((inquiry.number, verdict));
+        }
+        for (send, answered) in self.verdicts.iter_mut().zip(answered) {
+            if !answered.is_empty() {
+                send(answered);
+            }
+        }
+    }
+
+    fn note_undecided(&mut self, now: Now, index: usize, failure: &str) {
+        let route = &mut self.routes[index];
+        route.undecided += 1;
+        if route.undecided_logged_ms.is_none_or(|ms| now.mono_ms >= ms + LOG_INTERVAL_MS) {
+            let (id, count) = (&route.rule.id, std::mem::take(&mut route.undecided));
+            (self.log)(format!("rule {id}: questions without a decision={count} last: {failure}"));
+            route.undecided_logged_ms = Some(now.mono_ms);
         }
     }
 

@@ -52,6 +52,9 @@ const OF_SHARDS: &[Metric] = &metrics! {
     Counter "ringcast_publications_total" "Publications ordered by channels at home here." counters.published;
     Counter "ringcast_stream_sends_total" "Sends of channel frames; one may carry several frames." counters.stream_sends;
     Counter "ringcast_slow_consumers_total" "Subscribers disconnected because they lagged." counters.slow_consumers;
+    Counter "ringcast_questions_total" "Questions to rules before a publish." counters.questions;
+    Counter "ringcast_failed_questions_total" "Questions without a usable answer." counters.failed_questions;
+    Counter "ringcast_rejected_publishes_total" "Publishes that a rule has refused." counters.rejected_publishes;
     Gauge "ringcast_transports" "Open sockets." gauges.transports;
     Gauge "ringcast_transports_max" "Sockets that the shard accepts at most." transports_max;
     Gauge "ringcast_connections" "Realtime connections with a transport." gauges.connections;
@@ -59,6 +62,7 @@ const OF_SHARDS: &[Metric] = &metrics! {
     Gauge "ringcast_streams" "Channels, formats and views with subscribers here." gauges.streams;
     Gauge "ringcast_channels" "Channels that are at home here." gauges.channels;
     Gauge "ringcast_history_bytes" "Bytes of the histories of these channels." gauges.history_bytes;
+    Gauge "ringcast_publishes_waiting" "Publishes that wait for the answer of a rule." gauges.publishes_waiting;
     Gauge "ringcast_mail_waiting" "Mail to other shards that has found no room in the mesh." gauges.mail_waiting;
 };
 

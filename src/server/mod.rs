@@ -28,7 +28,7 @@ use signal_hook::iterator::Signals;
 use crate::ably::Directory;
 use crate::admin::{self, AdminConfig, ControlSocket, Doors};
 use crate::base::{Entropy, Level, LogLine};
-use crate::hooks::{Hooks, HooksConfig};
+use crate::hooks::{Hooks, HooksConfig, VerdictSender};
 use crate::server::bell::Bell;
 use crate::server::mesh::Mesh;
 use crate::server::monitor::Monitor;
@@ -179,12 +179,19 @@ pub fn run(
     let control = control.map(|path| ControlSocket::bind(&path)).transpose()?;
     let doors = Doors { tcp: admin, control };
 
+    let mut lines = Vec::with_capacity(config.shards);
+    let mut verdicts: Vec<VerdictSender> = Vec::with_capacity(config.shards);
+    for _ in 0..config.shards {
+        let (orders, mut verdict_sender, receiver) = orders::line()?;
+        lines.push((orders, receiver));
+        verdicts.push(Box::new(move |answered| verdict_sender.send(answered)));
+    }
     config.shard.rules = config.hooks.rules();
     let hooks = match std::mem::take(&mut config.hooks) {
         hooks if hooks.rules.is_empty() => None,
         hooks => {
             let mut log = log.clone();
-            Some(Hooks::start(hooks, &config.helper_cores, move |words| {
+            Some(Hooks::start(hooks, &config.helper_cores, verdicts, move |words| {
                 log.line(LogLine::new(Level::Warn, "rules").with("detail", words));
             })?)
         }
@@ -199,13 +206,13 @@ pub fn run(
     let mut threads = Vec::with_capacity(config.shards);
     let mut orders = Vec::with_capacity(config.shards);
     let mut cpus = Vec::with_capacity(config.shards);
-    for (id, listener) in listeners.into_iter().enumerate() {
+    for (id, (listener, line)) in listeners.into_iter().zip(lines).enumerate() {
         let cpu = config.cores[id % config.cores.len()];
         let config = config.on_core(cpu, open_files_max);
         let (directory, mesh) = (Arc::clone(&directory), mesh.clone());
         let (log, news) = (log.clone(), sender.clone());
         let hooks = hooks.as_ref().map(Hooks::sender);
-        let (order_sender, order_receiver) = orders::line()?;
+        let (order_sender, order_receiver) = line;
         let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("shard-{id}"))
             // Files and timers only; sockets have a ring of their own. Kept small because locked

@@ -12,7 +12,7 @@ use std::time::Duration;
 use glommio::io::BufferedFile;
 
 use super::bell::Bell;
-use crate::ably::Directory;
+use crate::ably::{Answered, Directory};
 use crate::admin::Question;
 use crate::shard::{Counters, Gauges};
 use crate::sys::EventFd;
@@ -21,12 +21,18 @@ use crate::sys::EventFd;
 /// the same with later numbers.
 const NEWS_MAX: usize = 4096;
 
+/// Batches of answers to a shard's questions that may wait for it; one that finds no room is left out, and
+/// the shard gives its questions up when their time is over.
+const VERDICTS_MAX: usize = 1024;
+
 /// What a shard is told to do.
 pub(super) enum Order {
     /// Accept nobody and send all clients away, spread over this time.
     Drain(Duration),
     /// Have this directory's apps take the place of those that were configured; for shard 0.
     Reload(Arc<Directory>),
+    /// Go on with what rules were asked about.
+    Verdicts(Vec<Answered>),
     /// Stand still for ever, to see what that does; see `[test] stall`.
     Stall,
 }
@@ -85,19 +91,28 @@ pub(super) struct OrderSender {
     wake: File,
 }
 
+/// The end of whoever asks rules for one shard.
+pub(super) struct VerdictSender {
+    verdicts: SyncSender<Vec<Answered>>,
+    wake: File,
+}
+
 /// The shard's end, on its way to the shard.
 pub(super) struct OrderReceiver {
     orders: Receiver<Order>,
+    verdicts: Receiver<Vec<Answered>>,
     wake: EventFd,
 }
 
 /// A line to one shard.
-pub(super) fn line() -> io::Result<(OrderSender, OrderReceiver)> {
-    let (sender, receiver) = mpsc::channel();
+pub(super) fn line() -> io::Result<(OrderSender, VerdictSender, OrderReceiver)> {
+    let (sender, orders) = mpsc::channel();
+    let (verdict_sender, verdicts) = mpsc::sync_channel(VERDICTS_MAX);
     let wake = EventFd::new()?;
     Ok((
         OrderSender { orders: sender, wake: wake.reader()? },
-        OrderReceiver { orders: receiver, wake },
+        VerdictSender { verdicts: verdict_sender, wake: wake.reader()? },
+        OrderReceiver { orders, verdicts, wake },
     ))
 }
 
@@ -111,9 +126,19 @@ impl OrderSender {
     }
 }
 
+impl VerdictSender {
+    /// Tells the shard, which takes it up in its next turn.
+    pub(super) fn send(&mut self, answered: Vec<Answered>) {
+        if self.verdicts.try_send(answered).is_ok() {
+            let _ = self.wake.write_all(&1u64.to_ne_bytes());
+        }
+    }
+}
+
 /// The shard's end, in the shard.
 pub(super) struct Orders {
     orders: Receiver<Order>,
+    verdicts: Receiver<Vec<Answered>>,
     /// Whether there may be some: a turn without orders looks at no more than this.
     arrived: Rc<Cell<bool>>,
 }
@@ -131,7 +156,7 @@ impl OrderReceiver {
             }
         })
         .detach();
-        Ok(Orders { orders: self.orders, arrived })
+        Ok(Orders { orders: self.orders, verdicts: self.verdicts, arrived })
     }
 }
 
@@ -141,7 +166,8 @@ impl Orders {
         if !self.arrived.get() {
             return None;
         }
-        let order = self.orders.try_recv().ok();
+        let verdicts = || self.verdicts.try_recv().ok().map(Order::Verdicts);
+        let order = self.orders.try_recv().ok().or_else(verdicts);
         self.arrived.set(order.is_some());
         order
     }

@@ -19,7 +19,7 @@ use super::log::Log;
 use super::mesh::MeshEnds;
 use super::orders::{News, Order, Orders, Report};
 use crate::base::{Level, LogLine, Now};
-use crate::hooks::HookSender;
+use crate::hooks::{HookMail, HookSender};
 use crate::shard::Shard;
 use crate::sys::listener::Listener;
 use crate::sys::{Event, EventFd, Slot, SocketRing, SocketRingConfig};
@@ -193,6 +193,9 @@ impl Pump {
             match order {
                 Order::Drain(window) => self.shard.begin_drain(window),
                 Order::Reload(directory) => self.shard.reload(&directory),
+                Order::Verdicts(answered) => {
+                    answered.into_iter().for_each(|answered| self.shard.handle_verdict(answered));
+                }
                 Order::Stall => loop {
                     std::thread::park();
                 },
@@ -222,11 +225,17 @@ impl Pump {
         Ok((busy, mail_waits))
     }
 
-    /// Hands over events for rules. True when some are left.
+    /// Hands over what is for rules. True when some is left.
     fn hand_over_hooks(&mut self) -> bool {
         let shard = &mut self.shard;
+        let take = |shard: &mut Shard| HookMail {
+            events: shard.take_hooks(),
+            inquiries: shard.take_inquiries(),
+        };
         match &self.line.hooks {
-            Some(hooks) if shard.has_hooks() => !hooks.try_send(|| shard.take_hooks()),
+            Some(hooks) if shard.has_hooks() || shard.has_inquiries() => {
+                !hooks.try_send(|| take(shard))
+            }
             _ => false,
         }
     }

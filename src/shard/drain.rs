@@ -151,7 +151,9 @@ impl Shard {
             Stage::Echo(_) => self.close_websocket(index, CloseCode::Away, Ending::Linger),
             Stage::Realtime(_, connection) => {
                 if connection.pending_publishes() > 0 && !is_forced {
-                    return Some(ACKS_GRACE_MS);
+                    // A rule may have to be asked first.
+                    let is_long = self.homes.rules.have_gates();
+                    return Some(if is_long { REQUEST_GRACE_MS } else { ACKS_GRACE_MS });
                 }
                 self.farewell(index);
             }

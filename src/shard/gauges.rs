@@ -19,6 +19,8 @@ pub struct Gauges {
     pub history_bytes: u64,
     /// Mail that has found no room in the mesh yet.
     pub mail_waiting: u64,
+    /// Publishes that wait for the answer of a rule.
+    pub publishes_waiting: u64,
 }
 
 impl Shard {
@@ -31,6 +33,7 @@ impl Shard {
             streams: self.streams.len() as u64,
             channels: self.homes.len() as u64,
             history_bytes: self.homes.history_bytes(),
+            publishes_waiting: self.gates.waiting() as u64,
             mail_waiting: self.outboxes.iter().map(|outbox| outbox.len() as u64).sum(),
         }
     }

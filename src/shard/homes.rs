@@ -293,12 +293,17 @@ impl Shard {
         channel: ChannelKey,
         accepted: Accepted,
     ) {
-        let result = self.publish_here(reply_to, channel, accepted);
+        let result = match self.hold(reply_to, &channel, accepted) {
+            Ok(Some(accepted)) => self.publish_here(reply_to, channel, accepted),
+            Ok(None) => return,
+            Err(error) => Err(error),
+        };
         let ReturnAddress { shard, transport, request } = reply_to;
         self.post(usize::from(shard), Mail::Published { transport, request, result });
     }
 
-    fn publish_here(
+    /// Publishes what no rule has to be asked about any more.
+    pub(super) fn publish_here(
         &mut self,
         reply_to: ReturnAddress,
         key: ChannelKey,

@@ -72,7 +72,7 @@ impl Shard {
             return Ok(());
         }
         let is_in_the_way = |rule: &Arc<Rule>| {
-            rule.source == source
+            rule.is_told_of(source)
                 && rule.when_full == WhenFull::Refuse
                 && (rule.is_full() || self.hooks.is_full())
         };
@@ -91,7 +91,7 @@ impl Shard {
     pub(super) fn hook(&mut self, key: &ChannelKey, event: &Broadcast) {
         let rules = self.homes.get(key).map_or(&[][..], HomeChannel::rules);
         let (outbox, channel) = (&mut self.hooks, key.name());
-        for rule in rules {
+        for rule in rules.iter().filter(|rule| rule.gate.is_none()) {
             match (rule.source, event) {
                 (RuleSource::Message, Broadcast::Messages(publication)) => {
                     message_events(rule, channel, publication, |event| outbox.push(event));
@@ -111,7 +111,7 @@ impl Shard {
             return;
         }
         for rule in &rules.of_channel(key.app_id(), key.name()) {
-            if rule.source == RuleSource::Lifecycle {
+            if rule.is_told_of(RuleSource::Lifecycle) {
                 let event = lifecycle_event(rule, key.name(), self.now.unix_ms, is_active);
                 self.hooks.push(event);
             }

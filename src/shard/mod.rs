@@ -23,6 +23,7 @@
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 //! | `replays.rs` | what was made lately for those who have missed something |
 //! | `hooks.rs` | events on their way to the endpoints of rules |
+//! | `gate.rs` | publishes that wait for the answer of a rule |
 //! | `registrar.rs` | changes of the directory |
 //! | `gauges.rs` | how much it holds |
 //! | `drain.rs` | the end: clients are sent away at a pace |
@@ -35,6 +36,7 @@ mod drain;
 mod encode;
 mod events;
 mod fanout;
+mod gate;
 mod gauges;
 mod homes;
 mod hooks;
@@ -59,6 +61,7 @@ use self::admission::ConnectBucket;
 use self::dormant::DormantConnections;
 use self::drain::Drain;
 use self::encode::Joining;
+use self::gate::Gates;
 use self::homes::Homes;
 use self::hooks::HookOutbox;
 use self::lifecycle::Lifecycles;
@@ -173,6 +176,12 @@ pub struct Counters {
     pub slow_consumers: u64,
     /// Realtime transports that were told to try again later.
     pub connects_refused: u64,
+    /// Questions that rules were asked before a publish.
+    pub questions: u64,
+    /// Questions that had no answer, or none that could be used.
+    pub failed_questions: u64,
+    /// Publishes that were refused by a rule, or for want of an answer.
+    pub rejected_publishes: u64,
 }
 
 /// See the module text.
@@ -212,6 +221,7 @@ pub struct Shard {
     rounds: VecDeque<u32>,
     homes: Homes,
     hooks: HookOutbox,
+    gates: Gates,
     stats: Stats,
     lifecycles: Lifecycles,
     dormant: DormantConnections,
@@ -261,6 +271,7 @@ impl Shard {
             occupancy_due: VecDeque::new(),
             rounds: VecDeque::new(),
             hooks: HookOutbox::default(),
+            gates: Gates::default(),
             homes,
             stats: Stats::default(),
             lifecycles: Lifecycles::default(),
@@ -382,6 +393,7 @@ impl Shard {
                 self.close(gone.index);
             }
         }
+        self.expire_questions();
         self.expire_dormant();
         self.tell_summaries();
         self.withdraw_due_members();
@@ -396,8 +408,13 @@ impl Shard {
             return Some(self.now.mono_ms);
         }
         let others = [self.homes.next_timeout_ms(), self.dormant.next_ms(), self.next_drain_ms()];
+        let question = self.gates.next_ms();
         let occupancy = self.occupancy_due.front().map(|(due_ms, _)| *due_ms);
-        others.into_iter().chain([self.wheel.next_ms(), leaving, occupancy]).flatten().min()
+        others
+            .into_iter()
+            .chain([self.wheel.next_ms(), leaving, occupancy, question])
+            .flatten()
+            .min()
     }
 
     /// Delivers mail to itself and lays out the frames of this turn, so that a round of sends finds

@@ -23,6 +23,7 @@ mod apps;
 mod auth;
 mod drain;
 mod events;
+mod gate;
 mod lifecycle;
 mod limits;
 mod mutable;

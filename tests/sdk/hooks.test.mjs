@@ -1,66 +1,16 @@
 // Rules: the chat example without its page, endpoints that fail, a daemon that is killed.
 import assert from 'node:assert/strict';
-import { execFile, spawn } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { createHmac } from 'node:crypto';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:http';
-import { createServer as createSocket } from 'node:net';
-import { tmpdir } from 'node:os';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import Ably from 'ably';
 import { subscribe, test } from './client.mjs';
+import { daemon, directory, endpoint, freePort, keys, pause } from './daemon.mjs';
 
 const example = new URL('../../examples/chat/', import.meta.url);
 const FUNCTION_KEY = 'chat.function:for-trying-out-2';
-const SERVER_KEY = 'chat.server:for-trying-out-1';
-
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-
-/** A port that was free a moment ago. */
-async function freePort() {
-  const socket = createSocket().listen(0, '127.0.0.1');
-  await new Promise((resolve) => socket.once('listening', resolve));
-  const { port } = socket.address();
-  await new Promise((resolve) => socket.close(resolve));
-  return port;
-}
-
-/** A directory that goes with its test. */
-async function directory(t) {
-  const path = await mkdtemp(join(tmpdir(), 'ringcast-hooks-'));
-  t.after(() => rm(path, { recursive: true, force: true }));
-  return path;
-}
-
-/** Starts a daemon with this configuration; `kill` ends it as kill -9 does. */
-async function daemon(t, path, config) {
-  const file = join(path, 'ringcast.toml');
-  await writeFile(file, config);
-  const port = await freePort();
-  const args = ['serve', '--config', file, '--listen', `127.0.0.1:${port}`, '--shards', '2'];
-  const child = spawn(process.env.RINGCAST_BINARY, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-  const log = [];
-  createInterface(child.stderr).on('line', (line) => log.push(line));
-  const gone = new Promise((resolve) => child.once('close', resolve));
-  const kill = async (signal = 'SIGKILL') => {
-    child.kill(signal);
-    await gone;
-  };
-  t.after(() => kill());
-  for await (const line of createInterface(child.stdout)) {
-    if (line.startsWith('listening on')) break;
-  }
-  const options = { endpoint: '127.0.0.1', port, tls: false, logLevel: 0 };
-  const rest = new Ably.Rest({ key: SERVER_KEY, ...options });
-  const realtime = (overrides) => {
-    const client = new Ably.Realtime({ key: SERVER_KEY, ...options, ...overrides });
-    t.after(() => client.close());
-    return client;
-  };
-  return { port, log, kill, rest, realtime };
-}
 
 /** The example's configuration, with the function at `port` and more lines in front. */
 async function chatConfig(port, front = '') {
@@ -68,37 +18,6 @@ async function chatConfig(port, front = '') {
   return front + config.replace('127.0.0.1:3001', `127.0.0.1:${port}`);
 }
 
-/** An endpoint that keeps what it is sent; `answer` gives status and headers. */
-async function endpoint(t, answer = () => [200], port = 0) {
-  const requests = [];
-  let wake = () => {};
-  const server = createServer(async (request, response) => {
-    const chunks = [];
-    for await (const chunk of request) chunks.push(chunk);
-    const kept = { headers: request.headers, body: Buffer.concat(chunks), at: Date.now() };
-    const [status, headers] = answer(kept, requests.length);
-    requests.push({ ...kept, status });
-    wake();
-    response.writeHead(status, headers).end();
-  }).listen(port, '127.0.0.1');
-  await new Promise((resolve) => server.once('listening', resolve));
-  const close = () => {
-    server.close();
-    server.closeAllConnections();
-  };
-  t.after(close);
-  return {
-    url: `http://127.0.0.1:${server.address().port}/`,
-    requests,
-    close,
-    /** Waits until `enough()`. */
-    async until(enough) {
-      while (!enough()) await new Promise((resolve) => (wake = resolve));
-    },
-  };
-}
-
-const keys = `[[keys]]\nkey = "${SERVER_KEY}"\n[[keys]]\nkey = "chat.plain:hush"\ncapability = { "*" = ["publish"] }\n`;
 const rule = (url, more) =>
   `${keys}[[rules]]\nid = "r"\napp = "chat"\nurl = "${url}"\nallow_private = true\n${more}\n`;
 
