@@ -20,6 +20,7 @@
 //! | 6 | [`server`] | executors, socket rings, the mesh between cores: all that is async on a core |
 //! | 7 | [`config`] | flags and file to the structs that the layers below define |
 //! | 7 | [`bench`] | the load generator behind `ringcast bench` |
+//! | 8 | [`doctor`] | what keeps a host from running the daemon, and what a configuration takes of it |
 
 pub mod ably;
 pub mod admin;
@@ -28,6 +29,7 @@ pub mod bench;
 pub mod channel;
 pub mod config;
 pub mod connection;
+pub mod doctor;
 pub mod hooks;
 pub mod http;
 pub mod rest;

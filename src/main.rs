@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use ringcast::bench::{self, BenchArgs};
 use ringcast::config::{ApiKey, Config, SandboxFlags, ServeFlags};
+use ringcast::doctor;
 use ringcast::hooks::{command, spool_directory};
 use ringcast::server::{self, Reload, Reloaded};
 
@@ -41,6 +42,14 @@ enum Command {
     },
     /// Read the configuration that `serve` would run with, given the same flags, and say what is wrong with it
     Check(ServeFlags),
+    /// Look for what keeps `serve` from starting here, given the same flags, and say what helps
+    Doctor {
+        #[command(flatten)]
+        flags: ServeFlags,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -112,6 +121,17 @@ fn run(command: Command) -> anyhow::Result<()> {
                 config.listen,
                 config.keys.len(),
             ));
+            if let Some(plan) = doctor::examine(Ok(config)).plan {
+                say(&format!("\n{}", plan.to_text()));
+            }
+            Ok(())
+        }
+        Command::Doctor { flags, json } => {
+            let report = doctor::examine(flags.into_config());
+            say(&if json { report.to_json() + "\n" } else { report.to_text() });
+            if report.has_errors() {
+                std::process::exit(1);
+            }
             Ok(())
         }
     }
@@ -152,8 +172,11 @@ fn serve(mut config: Config, reload: Option<Reload>) -> anyhow::Result<()> {
         getrandom::fill(&mut bytes)?;
         config.keys.push(made.insert(ApiKey::from_random(&bytes)).clone());
     }
+    let examined = config.clone();
     let (server, directory) = config.into_server()?;
-    server::run(server, Arc::new(directory), reload, |addresses| {
+    let mut is_ready = false;
+    let outcome = server::run(server, Arc::new(directory), reload, |addresses| {
+        is_ready = true;
         let address = addresses.clients;
         // Scripts wait for this line; its form is part of the command line.
         say(&format!("listening on {address} shards={shards}\n"));
@@ -166,7 +189,11 @@ fn serve(mut config: Config, reload: Option<Reload>) -> anyhow::Result<()> {
         if let Some(key) = made {
             say(&introduction(address, &key));
         }
-    })
+    });
+    if outcome.is_err() && !is_ready {
+        eprint!("{}", doctor::examine(Ok(examined)).errors_text());
+    }
+    outcome
 }
 
 /// What somebody who has just started a daemon without a key wants to paste next.

@@ -27,7 +27,7 @@ use self::histogram::Histogram;
 use self::proc::Reading;
 use self::publisher::Publisher;
 use self::subscribers::{Part, Shared, WINDOW};
-use crate::sys::rusage;
+use crate::sys::host;
 
 /// Direct descriptors that a ring's table has beside those of its subscribers.
 const TABLE_RESERVE: u32 = 64;
@@ -267,7 +267,8 @@ fn publish(
 
 /// Shares the subscribers out: as few threads as the limit on direct descriptors allows.
 fn parts(args: &BenchArgs) -> anyhow::Result<Vec<Part>> {
-    let table_max = u32::try_from(rusage::open_files_max()).unwrap_or(u32::MAX);
+    let table_max = host::open_files().soft.unwrap_or(u64::MAX);
+    let table_max = u32::try_from(table_max).unwrap_or(u32::MAX);
     let per_part = table_max.saturating_sub(TABLE_RESERVE).min(32_768);
     ensure!(per_part > 0, "the limit on open files is too low");
     let count = args.subscribers.div_ceil(per_part).max(1);

@@ -37,7 +37,7 @@ use crate::server::pump::Pump;
 use crate::server::systemd::Notifier;
 use crate::shard::{Shard, ShardConfig};
 use crate::sys::listener::{Listener, ListenerConfig};
-use crate::sys::{SocketRingConfig, probe, rusage};
+use crate::sys::{SocketRingConfig, host, probe};
 
 /// What `ringcast serve` needs to know; each part belongs to the layer that acts on it.
 #[derive(Clone, Debug)]
@@ -120,6 +120,12 @@ impl ServerConfig {
     }
 }
 
+/// Bytes that the executor of one shard locks: each of its three rings registers memory for files.
+pub const LOCKED_BYTES_PER_SHARD: u64 = 3 * IO_MEMORY_BYTES as u64;
+
+/// Memory for files of one ring of an executor. Kept small because locked memory is limited on many hosts.
+const IO_MEMORY_BYTES: usize = 256 << 10;
+
 /// Name of an inherited socket that is not for clients.
 const ADMIN: &str = "admin";
 
@@ -159,10 +165,11 @@ pub fn run(
     reload: Option<Reload>,
     on_ready: impl FnOnce(Addresses),
 ) -> anyhow::Result<()> {
-    if let Some(reason) = probe::missing() {
-        anyhow::bail!("the socket ring cannot run here: {reason}");
+    if let Err(lack) = probe::look() {
+        anyhow::bail!("the socket ring cannot run here: {lack}");
     }
-    let open_files_max = rusage::open_files_max();
+    check_locked_memory(config.shards)?;
+    let open_files_max = host::open_files().soft.unwrap_or(u64::MAX);
     let mut config = config;
     let mut log = log::spawn();
     let notifier = Notifier::from_environment().unwrap_or_else(|error| {
@@ -215,9 +222,8 @@ pub fn run(
         let (order_sender, order_receiver) = line;
         let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("shard-{id}"))
-            // Files and timers only; sockets have a ring of their own. Kept small because locked
-            // memory is limited on many hosts.
-            .io_memory(256 << 10)
+            // Files and timers only; sockets have a ring of their own.
+            .io_memory(IO_MEMORY_BYTES)
             .ring_depth(64)
             .spawn(move || async move {
                 let _end = EndOfShard { shard: id, news: news.clone() };
@@ -267,6 +273,17 @@ pub fn run(
         let _ = writeln!(io::stderr().lock(), "{words}");
     }
     Ok(())
+}
+
+/// An executor that cannot lock its memory would end without a word.
+fn check_locked_memory(shards: usize) -> anyhow::Result<()> {
+    let needed = LOCKED_BYTES_PER_SHARD * shards as u64;
+    match host::locked_memory().soft {
+        Some(max) if max < needed && !host::may_lock_all() => {
+            anyhow::bail!("{shards} shards lock {needed} bytes, and RLIMIT_MEMLOCK allows {max}")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// One listener for each shard, and the one of the admin; all before the first connection is accepted:

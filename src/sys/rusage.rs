@@ -11,15 +11,6 @@ pub fn process_cpu_us() -> u64 {
     micros(usage.ru_utime) + micros(usage.ru_stime)
 }
 
-/// The limit on open files, which is also the limit on direct descriptors of one ring.
-pub fn open_files_max() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid place for the kernel to write one `rlimit` to.
-    let rc = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    assert_eq!(rc, 0, "getrlimit of a known resource cannot fail");
-    limit.rlim_cur
-}
-
 /// The user that the process acts as.
 pub fn user_id() -> u32 {
     // SAFETY: touches no memory and cannot fail.

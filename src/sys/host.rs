@@ -1,0 +1,83 @@
+//! What the host grants this process, and how its clock is doing.
+
+use std::fs;
+
+use libc::c_int;
+
+/// Bits of capabilities (capabilities(7)).
+const CAP_NET_BIND_SERVICE: u32 = 10;
+const CAP_IPC_LOCK: u32 = 14;
+
+/// Whether the process may lock any amount of memory.
+pub fn may_lock_all() -> bool {
+    has_capability(CAP_IPC_LOCK)
+}
+
+/// Whether the process may listen on every port.
+pub fn may_bind_low() -> bool {
+    has_capability(CAP_NET_BIND_SERVICE)
+}
+
+fn has_capability(bit: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let set = set.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    set.is_some_and(|set| set & (1 << bit) != 0)
+}
+
+/// A resource limit: what holds, and what the process may raise it to. `None`: no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// What holds.
+    pub soft: Option<u64>,
+    /// What it may be raised to.
+    pub hard: Option<u64>,
+}
+
+/// Open files, and entries of one ring's table of sockets.
+pub fn open_files() -> Limit {
+    limit(libc::RLIMIT_NOFILE)
+}
+
+/// Bytes that may be locked in memory. Whoever has `CAP_IPC_LOCK` is not held to it.
+pub fn locked_memory() -> Limit {
+    limit(libc::RLIMIT_MEMLOCK)
+}
+
+fn limit(resource: libc::__rlimit_resource_t) -> Limit {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the kernel to write one `rlimit` to.
+    let rc = unsafe { libc::getrlimit(resource, &raw mut limit) };
+    assert_eq!(rc, 0, "getrlimit of a known resource cannot fail");
+    let value = |value| (value != libc::RLIM_INFINITY).then_some(value);
+    Limit { soft: value(limit.rlim_cur), hard: value(limit.rlim_max) }
+}
+
+/// Bytes of a page of memory.
+pub fn page_bytes() -> u64 {
+    // SAFETY: takes a number and returns a number.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).expect("every host has pages")
+}
+
+/// Whether something keeps the clock right; `None`: the kernel does not say.
+pub fn is_clock_synchronised() -> Option<bool> {
+    // SAFETY: all-zero bytes are a valid `timex`, and ask for nothing to be changed.
+    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: `timex` is a valid place for the kernel to read and write one.
+    let state: c_int = unsafe { libc::adjtimex(&raw mut timex) };
+    (state >= 0).then_some(state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_answers() {
+        assert!(page_bytes().is_power_of_two());
+        let files = open_files();
+        assert!(files.soft.unwrap_or(u64::MAX) <= files.hard.unwrap_or(u64::MAX));
+        let _ = is_clock_synchronised();
+    }
+}
