@@ -1,4 +1,4 @@
-//! What every layer shares: time as a value, lines of the log.
+//! What every layer shares: time as a value, lines of the log, records of files.
 
 /// One reading of both clocks, taken once per turn by `server` and passed down as an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,6 +11,7 @@ pub struct Now {
 
 mod entropy;
 mod log;
+pub mod record;
 mod wheel;
 
 pub use entropy::Entropy;

@@ -17,6 +17,9 @@ use bytes::Bytes;
 
 use super::courier::Reason;
 use crate::ably::{ContentType, RuleEvent};
+use crate::base::record::{
+    HEAD_BYTES, Records, read_bytes, read_text, read_u32, read_u64, write_bytes, write_record,
+};
 
 /// Bytes after which the next segment begins.
 const SEGMENT_BYTES_MAX: u64 = 16 << 20;
@@ -24,11 +27,8 @@ const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of dead letters after which the file before is forgotten.
 const DEAD_BYTES_MAX: u64 = 16 << 20;
 
-/// Bytes of one record; more cannot be one of ours.
-const RECORD_BYTES_MAX: usize = 128 << 20;
-
-/// Length, checksum and kind.
-const HEAD_BYTES: usize = 9;
+/// Nobody chooses what lies behind a damaged record here, so checksums need none.
+const SALT: u32 = 0;
 
 const KIND_EVENT: u8 = 1;
 const KIND_FINISHED: u8 = 2;
@@ -163,7 +163,7 @@ impl Spool {
         let mut segments = VecDeque::new();
         for number in numbers(directory)? {
             let data = fs::read(path(directory, number))?;
-            let mut records = Records(&data);
+            let mut records = Records::new(SALT, &data);
             for (kind, content) in &mut records {
                 read_record(kind, content, |record| match record {
                     Record::Event(id, event) => {
@@ -177,7 +177,7 @@ impl Spool {
                     }
                 });
             }
-            found.torn += usize::from(!records.0.is_empty());
+            found.torn += usize::from(!records.rest().is_empty());
             segments.push_back(Segment { bytes: data.len() as u64, ..Segment::new(number) });
         }
         for place in places.values() {
@@ -212,7 +212,7 @@ impl Spool {
         let mut written = Vec::new();
         for (id, event) in events {
             let at = out.len();
-            write_record(&mut out, KIND_EVENT, |out| {
+            write_record(&mut out, SALT, KIND_EVENT, |out| {
                 out.extend_from_slice(&id.to_le_bytes());
                 event.write(out);
             });
@@ -238,7 +238,7 @@ impl Spool {
             return Ok(());
         }
         let mut out = Vec::new();
-        write_record(&mut out, KIND_FINISHED, |out| {
+        write_record(&mut out, SALT, KIND_FINISHED, |out| {
             ids.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
         });
         self.write(&out)?;
@@ -325,7 +325,7 @@ impl Spool {
         let oldest = self.segments[0].number;
         let data = fs::read(path(&self.directory, oldest))?;
         let mut waiting = Vec::new();
-        for (kind, content) in Records(&data) {
+        for (kind, content) in Records::new(SALT, &data) {
             read_record(kind, content, |record| match record {
                 Record::Event(id, event)
                     if self.places.get(&id).is_some_and(|place| place.segment == oldest) =>
@@ -361,7 +361,7 @@ pub fn dead_letters(directory: &Path) -> io::Result<Vec<DeadLetter>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             data => data?,
         };
-        for (kind, mut content) in Records(&data) {
+        for (kind, mut content) in Records::new(SALT, &data) {
             if kind == KIND_DEAD
                 && let Some(letter) = read_letter(&mut content)
             {
@@ -384,7 +384,7 @@ pub fn waiting(directory: &Path) -> io::Result<BTreeMap<u64, Stored>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             data => data?,
         };
-        for (kind, content) in Records(&data) {
+        for (kind, content) in Records::new(SALT, &data) {
             read_record(kind, content, |record| match record {
                 Record::Event(id, event) => drop(events.insert(id, event)),
                 Record::Finished(id) => drop(events.remove(&id)),
@@ -403,7 +403,7 @@ fn bury(directory: &Path, now_ms: u64, reason: Option<Reason>, event: &Stored) -
         fs::rename(&new, old)?;
     }
     let mut out = Vec::new();
-    write_record(&mut out, KIND_DEAD, |out| {
+    write_record(&mut out, SALT, KIND_DEAD, |out| {
         out.extend_from_slice(&now_ms.to_le_bytes());
         let known = REASONS.iter().position(|known| *known == reason);
         out.push(known.expect("every reason has its number") as u8);
@@ -466,68 +466,6 @@ fn read_record(kind: u8, mut content: &[u8], mut take: impl FnMut(Record)) {
         }
         _ => {}
     }
-}
-
-/// The whole records at the beginning of some bytes; what is left is torn.
-struct Records<'a>(&'a [u8]);
-
-impl<'a> Iterator for Records<'a> {
-    type Item = (u8, &'a [u8]);
-
-    fn next(&mut self) -> Option<(u8, &'a [u8])> {
-        let mut rest = self.0;
-        let length = read_u32(&mut rest)? as usize;
-        let checksum = read_u32(&mut rest)?;
-        if length > RECORD_BYTES_MAX || rest.len() < length {
-            return None;
-        }
-        let (record, rest) = rest.split_at(length);
-        let (kind, content) = record.split_first()?;
-        if crc32fast::hash(record) != checksum {
-            return None;
-        }
-        self.0 = rest;
-        Some((*kind, content))
-    }
-}
-
-fn write_record(out: &mut Vec<u8>, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) {
-    let at = out.len();
-    out.extend_from_slice(&[0; HEAD_BYTES - 1]);
-    out.push(kind);
-    fill(out);
-    let record = &out[at + HEAD_BYTES - 1..];
-    let (length, checksum) = (record.len() as u32, crc32fast::hash(record));
-    out[at..at + 4].copy_from_slice(&length.to_le_bytes());
-    out[at + 4..at + 8].copy_from_slice(&checksum.to_le_bytes());
-}
-
-fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-    out.extend_from_slice(bytes);
-}
-
-fn read_bytes<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = read_u32(from)? as usize;
-    let (bytes, rest) = from.split_at_checked(length)?;
-    *from = rest;
-    Some(bytes)
-}
-
-fn read_text(from: &mut &[u8]) -> Option<Box<str>> {
-    Some(std::str::from_utf8(read_bytes(from)?).ok()?.into())
-}
-
-fn read_u32(from: &mut &[u8]) -> Option<u32> {
-    let (bytes, rest) = from.split_first_chunk()?;
-    *from = rest;
-    Some(u32::from_le_bytes(*bytes))
-}
-
-fn read_u64(from: &mut &[u8]) -> Option<u64> {
-    let (bytes, rest) = from.split_first_chunk()?;
-    *from = rest;
-    Some(u64::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]
