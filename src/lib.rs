@@ -13,6 +13,7 @@
 //! | 1 | [`ably`] | protocol messages, their JSON and MessagePack codecs, errors, capabilities |
 //! | 2 | [`channel`] | one channel: order, history; on a subscriber's core its frame log and cursors |
 //! | 2 | [`connection`] | one client: protocol state, what it may do, what it is owed |
+//! | 2 | [`journal`] | what outlives the process: segments, records, where each channel's events lie |
 //! | 2 | [`rest`] | one HTTP request and its answer |
 //! | 3 | [`shard`] | everything one core owns |
 //! | 4 | [`hooks`] | delivery of events to HTTP endpoints, on a thread beside the cores |
@@ -32,6 +33,7 @@ pub mod connection;
 pub mod doctor;
 pub mod hooks;
 pub mod http;
+pub mod journal;
 pub mod rest;
 pub mod server;
 pub mod shard;

@@ -17,6 +17,16 @@ impl SeriesId {
         const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         SeriesId(random.map(|byte| ALPHABET[usize::from(byte) % ALPHABET.len()]))
     }
+
+    /// As it is written down.
+    pub fn bytes(self) -> [u8; 10] {
+        self.0
+    }
+
+    /// Reads what was written down; `None`: that is no id.
+    pub fn from_bytes(bytes: [u8; 10]) -> Option<SeriesId> {
+        bytes.iter().all(u8::is_ascii_alphanumeric).then_some(SeriesId(bytes))
+    }
 }
 
 /// `<14-digit ms>-<3-digit counter>@<series>`: strictly increasing on one channel, as text too.
@@ -31,6 +41,34 @@ impl ChannelSerial {
     /// Whose serial it is: one start of the daemon, one shard.
     pub fn series(&self) -> SeriesId {
         self.series
+    }
+
+    /// Made of this time, in milliseconds since the Unix epoch, or of one that was there before it.
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
+    /// Counts within a millisecond.
+    pub fn counter(&self) -> u16 {
+        self.counter
+    }
+
+    /// The serial with these parts; `None`: the counter is none.
+    pub fn from_parts(time_ms: u64, counter: u16, series: SeriesId) -> Option<ChannelSerial> {
+        (counter <= COUNTER_MAX).then_some(ChannelSerial { time_ms, counter, series })
+    }
+
+    /// A serial that no other of its series within `time_ms` lies behind.
+    pub fn last_within(time_ms: u64, series: SeriesId) -> ChannelSerial {
+        ChannelSerial { time_ms, counter: COUNTER_MAX, series }
+    }
+
+    /// A serial that lies before this one and behind all others before it.
+    pub fn preceding(&self) -> ChannelSerial {
+        match self.counter.checked_sub(1) {
+            Some(counter) => ChannelSerial { counter, ..*self },
+            None => ChannelSerial::last_within(self.time_ms.saturating_sub(1), self.series),
+        }
     }
 }
 
@@ -86,6 +124,11 @@ impl SerialClock {
     /// A clock that has made no serial yet.
     pub fn new(series: SeriesId) -> SerialClock {
         SerialClock { last: ChannelSerial { time_ms: 0, counter: 0, series } }
+    }
+
+    /// A clock whose serials lie behind `last`, which an earlier start of the daemon has made.
+    pub fn behind(series: SeriesId, last: ChannelSerial) -> SerialClock {
+        SerialClock { last: ChannelSerial { series, ..last } }
     }
 
     /// The next serial: of `now_ms` if that is later than the last one, else just behind the last.
