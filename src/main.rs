@@ -155,12 +155,13 @@ fn hooks(command: &HooksCommand, config: Option<&Path>) -> anyhow::Result<()> {
     done.with_context(|| format!("the spool {}", directory.display()))
 }
 
-/// Reads what the daemon was started with again, for its keys and apps.
+/// Reads what the daemon was started with again, for its keys, apps and rules.
 fn reload(flags: ServeFlags, started_with: Config) -> Reload {
     Box::new(move || {
         let config = flags.clone().into_config()?;
         let needs_restart = started_with.needs_restart(&config);
-        Ok(Reloaded { directory: config.directory()?, needs_restart })
+        let (directory, rules) = (config.directory()?, config.hooks()?.rules);
+        Ok(Reloaded { directory, rules, needs_restart })
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::capability::CapabilityError;
 use super::revocation::Revocations;
-use super::{ApiKey, Capability, ErrorCode, ErrorInfo, Principal, Revocation, StatsFixture};
+use super::{ApiKey, Capability, ErrorCode, ErrorInfo, Principal, Revocation, Rules, StatsFixture};
 
 /// What the channels under one name obey (6.8).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -189,6 +189,8 @@ pub struct Directory {
     stats: HashMap<Box<str>, Arc<Vec<StatsFixture>>>,
     /// By key name: which of its tokens are worth nothing.
     revocations: HashMap<Box<str>, Arc<Revocations>>,
+    /// Which channels' events go to endpoints.
+    rules: Rules,
 }
 
 impl Directory {
@@ -263,12 +265,23 @@ impl Directory {
         Ok(directory)
     }
 
+    /// The same with these rules in place of those before.
+    #[must_use]
+    pub fn with_rules(&self, rules: Rules) -> Directory {
+        Directory { rules, ..self.clone() }
+    }
+
+    /// Which channels' events go to endpoints.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     /// From when on the token of `principal` is revoked, if it is.
     pub(super) fn revoked_ms(&self, principal: &Principal) -> Option<u64> {
         self.revocations.get(principal.key().name())?.revoked_ms(principal)
     }
 
-    /// The apps and keys of `configured`, with what was revoked and posted here for those that remain.
+    /// The apps, keys and rules of `configured`, with what was revoked and posted here for those that remain.
     #[must_use]
     pub fn reconfigured(&self, configured: &Directory) -> Directory {
         let mut directory = configured.clone();

@@ -136,7 +136,7 @@ pub struct Rule {
     pub bytes_max: u64,
     /// Whether and how it is asked before a publish, instead of being told of it.
     pub gate: Option<Gate>,
-    load: Load,
+    load: Arc<Load>,
 }
 
 impl Rule {
@@ -153,7 +153,7 @@ impl Rule {
         bytes_max: u64,
     ) -> Rule {
         let (id, app_id) = (id.into(), app_id.into());
-        let (gate, load) = (None, Load::default());
+        let (gate, load) = (None, Arc::default());
         Rule { id, app_id, source, filter, shape, format, when_full, bytes_max, gate, load }
     }
 
@@ -168,9 +168,41 @@ impl Rule {
         self.source == source && self.gate.is_none()
     }
 
+    /// Has the rule go on where `before` ends, which it takes the place of: what waits of that counts here.
+    pub fn continue_from(&mut self, before: &Rule) {
+        self.load = Arc::clone(&before.load);
+    }
+
+    /// The same rule for an event that was encoded when it had another shape or format.
+    #[must_use]
+    pub fn encoded_as(&self, shape: RequestShape, format: Format) -> Rule {
+        Rule {
+            id: self.id.clone(),
+            app_id: self.app_id.clone(),
+            source: self.source,
+            filter: self.filter.clone(),
+            shape,
+            format,
+            when_full: self.when_full,
+            bytes_max: self.bytes_max,
+            gate: self.gate,
+            load: Arc::clone(&self.load),
+        }
+    }
+
+    /// Bytes of its events that wait or are under way.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.load.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Events that were dropped since the start for want of room.
+    pub fn dropped(&self) -> u64 {
+        self.load.dropped.load(Ordering::Relaxed)
+    }
+
     /// Whether as much waits as may wait.
     pub fn is_full(&self) -> bool {
-        self.load.bytes.load(Ordering::Relaxed) >= self.bytes_max
+        self.waiting_bytes() >= self.bytes_max
     }
 
     /// Notes that an event was dropped; returns how many were.
@@ -179,35 +211,51 @@ impl Rule {
     }
 }
 
-/// All rules.
+/// All rules, as one snapshot.
 #[derive(Clone, Debug, Default)]
-pub struct Rules(Vec<Arc<Rule>>);
+pub struct Rules {
+    all: Arc<[Arc<Rule>]>,
+    /// Bits by source: whether any is told of it.
+    told: u8,
+    has_gates: bool,
+}
 
 impl Rules {
     /// These rules; their ids are distinct.
     pub fn new(rules: impl IntoIterator<Item = Arc<Rule>>) -> Rules {
-        Rules(rules.into_iter().collect())
+        let all: Arc<[Arc<Rule>]> = rules.into_iter().collect();
+        let told = |(_, source): (_, RuleSource)| {
+            u8::from(all.iter().any(|rule| rule.is_told_of(source))) << source as u8
+        };
+        let told = RuleSource::NAMES.map(told).iter().fold(0, |all, bit| all | bit);
+        let has_gates = all.iter().any(|rule| rule.gate.is_some());
+        Rules { all, told, has_gates }
     }
 
     /// Those that are for the channel `name` of the app.
     pub fn of_channel(&self, app_id: &str, name: &str) -> Box<[Arc<Rule>]> {
         let is_for = |rule: &&Arc<Rule>| *rule.app_id == *app_id && rule.filter.matches(name);
-        self.0.iter().filter(is_for).cloned().collect()
+        self.all.iter().filter(is_for).cloned().collect()
+    }
+
+    /// Whether both are one snapshot.
+    pub fn is_same(&self, other: &Rules) -> bool {
+        Arc::ptr_eq(&self.all, &other.all)
     }
 
     /// Whether there are none about `source`.
     pub fn are_without(&self, source: RuleSource) -> bool {
-        self.0.iter().all(|rule| !rule.is_told_of(source))
+        self.told & (1 << source as u8) == 0
     }
 
     /// Whether any is asked before a publish.
     pub fn have_gates(&self) -> bool {
-        self.0.iter().any(|rule| rule.gate.is_some())
+        self.has_gates
     }
 
     /// The rule called `id`, if it is asked before a publish.
     pub fn gate(&self, id: &str) -> Option<&Arc<Rule>> {
-        self.0.iter().find(|rule| *rule.id == *id && rule.gate.is_some())
+        self.all.iter().find(|rule| *rule.id == *id && rule.gate.is_some())
     }
 }
 

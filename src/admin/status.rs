@@ -54,6 +54,13 @@ pub struct ReloadOutcome {
     pub needs_restart: Vec<String>,
 }
 
+impl ReloadOutcome {
+    /// Nothing was changed, for this reason.
+    pub fn refused(error: String) -> ReloadOutcome {
+        ReloadOutcome { error: Some(error), needs_restart: Vec::new() }
+    }
+}
+
 /// One shard.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ShardStatus {

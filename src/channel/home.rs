@@ -114,6 +114,8 @@ pub struct HomeChannel {
     key: ChannelKey,
     /// Those that are told of its events; most channels have none.
     rules: Box<[Arc<Rule>]>,
+    /// Counts changes of the rules, up to the one that it knows of.
+    rules_version: u32,
     clock: SerialClock,
     /// Of the newest publication, or of the channel's beginning.
     last_serial: ChannelSerial,
@@ -158,6 +160,7 @@ impl HomeChannel {
         HomeChannel {
             key,
             rules: Box::default(),
+            rules_version: 0,
             clock,
             last_serial: first_serial,
             first_serial,
@@ -178,14 +181,17 @@ impl HomeChannel {
         }
     }
 
-    /// Has these rules told of the channel's events.
-    #[must_use]
-    pub fn with_rules(self, rules: Box<[Arc<Rule>]>) -> HomeChannel {
-        HomeChannel { rules, ..self }
-    }
-
-    /// Those that are told of the channel's events.
-    pub fn rules(&self) -> &[Arc<Rule>] {
+    /// The rules that are told of the channel's events. It `find`s them where they have changed since it
+    /// was asked last; `version` counts changes from 1.
+    pub fn rules(
+        &mut self,
+        version: u32,
+        find: impl FnOnce(&ChannelKey) -> Box<[Arc<Rule>]>,
+    ) -> &[Arc<Rule>] {
+        if self.rules_version != version {
+            self.rules_version = version;
+            self.rules = find(&self.key);
+        }
         &self.rules
     }
 

@@ -213,7 +213,7 @@ impl RuleConfig {
         if let Sink::Http(http) = &mut target.sink {
             http.signing_key = signing_key;
         }
-        Ok(HookRule { rule: Arc::new(rule), target })
+        Ok(HookRule { rule: Arc::new(rule), target, is_enabled: true })
     }
 }
 

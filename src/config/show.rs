@@ -163,9 +163,6 @@ impl Config {
         if format!("{:?}", self.core_overrides) != format!("{:?}", next.core_overrides) {
             changed.push("cores".into());
         }
-        if self.rules != next.rules {
-            changed.push("rules".into());
-        }
         changed
     }
 }

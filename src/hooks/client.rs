@@ -38,9 +38,9 @@ impl Client {
     ///
     /// # Errors
     /// The target is malformed, or an address that the rule must not reach.
-    pub fn new(target: &Target, shape: RequestShape) -> anyhow::Result<Client> {
+    pub fn new(target: &Target) -> anyhow::Result<Client> {
         match &target.sink {
-            Sink::Http(http) => Ok(Client::Http(HttpClient::new(target, http, shape)?)),
+            Sink::Http(http) => Ok(Client::Http(HttpClient::new(target, http)?)),
             Sink::Lambda(_) => anyhow::bail!("functions cannot be invoked by name yet"),
             Sink::Nats(_) => anyhow::bail!("NATS cannot be reached yet"),
         }
@@ -65,9 +65,9 @@ impl Client {
 }
 
 /// The body of the request for a parcel, and what it is.
-pub fn body(shape: RequestShape, parcel: &Parcel) -> (ContentType, Bytes) {
+pub fn body(parcel: &Parcel) -> (ContentType, Bytes) {
     let first = &parcel.entries[0].event;
-    match shape {
+    match parcel.shape() {
         RequestShape::Batch => {
             let items = parcel.entries.iter().map(|entry| &entry.event.body[..]);
             batch_body(first.rule().format, items)

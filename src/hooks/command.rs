@@ -80,6 +80,7 @@ mod tests {
             rule_id: "r".into(),
             channel: "room".into(),
             timestamp_ms: 7,
+            shape: None,
             content_type: ContentType::Json,
             body: Bytes::from_static(b"{}"),
             headers: Vec::new(),

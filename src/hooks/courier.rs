@@ -61,6 +61,13 @@ pub struct Parcel {
     pub entries: Vec<Entry>,
 }
 
+impl Parcel {
+    /// How its events are sent. They say so themselves: their rule may have changed since.
+    pub fn shape(&self) -> RequestShape {
+        self.entries[0].event.rule().shape
+    }
+}
+
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -130,10 +137,7 @@ pub struct Courier {
 
 impl Courier {
     /// A courier without events. `seed` spreads the pauses.
-    pub fn new(shape: RequestShape, mut pace: Pace, seed: u64) -> Courier {
-        if shape == RequestShape::Batch {
-            pace.concurrency = 1;
-        }
+    pub fn new(shape: RequestShape, pace: Pace, seed: u64) -> Courier {
         Courier {
             shape,
             pace,
@@ -147,6 +151,20 @@ impl Courier {
             batch_sent_ms: None,
             paced_us: 0,
             random: seed | 1,
+        }
+    }
+
+    /// Has everything from now on follow another pace.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
+    }
+
+    /// Requests that may be under way now.
+    fn concurrency(&self) -> usize {
+        match self.shape {
+            RequestShape::Batch => 1,
+            _ if self.is_broken() => 1,
+            RequestShape::Enveloped | RequestShape::Bare => self.pace.concurrency,
         }
     }
 
@@ -193,8 +211,7 @@ impl Courier {
             self.lanes.get_mut(&lane).expect("waiting lanes exist").waits_until_ms = None;
             self.ready.push_back(lane);
         }
-        let concurrency = if self.is_broken() { 1 } else { self.pace.concurrency };
-        if now.mono_ms < self.opens_ms() || self.in_flight >= concurrency {
+        if now.mono_ms < self.opens_ms() || self.in_flight >= self.concurrency() {
             return None;
         }
         while let Some(name) = self.ready.pop_front() {
@@ -229,20 +246,20 @@ impl Courier {
         None
     }
 
-    /// When [`poll_parcel`](Self::poll_parcel) or [`expire`](Self::expire) has something to do again, on
-    /// the monotonic clock.
-    pub fn next_timeout(&self, now: Now) -> Option<u64> {
-        let concurrency = if self.is_broken() { 1 } else { self.pace.concurrency };
-        let send = match self.ready.is_empty() {
-            false if self.in_flight < concurrency => Some(self.opens_ms()),
+    /// When [`poll_parcel`](Self::poll_parcel) has something to do again, on the monotonic clock.
+    pub fn next_send_ms(&self) -> Option<u64> {
+        match self.ready.is_empty() {
+            false if self.in_flight < self.concurrency() => Some(self.opens_ms()),
             _ => self.waiting.first().map(|(at_ms, _)| (*at_ms).max(self.opens_ms())),
-        };
-        let oldest = self.oldest().map(|(lane, at)| lane.entries[at].event.timestamp_ms);
-        let expiry = oldest.map(|timestamp_ms| {
-            let expires_ms = timestamp_ms + self.pace.retry_for.as_millis() as u64;
-            now.mono_ms + expires_ms.saturating_sub(now.unix_ms)
-        });
-        [send, expiry].into_iter().flatten().min()
+        }
+    }
+
+    /// When [`expire`](Self::expire) has something to do again, on the monotonic clock.
+    pub fn next_expiry_ms(&self, now: Now) -> Option<u64> {
+        let (lane, at) = self.oldest()?;
+        let expires_ms =
+            lane.entries[at].event.timestamp_ms + self.pace.retry_for.as_millis() as u64;
+        Some(now.mono_ms + expires_ms.saturating_sub(now.unix_ms))
     }
 
     /// Until when nothing is sent: for failures, or because enough was.
@@ -251,8 +268,14 @@ impl Courier {
         self.closed_until_ms.max(paced_ms)
     }
 
-    /// A request has ended.
-    pub fn handle_outcome(&mut self, now: Now, parcel: Parcel, outcome: Outcome) -> Vec<Finished> {
+    /// A request has ended. Returns what its events have come to; or, where they are sent again, when that
+    /// is, on the monotonic clock.
+    pub fn handle_outcome(
+        &mut self,
+        now: Now,
+        parcel: Parcel,
+        outcome: Outcome,
+    ) -> (Vec<Finished>, Option<u64>) {
         let Parcel { lane: name, entries } = parcel;
         self.in_flight -= 1;
         let lane = self.lanes.get_mut(&name).expect("lanes with requests under way exist");
@@ -275,7 +298,7 @@ impl Courier {
                 }
                 let again_ms = now.mono_ms + self.pause_ms(own - 1);
                 self.schedule(now, &name, Some(again_ms));
-                return Vec::new();
+                return (Vec::new(), Some(again_ms.max(self.opens_ms())));
             }
         };
         // Also a refusal is a sign of life.
@@ -290,7 +313,7 @@ impl Courier {
         } else {
             self.schedule(now, &name, None);
         }
-        entries.into_iter().map(|entry| Finished { entry, given_up }).collect()
+        (entries.into_iter().map(|entry| Finished { entry, given_up }).collect(), None)
     }
 
     /// Gives up what is too old, a bounded number at a time.
@@ -413,6 +436,11 @@ mod tests {
             Desk { courier: Courier::new(shape, PACE, 7), rule: Arc::new(rule), now, next_id: 0 }
         }
 
+        fn next_timeout(&self) -> Option<u64> {
+            let (courier, now) = (&self.courier, self.now);
+            courier.next_send_ms().into_iter().chain(courier.next_expiry_ms(now)).min()
+        }
+
         fn push(&mut self, channel: &str) {
             let event = RuleEvent::new(
                 Arc::clone(&self.rule),
@@ -437,7 +465,7 @@ mod tests {
         }
 
         fn end(&mut self, parcel: Parcel, outcome: Outcome) -> Vec<Finished> {
-            self.courier.handle_outcome(self.now, parcel, outcome)
+            self.courier.handle_outcome(self.now, parcel, outcome).0
         }
     }
 
@@ -477,7 +505,7 @@ mod tests {
                 desk.end(parcel, Outcome::Delivered);
                 sent += 1;
             }
-            let at_ms = desk.courier.next_timeout(desk.now).expect("more waits");
+            let at_ms = desk.next_timeout().expect("more waits");
             desk.pass(at_ms.checked_sub(desk.now.mono_ms).expect("in the future"));
         }
         assert!((400..=401).contains(&sent), "{sent} in ten seconds");
@@ -493,7 +521,7 @@ mod tests {
             assert_eq!(parcel.entries[0].id, 1);
             assert!(desk.end(parcel, FAILED).is_empty());
             assert!(desk.parcels().is_empty(), "there is a pause");
-            let at_ms = desk.courier.next_timeout(desk.now).expect("there is a next try");
+            let at_ms = desk.next_timeout().expect("there is a next try");
             assert!((at_ms - desk.now.mono_ms) < 3_000);
             desk.pass(at_ms - desk.now.mono_ms);
         }
@@ -519,7 +547,7 @@ mod tests {
         let started_ms = desk.now.mono_ms;
         let mut tries = 0;
         while desk.now.mono_ms < started_ms + 600_000 {
-            let at_ms = desk.courier.next_timeout(desk.now).expect("it is tried again");
+            let at_ms = desk.next_timeout().expect("it is tried again");
             desk.pass((at_ms - desk.now.mono_ms).max(1));
             desk.courier.expire(desk.now);
             let mut parcels = desk.parcels();
@@ -563,7 +591,7 @@ mod tests {
         desk.push("b");
         desk.pass(29_999);
         assert!(desk.parcels().is_empty());
-        assert_eq!(desk.courier.next_timeout(desk.now), Some(desk.now.mono_ms + 1));
+        assert_eq!(desk.next_timeout(), Some(desk.now.mono_ms + 1));
         desk.pass(1);
         assert_eq!(desk.parcels().len(), 2);
     }
@@ -622,7 +650,7 @@ mod tests {
         }
         assert_eq!(desk.courier.drop_oldest().expect("one waits").entry.id, 1);
         assert_eq!(desk.courier.expire(desk.now).len(), 1);
-        assert_eq!((desk.courier.len(), desk.courier.next_timeout(desk.now)), (0, None));
+        assert_eq!((desk.courier.len(), desk.next_timeout()), (0, None));
         desk.push("a");
         assert_eq!(ids(&desk.parcels()), [[4]]);
     }

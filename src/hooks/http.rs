@@ -40,7 +40,6 @@ pub struct HttpClient {
     url: reqwest::Url,
     headers: HeaderMap,
     signing_key: Option<SigningKey>,
-    shape: RequestShape,
 }
 
 impl HttpClient {
@@ -49,11 +48,7 @@ impl HttpClient {
     /// # Errors
     /// The URL or a header is malformed, the address is one that the rule must not reach, or the system's
     /// root certificates cannot be read.
-    pub fn new(
-        target: &Target,
-        endpoint: &HttpTarget,
-        shape: RequestShape,
-    ) -> anyhow::Result<HttpClient> {
+    pub fn new(target: &Target, endpoint: &HttpTarget) -> anyhow::Result<HttpClient> {
         let url = check_url(&endpoint.url, target.allow_private).map_err(anyhow::Error::msg)?;
         let mut headers = HeaderMap::new();
         headers.insert("x-ably-version", HeaderValue::from_static(VERSION));
@@ -65,16 +60,16 @@ impl HttpClient {
         anyhow::ensure!(endpoint.aws.is_none(), "requests cannot be signed for AWS yet");
         let http = prepare(target)?;
         let signing_key = endpoint.signing_key.clone();
-        Ok(HttpClient { http, url, headers, signing_key, shape })
+        Ok(HttpClient { http, url, headers, signing_key })
     }
 
     /// Sends one parcel.
     pub async fn send(&self, parcel: &Parcel) -> Answer {
-        let (content_type, body) = body(self.shape, parcel);
+        let (content_type, body) = body(parcel);
         let request = self.post(content_type, &parcel.entries[0].event.headers, body);
         match request.send().await {
             Ok(mut response) => {
-                let answer = judge(response.status().as_u16(), self.shape, || {
+                let answer = judge(response.status().as_u16(), parcel.shape(), || {
                     retry_after(response.headers(), SystemTime::now())
                 });
                 let mut bytes = 0;

@@ -12,11 +12,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::courier::Reason;
-use crate::ably::{ContentType, RuleEvent};
+use crate::ably::{ContentType, Format, RequestShape, Rule, RuleEvent};
 use crate::base::record::{
     HEAD_BYTES, Records, read_bytes, read_text, read_u32, read_u64, write_bytes, write_record,
 };
@@ -29,6 +30,10 @@ const DEAD_BYTES_MAX: u64 = 16 << 20;
 
 /// Nobody chooses what lies behind a damaged record here, so checksums need none.
 const SALT: u32 = 0;
+
+/// Shapes by their number on disk.
+const SHAPES: [Option<RequestShape>; 4] =
+    [None, Some(RequestShape::Enveloped), Some(RequestShape::Bare), Some(RequestShape::Batch)];
 
 const KIND_EVENT: u8 = 1;
 const KIND_FINISHED: u8 = 2;
@@ -43,6 +48,8 @@ pub struct Stored {
     pub channel: Box<str>,
     /// When it happened.
     pub timestamp_ms: u64,
+    /// What of a request the body is; `None`: written by a version that did not say.
+    pub shape: Option<RequestShape>,
     /// What the body is.
     pub content_type: ContentType,
     /// The body.
@@ -57,15 +64,34 @@ impl Stored {
             rule_id: event.rule().id.clone(),
             channel: event.channel.clone(),
             timestamp_ms: event.timestamp_ms,
+            shape: Some(event.rule().shape),
             content_type: event.content_type,
             body: event.body.clone(),
             headers: event.headers.clone(),
         }
     }
 
+    /// The event again, of `rule`, but encoded as it was.
+    pub fn into_event(self, rule: &Arc<Rule>) -> RuleEvent {
+        let shape = self.shape.unwrap_or(rule.shape);
+        let format = match self.content_type {
+            ContentType::Json => Format::Json,
+            ContentType::MsgPack => Format::MsgPack,
+            ContentType::Text | ContentType::Bytes => rule.format,
+        };
+        let rule = match (shape, format) == (rule.shape, rule.format) {
+            true => Arc::clone(rule),
+            false => Arc::new(rule.encoded_as(shape, format)),
+        };
+        let Stored { channel, timestamp_ms, content_type, body, headers, .. } = self;
+        RuleEvent::new(rule, &channel, timestamp_ms, content_type, body, headers)
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.timestamp_ms.to_le_bytes());
-        out.push(self.content_type as u8);
+        let shape = SHAPES.iter().position(|known| *known == self.shape);
+        let shape = shape.expect("every shape has its number") as u8;
+        out.push(self.content_type as u8 | shape << 4);
         write_bytes(out, self.rule_id.as_bytes());
         write_bytes(out, self.channel.as_bytes());
         out.extend_from_slice(&(self.headers.len() as u32).to_le_bytes());
@@ -78,15 +104,16 @@ impl Stored {
 
     fn read(from: &mut &[u8]) -> Option<Stored> {
         let timestamp_ms = read_u64(from)?;
-        let (&[content_type], rest) = from.split_first_chunk()?;
+        let (&[kinds], rest) = from.split_first_chunk()?;
         *from = rest;
-        let content_type = *ContentType::ALL.get(usize::from(content_type))?;
+        let content_type = *ContentType::ALL.get(usize::from(kinds & 0xf))?;
+        let shape = *SHAPES.get(usize::from(kinds >> 4))?;
         let (rule_id, channel) = (read_text(from)?, read_text(from)?);
         let count = read_u32(from)?;
         let headers = (0..count).map(|_| Some((read_text(from)?, read_text(from)?)));
         let headers = headers.collect::<Option<_>>()?;
         let body = Bytes::copy_from_slice(read_bytes(from)?);
-        Some(Stored { rule_id, channel, timestamp_ms, content_type, body, headers })
+        Some(Stored { rule_id, channel, timestamp_ms, shape, content_type, body, headers })
     }
 }
 
@@ -193,6 +220,11 @@ impl Spool {
         let mut spool = Spool { directory, segments, file, places, bytes_max, _lock: lock };
         spool.clean()?;
         Ok((spool, found))
+    }
+
+    /// Has another bound count from now on.
+    pub fn set_bytes_max(&mut self, bytes_max: u64) {
+        self.bytes_max = bytes_max;
     }
 
     /// Appends events with their ids, in one write.
@@ -470,10 +502,8 @@ fn read_record(kind: u8, mut content: &[u8], mut take: impl FnMut(Record)) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::ably::{ChannelFilter, Format, RequestShape, Rule, RuleSource, WhenFull};
+    use crate::ably::{ChannelFilter, RuleSource, WhenFull};
 
     /// A directory that goes with its test.
     struct Home(PathBuf);

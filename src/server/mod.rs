@@ -11,6 +11,7 @@ mod metrics;
 mod monitor;
 mod orders;
 mod pump;
+mod rules;
 mod systemd;
 
 use std::io::{self, Write};
@@ -28,7 +29,7 @@ use signal_hook::iterator::Signals;
 use crate::ably::Directory;
 use crate::admin::{self, AdminConfig, ControlSocket, Doors};
 use crate::base::{Entropy, Level, LogLine};
-use crate::hooks::{Hooks, HooksConfig, VerdictSender};
+use crate::hooks::{HookRule, Hooks, HooksConfig, VerdictSender};
 use crate::server::bell::Bell;
 use crate::server::mesh::Mesh;
 use crate::server::monitor::Monitor;
@@ -68,7 +69,7 @@ pub struct ServerConfig {
     pub stall: bool,
     /// What a shard may hold and for how long.
     pub shard: ShardConfig,
-    /// Rules, and where their events go; without rules there is no thread for them.
+    /// Rules, and where their events go.
     pub hooks: HooksConfig,
     /// CPUs for everything but shards; may be none.
     pub helper_cores: Vec<usize>,
@@ -136,6 +137,8 @@ pub type Reload = Box<dyn FnMut() -> anyhow::Result<Reloaded>>;
 pub struct Reloaded {
     /// Its apps, which take the place of those before.
     pub directory: Directory,
+    /// Its rules, in the same way.
+    pub rules: Vec<HookRule>,
     /// Keys that have changed and that only a restart brings into effect.
     pub needs_restart: Vec<String>,
 }
@@ -193,18 +196,16 @@ pub fn run(
         lines.push((orders, receiver));
         verdicts.push(Box::new(move |answered| verdict_sender.send(answered)));
     }
-    config.shard.rules = config.hooks.rules();
-    let hooks = match std::mem::take(&mut config.hooks) {
-        hooks if hooks.rules.is_empty() => None,
-        hooks => {
-            let mut log = log.clone();
-            Some(Hooks::start(hooks, &config.helper_cores, verdicts, move |words| {
-                log.line(LogLine::new(Level::Warn, "rules").with("detail", words));
-            })?)
-        }
-    };
+    let directory = Arc::new(directory.with_rules(config.hooks.rules()));
+    let rules = config.hooks.rules.clone();
+    let mut hooks_log = log.clone();
+    let hooks_config = std::mem::take(&mut config.hooks);
+    let hooks = Hooks::start(hooks_config, &config.helper_cores, verdicts, move |words| {
+        hooks_log.line(LogLine::new(Level::Warn, "rules").with("detail", words));
+    })?;
     let mesh = Mesh::new(config.shards, config.mesh_entries);
     let (sender, news) = orders::news();
+    let keeper = rules::spawn(rules, hooks.control(), sender.clone())?;
     let asked = sender.clone();
     let ask = Box::new(move |question| asked.try_send(News::Asked(question)).is_ok());
     let token = config.admin.token.take();
@@ -218,7 +219,7 @@ pub fn run(
         let config = config.on_core(cpu, open_files_max);
         let (directory, mesh) = (Arc::clone(&directory), mesh.clone());
         let (log, news) = (log.clone(), sender.clone());
-        let hooks = hooks.as_ref().map(Hooks::sender);
+        let hooks = hooks.sender();
         let (order_sender, order_receiver) = line;
         let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("shard-{id}"))
@@ -263,12 +264,13 @@ pub fn run(
         watchdog,
         drain_window,
         reload,
+        keeper,
         log: monitor_log,
     };
     let outcome = monitor.run(|| on_ready(addresses));
     log.flush();
     outcome?;
-    if let Some(words) = hooks.and_then(Hooks::finish) {
+    if let Some(words) = hooks.finish() {
         // Not through the log, whose thread ends with the process. Nowhere to complain to when it fails.
         let _ = writeln!(io::stderr().lock(), "{words}");
     }

@@ -1,9 +1,9 @@
 //! The main thread once the shards run: it hears from them, takes signals, tells the service manager how
 //! things are, and ends the daemon. It may wait for files and locks; shards never wait for it.
 
+use std::collections::HashMap;
 use std::fmt::Write;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -11,8 +11,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::log::Log;
 use super::metrics::{self, OfShard};
 use super::orders::{News, Order, OrderSender, Report};
+use super::rules::{KeeperSender, Request};
 use super::systemd::Notifier;
-use super::{Reload, Reloaded, ShardThread};
+use super::{Reload, ShardThread};
 use crate::admin::{Health, LastReload, Question, ReloadOutcome, Reply, ShardStatus, Status};
 use crate::base::{Level, LogLine};
 use crate::shard::DRAIN_GRACE;
@@ -77,6 +78,8 @@ pub(super) struct Monitor {
     pub watchdog: Option<Duration>,
     pub drain_window: Duration,
     pub reload: Option<Reload>,
+    /// Who puts into effect what was read.
+    pub keeper: KeeperSender,
     pub log: Log,
 }
 
@@ -92,34 +95,22 @@ struct State {
     /// Shards that have not had their first turn.
     starting: usize,
     drain: Option<Drain>,
-    /// Reloads that were ordered and are not everywhere yet.
+    /// Reloads that have begun and are not everywhere yet.
     reloads: u32,
-    /// Whoever waits until a reload is everywhere.
-    reload_askers: Vec<Reply<ReloadOutcome>>,
     /// The last reload, when it was over.
     last_reload: Option<(Instant, ReloadOutcome)>,
-    /// What the reloads under way do not reach.
-    needs_restart: Vec<String>,
+    /// What shards were ordered to take and do not all have, by number, with who waits for that.
+    installing: HashMap<u64, SyncSender<()>>,
+    next_install: u64,
     /// The shard that was said to stand still.
     told_stall: Option<usize>,
     status: String,
 }
 
 impl State {
-    /// Nothing was changed, for this reason.
-    fn refuse_reload(&mut self, asker: Option<Reply<ReloadOutcome>>, error: String) {
-        let outcome = ReloadOutcome { error: Some(error), needs_restart: Vec::new() };
+    /// The last reload is over. `asker` hears of it.
+    fn note_reload(&mut self, outcome: ReloadOutcome, asker: Option<Reply<ReloadOutcome>>) {
         if let Some(asker) = asker {
-            asker.send(outcome.clone());
-        }
-        self.last_reload = Some((Instant::now(), outcome));
-    }
-
-    /// All reloads are in effect everywhere.
-    fn end_reload(&mut self) {
-        let needs_restart = std::mem::take(&mut self.needs_restart);
-        let outcome = ReloadOutcome { error: None, needs_restart };
-        for asker in self.reload_askers.drain(..) {
             asker.send(outcome.clone());
         }
         self.last_reload = Some((Instant::now(), outcome));
@@ -145,9 +136,9 @@ impl Monitor {
             starting: shards,
             drain: None,
             reloads: 0,
-            reload_askers: Vec::new(),
             last_reload: None,
-            needs_restart: Vec::new(),
+            installing: HashMap::new(),
+            next_install: 0,
             told_stall: None,
             status: String::new(),
         };
@@ -169,14 +160,21 @@ impl Monitor {
                     let before = std::mem::replace(&mut state.reports[shard], *report);
                     state.reports_before[shard] = before;
                 }
-                Ok(News::Reloaded) => {
-                    state.reloads = state.reloads.saturating_sub(1);
-                    if state.reloads == 0 {
-                        self.log.say(Level::Info, "configuration reloaded");
-                        self.notifier.send("READY=1");
-                        state.end_reload();
-                    }
+                Ok(News::Install { directory, rules, done }) => {
+                    let number = state.next_install;
+                    state.next_install += 1;
+                    state.installing.insert(number, done);
+                    self.orders[0].send(match directory {
+                        Some(directory) => Order::Reload(number, directory),
+                        None => Order::Rules(number, rules),
+                    });
                 }
+                Ok(News::Installed(number)) => {
+                    let done = state.installing.remove(&number).expect("ordered, and told once");
+                    // Whoever waited may have gone.
+                    let _ = done.try_send(());
+                }
+                Ok(News::Reloaded(outcome, asker)) => self.end_reload(&mut state, outcome, asker),
                 Ok(News::Drained) => {
                     let drain = state.drain.as_mut().expect("drained when told to");
                     drain.missing -= 1;
@@ -338,32 +336,54 @@ impl Monitor {
     fn reload(&mut self, state: &mut State, asker: Option<Reply<ReloadOutcome>>) {
         let Some(reload) = &mut self.reload else {
             self.log.say(Level::Warn, "nothing to reload: there is no configuration file");
-            return state
-                .refuse_reload(asker, "there is no configuration file to read again".into());
+            let error = "there is no configuration file to read again".into();
+            return state.note_reload(ReloadOutcome::refused(error), asker);
         };
         if state.drain.is_some() {
-            return state.refuse_reload(asker, "the daemon is ending".into());
+            return state.note_reload(ReloadOutcome::refused("the daemon is ending".into()), asker);
         }
         let monotonic_us = clock::monotonic_us();
         self.notifier.send(&format!("RELOADING=1\nMONOTONIC_USEC={monotonic_us}"));
-        match reload() {
-            Ok(Reloaded { directory, needs_restart }) => {
-                if !needs_restart.is_empty() {
-                    let line = LogLine::new(Level::Warn, "changed keys need a restart");
-                    self.log.line(line.with("keys", needs_restart.join(",")));
-                }
-                state.reloads += 1;
-                state.reload_askers.extend(asker);
-                state.needs_restart = needs_restart;
-                self.orders[0].send(Order::Reload(Arc::new(directory)));
-            }
+        state.reloads += 1;
+        let reloaded = match reload() {
+            Ok(reloaded) => reloaded,
             Err(error) => {
-                let line = LogLine::new(Level::Error, "configuration not reloaded");
-                let error = format!("{error:#}");
-                self.log.line(line.with("error", &error));
-                self.notifier.send("READY=1");
-                state.refuse_reload(asker, error);
+                let outcome = ReloadOutcome::refused(format!("{error:#}"));
+                return self.end_reload(state, outcome, asker);
             }
+        };
+        if !reloaded.needs_restart.is_empty() {
+            let line = LogLine::new(Level::Warn, "changed keys need a restart");
+            self.log.line(line.with("keys", reloaded.needs_restart.join(",")));
+        }
+        let request = Request::Reload(Box::new(reloaded), asker);
+        if let Err(TrySendError::Full(request) | TrySendError::Disconnected(request)) =
+            self.keeper.try_send(request)
+        {
+            let Request::Reload(_, asker) = request;
+            let outcome = ReloadOutcome::refused("too many changes are under way".into());
+            self.end_reload(state, outcome, asker);
+        }
+    }
+
+    /// A reload is in effect everywhere, or has changed nothing. `asker` hears of it.
+    fn end_reload(
+        &mut self,
+        state: &mut State,
+        outcome: ReloadOutcome,
+        asker: Option<Reply<ReloadOutcome>>,
+    ) {
+        match &outcome.error {
+            None => self.log.say(Level::Info, "configuration reloaded"),
+            Some(error) => {
+                let line = LogLine::new(Level::Error, "configuration not reloaded");
+                self.log.line(line.with("error", error));
+            }
+        }
+        state.note_reload(outcome, asker);
+        state.reloads -= 1;
+        if state.reloads == 0 {
+            self.notifier.send("READY=1");
         }
     }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 use glommio::io::BufferedFile;
 
 use super::bell::Bell;
-use crate::ably::{Answered, Directory};
-use crate::admin::Question;
+use crate::ably::{Answered, Directory, Rules};
+use crate::admin::{Question, ReloadOutcome, Reply};
 use crate::shard::{Counters, Gauges};
 use crate::sys::EventFd;
 
@@ -29,8 +29,11 @@ const VERDICTS_MAX: usize = 1024;
 pub(super) enum Order {
     /// Accept nobody and send all clients away, spread over this time.
     Drain(Duration),
-    /// Have this directory's apps take the place of those that were configured; for shard 0.
-    Reload(Arc<Directory>),
+    /// Have this directory's apps and rules take the place of those that were configured; for shard 0. It
+    /// is told by its number when all shards have them.
+    Reload(u64, Arc<Directory>),
+    /// The same of rules alone.
+    Rules(u64, Rules),
     /// Go on with what rules were asked about.
     Verdicts(Vec<Answered>),
     /// Stand still for ever, to see what that does; see `[test] stall`.
@@ -43,8 +46,13 @@ pub(super) enum News {
     Ready,
     /// Where the shard is; sent at intervals, so that silence means that it stands still.
     Report { shard: usize, report: Box<Report> },
-    /// All shards have the directory that was ordered last.
-    Reloaded,
+    /// All shards have what was ordered with this number.
+    Installed(u64),
+    /// Somebody wants all shards to have these rules, and this directory with the same rules in it if there
+    /// is one.
+    Install { directory: Option<Arc<Directory>>, rules: Rules, done: SyncSender<()> },
+    /// A reload has come to its end; with who asked for it.
+    Reloaded(ReloadOutcome, Option<Reply<ReloadOutcome>>),
     /// The shard has no client left.
     Drained,
     /// The shard's thread is ending.

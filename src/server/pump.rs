@@ -69,7 +69,7 @@ pub(super) struct Line {
     pub orders: Orders,
     pub news: SyncSender<News>,
     /// Where events for rules go.
-    pub hooks: Option<HookSender>,
+    pub hooks: HookSender,
     pub log: Log,
     pub clock: Clock,
     /// Time between two reports.
@@ -192,7 +192,8 @@ impl Pump {
         while let Some(order) = self.line.orders.poll() {
             match order {
                 Order::Drain(window) => self.shard.begin_drain(window),
-                Order::Reload(directory) => self.shard.reload(&directory),
+                Order::Reload(number, directory) => self.shard.reload(number, &directory),
+                Order::Rules(number, rules) => self.shard.replace_rules(number, rules),
                 Order::Verdicts(answered) => {
                     answered.into_iter().for_each(|answered| self.shard.handle_verdict(answered));
                 }
@@ -228,16 +229,9 @@ impl Pump {
     /// Hands over what is for rules. True when some is left.
     fn hand_over_hooks(&mut self) -> bool {
         let shard = &mut self.shard;
-        let take = |shard: &mut Shard| HookMail {
-            events: shard.take_hooks(),
-            inquiries: shard.take_inquiries(),
-        };
-        match &self.line.hooks {
-            Some(hooks) if shard.has_hooks() || shard.has_inquiries() => {
-                !hooks.try_send(|| take(shard))
-            }
-            _ => false,
-        }
+        let has_some = shard.has_hooks() || shard.has_inquiries();
+        let take = || HookMail { events: shard.take_hooks(), inquiries: shard.take_inquiries() };
+        has_some && !self.line.hooks.try_send(take)
     }
 
     /// Tells the shard what has completed on one ring.
@@ -336,8 +330,8 @@ impl Pump {
             // Whoever waits for the daemon may have gone; the shard runs on.
             let _ = news.try_send(News::Ready);
         }
-        for _ in 0..self.shard.take_reloads() {
-            let _ = news.try_send(News::Reloaded);
+        for number in self.shard.take_installed() {
+            let _ = news.try_send(News::Installed(number));
         }
         if now.mono_ms >= self.report_at_ms {
             self.report_at_ms = now.mono_ms + report_interval.as_millis() as u64;

@@ -152,7 +152,7 @@ impl Shard {
             Stage::Realtime(_, connection) => {
                 if connection.pending_publishes() > 0 && !is_forced {
                     // A rule may have to be asked first.
-                    let is_long = self.homes.rules.have_gates();
+                    let is_long = self.homes.rules().have_gates();
                     return Some(if is_long { REQUEST_GRACE_MS } else { ACKS_GRACE_MS });
                 }
                 self.farewell(index);

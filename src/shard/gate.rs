@@ -117,7 +117,7 @@ impl Shard {
         key: &ChannelKey,
         accepted: Accepted,
     ) -> Result<Option<Accepted>, ErrorInfo> {
-        if !self.homes.rules.have_gates() && self.gates.waiting == 0 {
+        if !self.homes.rules().have_gates() && self.gates.waiting == 0 {
             return Ok(Some(accepted));
         }
         let rules = self.rules_to_ask(key, &accepted);
@@ -144,16 +144,16 @@ impl Shard {
     }
 
     /// The rules that have a say in a publish, in the order of their configuration.
-    fn rules_to_ask(&self, key: &ChannelKey, accepted: &Accepted) -> VecDeque<Arc<Rule>> {
+    fn rules_to_ask(&mut self, key: &ChannelKey, accepted: &Accepted) -> VecDeque<Arc<Rule>> {
         let is_asked = |rule: &&Arc<Rule>| rule.gate.is_some() && !accepted.passes(rule);
-        match self.homes.get(key) {
-            home if has_published(home, accepted) => VecDeque::new(),
-            Some(home) => home.rules().iter().filter(is_asked).cloned().collect(),
-            None => {
-                let rules = self.homes.rules.of_channel(key.app_id(), key.name());
-                rules.iter().filter(is_asked).cloned().collect()
-            }
+        if has_published(self.homes.get(key), accepted) {
+            return VecDeque::new();
         }
+        if let Some(rules) = self.homes.rules_of(key) {
+            return rules.iter().filter(is_asked).cloned().collect();
+        }
+        let rules = self.homes.rules().of_channel(key.app_id(), key.name());
+        rules.iter().filter(is_asked).cloned().collect()
     }
 
     /// Publishes what is decided at the front of a channel's line, and asks about what is next.
@@ -185,7 +185,7 @@ impl Shard {
         for (at, held) in line.iter_mut().enumerate() {
             while let Stage::Waits = held.stage {
                 // It may have been changed since, or removed.
-                let Some(rule) = self.homes.rules.gate(&held.rules[0].id) else {
+                let Some(rule) = self.homes.rules().gate(&held.rules[0].id) else {
                     held.pass();
                     continue;
                 };

@@ -17,8 +17,8 @@ use crate::ably::vcdiff::Encoder;
 use crate::ably::{
     Accepted, Answer, ChannelsQuery, Counter, Directory, ErrorCode, ErrorInfo, FixtureMember,
     Format, HistoryItem, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage,
-    PresenceRequest, Publication, PublishResult, Question, RuleSource, Rules, SeriesId, Survey,
-    no_such_message,
+    PresenceRequest, Publication, PublishResult, Question, Rule, RuleSource, Rules, SeriesId,
+    Survey, no_such_message,
 };
 use crate::base::{Level, LogLine, Now};
 use crate::channel::ChannelKey;
@@ -62,8 +62,8 @@ pub(super) struct Homes {
     series: SeriesId,
     /// Makes the deltas of all channels.
     encoder: Encoder,
-    /// Which channels' events go where.
-    pub rules: Rules,
+    /// Counts changes of the rules, from 1.
+    rules_version: u32,
     /// Made since the last sweep.
     replays: Replays,
     /// Messages whose summary was told within the last pause, with the end of that, oldest first. Each
@@ -72,12 +72,7 @@ pub(super) struct Homes {
 }
 
 impl Homes {
-    pub fn new(
-        series: SeriesId,
-        config: HistoryConfig,
-        directory: Arc<Directory>,
-        rules: Rules,
-    ) -> Homes {
+    pub fn new(series: SeriesId, config: HistoryConfig, directory: Arc<Directory>) -> Homes {
         Homes {
             channels: HashMap::new(),
             keys: BTreeSet::new(),
@@ -91,7 +86,7 @@ impl Homes {
             directory,
             series,
             encoder: Encoder::default(),
-            rules,
+            rules_version: 1,
             replays: Replays::default(),
             summary_pauses: VecDeque::new(),
         }
@@ -125,20 +120,35 @@ impl Homes {
         self.channels.get_mut(key)
     }
 
+    /// All rules.
+    pub fn rules(&self) -> &Rules {
+        self.directory.rules()
+    }
+
+    /// The rules that a channel has now; `None`: the channel is not open.
+    pub fn rules_of(&mut self, key: &ChannelKey) -> Option<&[Arc<Rule>]> {
+        let Homes { channels, directory, rules_version, .. } = self;
+        let find = |key: &ChannelKey| directory.rules().of_channel(key.app_id(), key.name());
+        Some(channels.get_mut(key)?.rules(*rules_version, find))
+    }
+
     fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
         let (series, keys, changes) = (self.series, &mut self.keys, &mut self.changes);
-        let (config, directory, rules) = (&self.config, &self.directory, &self.rules);
+        let (config, directory) = (&self.config, &self.directory);
         self.channels.entry(key.clone()).or_insert_with(|| {
             keys.insert(key.clone());
             changes.push((key.clone(), true));
             let retention = retention(config, directory, &key);
-            let rules = rules.of_channel(key.app_id(), key.name());
-            HomeChannel::new(now, key, series, retention).with_rules(rules)
+            HomeChannel::new(now, key, series, retention)
         })
     }
 
-    /// Takes another directory; channels hear of it with the next sweep over them.
+    /// Takes another directory; channels hear of it with the next sweep over them, and of other rules with
+    /// their next event.
     pub fn set_directory(&mut self, directory: Arc<Directory>) {
+        if !directory.rules().is_same(self.directory.rules()) {
+            self.rules_version = self.rules_version.wrapping_add(1).max(1);
+        }
         self.directory = directory;
     }
 

@@ -10,7 +10,6 @@ use crate::ably::{
 };
 use crate::channel::ChannelKey;
 use crate::channel::broadcast::Broadcast;
-use crate::channel::home::HomeChannel;
 
 /// Events that wait to be handed over, at most. They do so for a turn, unless delivery stands still.
 const EVENTS_MAX: usize = 16_384;
@@ -64,21 +63,25 @@ impl Shard {
     /// Whether the rules of a channel take another event of this kind. Events are refused before they have
     /// a place in the order.
     pub(super) fn check_rules(
-        &self,
+        &mut self,
         key: &ChannelKey,
         source: RuleSource,
     ) -> Result<(), ErrorInfo> {
-        if self.homes.rules.are_without(source) {
+        if self.homes.rules().are_without(source) {
             return Ok(());
         }
+        let is_outbox_full = self.hooks.is_full();
         let is_in_the_way = |rule: &Arc<Rule>| {
             rule.is_told_of(source)
                 && rule.when_full == WhenFull::Refuse
-                && (rule.is_full() || self.hooks.is_full())
+                && (rule.is_full() || is_outbox_full)
         };
-        let full = match self.homes.get(key) {
-            Some(home) => home.rules().iter().any(is_in_the_way),
-            None => self.homes.rules.of_channel(key.app_id(), key.name()).iter().any(is_in_the_way),
+        let full = match self.homes.rules_of(key) {
+            Some(rules) => rules.iter().any(is_in_the_way),
+            None => {
+                let rules = self.homes.rules().of_channel(key.app_id(), key.name());
+                rules.iter().any(is_in_the_way)
+            }
         };
         if full {
             let text = "a rule of this channel has as many events waiting as it may have";
@@ -89,7 +92,7 @@ impl Shard {
 
     /// Has the rules of the event's channel told of it.
     pub(super) fn hook(&mut self, key: &ChannelKey, event: &Broadcast) {
-        let rules = self.homes.get(key).map_or(&[][..], HomeChannel::rules);
+        let rules = self.homes.rules_of(key).unwrap_or_default();
         let (outbox, channel) = (&mut self.hooks, key.name());
         for rule in rules.iter().filter(|rule| rule.gate.is_none()) {
             match (rule.source, event) {
@@ -106,7 +109,7 @@ impl Shard {
 
     /// Has rules told that a channel has become active, or inactive.
     pub(super) fn hook_lifecycle(&mut self, key: &ChannelKey, is_active: bool) {
-        let rules = &self.homes.rules;
+        let rules = self.homes.rules();
         if rules.are_without(RuleSource::Lifecycle) {
             return;
         }

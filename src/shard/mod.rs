@@ -70,7 +70,7 @@ use self::registrar::{Enforcement, Registrar};
 use self::stats::Stats;
 use self::streams::Streams;
 use self::transport::{Ending, InFlight, Stage, Transport};
-use crate::ably::{Directory, ErrorCode, ErrorInfo, Metrics, Rules, SeriesId};
+use crate::ably::{Directory, ErrorCode, ErrorInfo, Metrics, SeriesId};
 use crate::base::{Entropy, Level, LogLine, Now, Wheel};
 use crate::channel::ChannelKey;
 use crate::channel::history::HistoryConfig;
@@ -109,8 +109,6 @@ pub struct ShardConfig {
     pub presence_bytes_max: u32,
     /// Mail that may wait for room in the mesh, per peer. Beyond it publishes are refused.
     pub mail_max: usize,
-    /// Which channels' events go to endpoints.
-    pub rules: Rules,
     /// Realtime transports that may begin in a second; more are told to try again. 0: no bound.
     pub connects_per_second_max: u32,
     /// Origins of the pages that may use the daemon; none: any page.
@@ -139,7 +137,6 @@ impl Default for ShardConfig {
             lag_max: Duration::from_secs(10),
             presence_bytes_max: 1 << 20,
             mail_max: 4096,
-            rules: Rules::default(),
             connects_per_second_max: 0,
             origins: Vec::new(),
             echo: false,
@@ -245,8 +242,7 @@ impl Shard {
         now: Now,
     ) -> Shard {
         let series = SeriesId::new(entropy.bytes());
-        let (history, rules) = (config.history.clone(), config.rules.clone());
-        let homes = Homes::new(series, history, Arc::clone(&directory), rules);
+        let homes = Homes::new(series, config.history.clone(), Arc::clone(&directory));
         Shard {
             nonces: Nonces::default(),
             registrar: Registrar::new(Arc::clone(&directory)),

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{Mail, ReturnAddress, Shard};
-use crate::ably::{Answer, Change, Directory, ErrorCode, ErrorInfo};
+use crate::ably::{Answer, Change, Directory, ErrorCode, ErrorInfo, Rules};
 use crate::channel::ChannelKey;
 
 /// The shard that makes changes.
@@ -26,8 +26,8 @@ pub(super) struct Registrar {
     version: u64,
     /// Changes that some shard has not confirmed, oldest first.
     pending: VecDeque<Pending>,
-    /// Reloads that all shards have confirmed since somebody asked.
-    reloads: u32,
+    /// What the server has ordered and all shards have confirmed, since it asked.
+    installed: Vec<u64>,
 }
 
 struct Pending {
@@ -41,13 +41,13 @@ struct Pending {
 enum Asker {
     /// A request.
     Request(ReturnAddress),
-    /// Whoever has called [`Shard::reload`].
-    Server,
+    /// The server, which has given the change this number.
+    Server(u64),
 }
 
 impl Registrar {
     pub fn new(directory: Arc<Directory>) -> Registrar {
-        Registrar { latest: directory, version: 0, pending: VecDeque::new(), reloads: 0 }
+        Registrar { latest: directory, version: 0, pending: VecDeque::new(), installed: Vec::new() }
     }
 }
 
@@ -86,17 +86,24 @@ impl Shard {
         self.distribute(directory, change.is_enforced(), Asker::Request(reply_to));
     }
 
-    /// Has the apps of `configured` take the place of those that were configured before; for the
-    /// registrar alone. [`take_reloads`](Self::take_reloads) says when all shards have them.
-    pub fn reload(&mut self, configured: &Directory) {
+    /// Has the apps and rules of `configured` take the place of those that were configured before; for the
+    /// registrar alone. [`take_installed`](Self::take_installed) returns `number` once all shards have them.
+    pub fn reload(&mut self, number: u64, configured: &Directory) {
         debug_assert_eq!(usize::from(self.id), REGISTRAR);
         let directory = Arc::new(self.registrar.latest.reconfigured(configured));
-        self.distribute(directory, true, Asker::Server);
+        self.distribute(directory, true, Asker::Server(number));
     }
 
-    /// How many reloads have reached all shards since the last call.
-    pub fn take_reloads(&mut self) -> u32 {
-        std::mem::take(&mut self.registrar.reloads)
+    /// The same of rules alone.
+    pub fn replace_rules(&mut self, number: u64, rules: Rules) {
+        debug_assert_eq!(usize::from(self.id), REGISTRAR);
+        let directory = Arc::new(self.registrar.latest.with_rules(rules));
+        self.distribute(directory, false, Asker::Server(number));
+    }
+
+    /// The numbers of what has reached all shards since the last call.
+    pub fn take_installed(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.registrar.installed)
     }
 
     fn distribute(&mut self, directory: Arc<Directory>, enforce: bool, asker: Asker) {
@@ -142,7 +149,7 @@ impl Shard {
             let done = pending.remove(at).expect("found above");
             match done.asker {
                 Asker::Request(reply_to) => self.reply(reply_to, Ok(Answer::Changed)),
-                Asker::Server => self.registrar.reloads += 1,
+                Asker::Server(number) => self.registrar.installed.push(number),
             }
         }
     }

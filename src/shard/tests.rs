@@ -13,7 +13,7 @@ mod views;
 use super::*;
 use crate::ably::{
     ApiKey, AppSpec, Capability, ChannelName, ChannelParams, Format, KeySpec, Modes, Namespace,
-    Since,
+    Rules, Since,
 };
 use crate::channel::view::View;
 use crate::connection::Connection;
@@ -91,6 +91,13 @@ impl Host {
             in_flight: Vec::new(),
             stalled: Vec::new(),
         }
+    }
+
+    /// Has all shards take these rules.
+    fn set_rules(&mut self, rules: Rules) {
+        self.shards[0].replace_rules(3, rules);
+        self.settle();
+        assert_eq!(self.shards[0].take_installed(), [3], "all shards have confirmed");
     }
 
     fn below(&mut self, bound: usize) -> usize {

@@ -24,8 +24,9 @@ fn rule(id: &str, gate: Gate) -> Arc<Rule> {
 
 fn host(shards: usize, seed: u64, gates: &[Gate]) -> Host {
     let rules = gates.iter().zip(["a", "b"]).map(|(gate, id)| rule(id, *gate));
-    let config = ShardConfig { rules: Rules::new(rules), ..ShardConfig::default() };
-    Host::with_config(shards, seed, config)
+    let mut host = Host::new(shards, seed);
+    host.set_rules(Rules::new(rules));
+    host
 }
 
 impl Host {
@@ -399,9 +400,10 @@ fn a_client_that_resumes_learns_what_became_of_what_it_had_sent() {
 
 #[test]
 fn a_line_is_bounded_and_whoever_comes_beyond_is_told() {
-    let mut config = ShardConfig { rules: Rules::new([rule("a", GATE)]), ..ShardConfig::default() };
+    let mut config = ShardConfig::default();
     config.connection.publishes_in_flight_max = 4096;
     let mut host = Host::with_config(1, 11, config);
+    host.set_rules(Rules::new([rule("a", GATE)]));
     let publisher = host.connect(0, "");
     host.messages(publisher);
     for serial in 0..1030 {
@@ -448,7 +450,7 @@ fn a_rule_that_is_gone_is_not_waited_for() {
     host.publish(publisher, 1, "gated:room", "two");
     host.settle();
     let inquiry = host.inquiry();
-    host.shards[0].homes.rules = Rules::default();
+    host.set_rules(Rules::default());
     host.answer(&inquiry, &accept());
     assert_eq!(host.data(subscriber, "gated:room"), ["one", "two"]);
     assert_eq!(host.inquiries().len(), 0);

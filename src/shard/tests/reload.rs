@@ -1,6 +1,7 @@
 //! Configured apps that change while the daemon runs.
 
 use super::*;
+use crate::ably::{ChannelFilter, RequestShape, Rule, RuleSource, Rules, WhenFull};
 
 fn directory(keys: &[&str]) -> Directory {
     let key = |text: &&str| {
@@ -13,9 +14,9 @@ fn directory(keys: &[&str]) -> Directory {
 
 impl Host {
     fn reload(&mut self, keys: &[&str]) {
-        self.shards[0].reload(&directory(keys));
+        self.shards[0].reload(7, &directory(keys));
         self.settle();
-        assert_eq!(self.shards[0].take_reloads(), 1, "all shards have confirmed");
+        assert_eq!(self.shards[0].take_installed(), [7], "all shards have confirmed");
     }
 }
 
@@ -56,5 +57,36 @@ fn connections_whose_key_is_gone_or_has_another_secret_end_on_every_shard() {
         }
         let refused = host.connect(0, "");
         assert_eq!(host.messages(refused)[0]["action"], 9);
+    }
+}
+
+/// A rule for all channels that `filter` finds.
+fn rule(id: &str, filter: &str) -> Arc<Rule> {
+    let filter = ChannelFilter::compile(filter).expect("a filter");
+    let (source, shape) = (RuleSource::Message, RequestShape::Enveloped);
+    let full = WhenFull::DropOldest;
+    Arc::new(Rule::new(id, "app", source, filter, shape, Format::Json, full, 1 << 20))
+}
+
+#[test]
+fn channels_that_are_open_have_other_rules_with_their_next_event() {
+    let mut host = Host::new(3, 8);
+    let client = host.connect(1, "");
+    host.attach(client, "room");
+    let events = |host: &mut Host, serial: u64| {
+        host.publish(client, serial, "room", "hello");
+        host.settle();
+        let taken = host.shards.iter_mut().flat_map(|shard| shard.take_hooks());
+        taken.map(|event| event.rule().id.to_string()).collect::<Vec<_>>()
+    };
+    assert!(events(&mut host, 0).is_empty());
+    for (serial, rules, expected) in [
+        (1, vec![rule("one", "^ro"), rule("other", "^other")], vec!["one"]),
+        (2, vec![rule("one", "^ro"), rule("two", "")], vec!["one", "two"]),
+        (3, vec![rule("one", "^other")], vec![]),
+        (4, vec![], vec![]),
+    ] {
+        host.set_rules(Rules::new(rules));
+        assert_eq!(events(&mut host, serial), expected);
     }
 }

@@ -1,0 +1,195 @@
+//! Rules that change while the daemon runs, with endpoints that are real sockets.
+#![allow(clippy::disallowed_methods, reason = "a test may read clocks and wait")]
+
+mod daemon;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, mpsc};
+
+use daemon::{Daemon, PATIENCE};
+
+/// A directory that goes with its test.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Place {
+        let name = format!("ringcast-rules-{}-{name}", std::process::id());
+        let place = Place(std::env::temp_dir().join(name));
+        let _ = std::fs::remove_dir_all(&place.0);
+        std::fs::create_dir_all(&place.0).expect("the temporary directory can be written");
+        place
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What an endpoint was sent.
+struct Received {
+    /// Request line and headers.
+    head: String,
+    body: String,
+}
+
+/// An endpoint that keeps what it is sent.
+struct Endpoint {
+    address: SocketAddr,
+    status: Arc<AtomicU16>,
+    received: mpsc::Receiver<Received>,
+}
+
+impl Endpoint {
+    fn new() -> Endpoint {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
+        let address = listener.local_addr().expect("it is bound");
+        let status = Arc::new(AtomicU16::new(200));
+        let (sender, received) = mpsc::channel();
+        let answers = Arc::clone(&status);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (sender, answers) = (sender.clone(), Arc::clone(&answers));
+                std::thread::spawn(move || serve(stream, &sender, &answers));
+            }
+        });
+        Endpoint { address, status, received }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/take?token=hush", self.address)
+    }
+
+    fn next(&self) -> Received {
+        self.received.recv_timeout(PATIENCE).expect("the endpoint is sent something")
+    }
+}
+
+fn serve(stream: TcpStream, sender: &mpsc::Sender<Received>, status: &AtomicU16) {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let (mut head, mut length) = (String::new(), 0);
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a number");
+            }
+            if line == "\r\n" {
+                break;
+            }
+            head += &line;
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).expect("a whole body");
+        let status = status.load(Ordering::Relaxed);
+        let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
+        if reader.get_mut().write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+        let body = String::from_utf8(body).expect("these bodies are JSON");
+        let _ = sender.send(Received { head, body });
+    }
+}
+
+/// Publishes `data` by REST and expects that it is accepted.
+fn publish(daemon: &Daemon, channel: &str, data: &str) {
+    let body = format!(r#"{{"name":"n","data":"{data}"}}"#);
+    let answer = daemon.exchange(&format!(
+        "POST /channels/{channel}/messages?key=app.key:hush HTTP/1.1\r\nHost: h\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    ));
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+}
+
+fn rule(id: &str, channel: &str, endpoint: &Endpoint) -> String {
+    let url = endpoint.url();
+    format!(
+        "[[rules]]\nid = \"{id}\"\napp = \"app\"\nchannel = \"{channel}\"\nurl = \"{url}\"\n\
+         allow_private = true\n"
+    )
+}
+
+/// Sends events to `channel` until `endpoint` is sent one: a signal says nothing of when it has been heard.
+fn publish_until_received(daemon: &Daemon, channel: &str, endpoint: &Endpoint) -> Received {
+    let start = std::time::Instant::now();
+    loop {
+        publish(daemon, channel, "probe");
+        let soon = std::time::Duration::from_millis(100);
+        if let Ok(received) = endpoint.received.recv_timeout(soon) {
+            return received;
+        }
+        assert!(start.elapsed() < PATIENCE, "nothing arrives");
+    }
+}
+
+#[test]
+fn a_reload_adds_changes_and_removes_rules_and_what_waits_goes_where_they_lead() {
+    let place = Place::new("reload");
+    let file = place.file("ringcast.toml");
+    let write = |rules: &str| {
+        let text =
+            format!("[server]\nstate_dir = \"state\"\n[[keys]]\nkey = \"app.key:hush\"\n{rules}");
+        std::fs::write(&file, text).expect("the temporary directory can be written");
+    };
+    write("");
+    let config = file.to_str().expect("a path in UTF-8");
+    let daemon = Daemon::start_with(&["--config", config, "--shards", "3"]);
+    let (one, two) = (Endpoint::new(), Endpoint::new());
+    publish(&daemon, "room", "before there was a rule");
+
+    write(&rule("r", "^room", &one));
+    daemon.signal("HUP");
+    let first = publish_until_received(&daemon, "room", &one);
+    assert!(first.body.contains(r#""data":"probe""#), "{}", first.body);
+    assert!(first.body.contains(r#""ruleId":"r""#), "{}", first.body);
+    assert!(first.head.starts_with("POST /take?token=hush HTTP/1.1\r\n"), "{}", first.head);
+
+    // What the one endpoint has no use for waits, and goes to the other in its order.
+    one.status.store(503, Ordering::Relaxed);
+    publish(&daemon, "room", "waits");
+    while !one.next().body.contains("waits") {}
+    publish(&daemon, "room", "waits behind it");
+    write(&rule("r", "^room", &two).replace("allow_private", "mode = \"batch\"\nallow_private"));
+    daemon.signal("HUP");
+    let moved = [two.next(), two.next()].map(|received| received.body);
+    assert!(moved[0].contains(r#""data":"waits""#), "{}", moved[0]);
+    assert!(moved[1].contains("waits behind it"), "{}", moved[1]);
+    let batch = publish_until_received(&daemon, "room", &two).body;
+    assert!(batch.starts_with(r#"{"items":["#), "{batch}");
+
+    // What waits of a rule that goes is a dead letter.
+    two.status.store(503, Ordering::Relaxed);
+    publish(&daemon, "room", "too late");
+    while !two.next().body.contains("too late") {}
+    write("");
+    daemon.signal("HUP");
+    let dead = |mut enough: Box<dyn FnMut(&str) -> bool>| {
+        let start = std::time::Instant::now();
+        loop {
+            let output = std::process::Command::new(env!("CARGO_BIN_EXE_ringcast"))
+                .args(["hooks", "dead", "--config", config])
+                .output()
+                .expect("the command runs");
+            let text = String::from_utf8(output.stdout).expect("JSON");
+            if enough(&text) {
+                return text;
+            }
+            assert!(start.elapsed() < PATIENCE, "{text}");
+        }
+    };
+    let letters = dead(Box::new(|text| text.contains("too late")));
+    assert!(letters.contains("the rule is gone"), "{letters}");
+    publish(&daemon, "room", "after there was a rule");
+}
