@@ -95,7 +95,7 @@ pub use revision::{MessageAction, Mutation, Revision, Version, no_such_message};
 pub use revocation::{Revocation, Target};
 pub use rule::{
     ChannelFilter, ContentType, RULE_FILTER_BYTES_MAX, RequestShape, Rule, RuleEvent, RuleSource,
-    Rules, WhenFull, batch_body, lifecycle_event, message_events, presence_events,
+    Rules, WhenFull, batch_body, lifecycle_event, message_events, occupancy_event, presence_events,
 };
 pub use sandbox::{
     FixtureChannel, FixtureMember, NewApp, STATS_MAX, StatsFixture, decode_new_app, decode_stats,

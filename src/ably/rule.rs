@@ -39,14 +39,17 @@ pub enum RuleSource {
     Presence,
     /// Channels that become active or inactive.
     Lifecycle,
+    /// How many are attached and present.
+    Occupancy,
 }
 
 impl RuleSource {
     /// Each with its name in configuration and envelopes.
-    pub const NAMES: [(&str, RuleSource); 3] = [
+    pub const NAMES: [(&str, RuleSource); 4] = [
         ("channel.message", RuleSource::Message),
         ("channel.presence", RuleSource::Presence),
         ("channel.lifecycle", RuleSource::Lifecycle),
+        ("channel.occupancy", RuleSource::Occupancy),
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -427,9 +430,31 @@ pub fn lifecycle_event(
     timestamp_ms: u64,
     is_active: bool,
 ) -> RuleEvent {
-    let batch_name = if is_active { "channel.opened" } else { "channel.closed" };
+    let name = if is_active { "channel.opened" } else { "channel.closed" };
     // Either way nobody is attached at that moment.
-    let occupancy = Metrics::default().to_json(Category::All);
+    status_event(rule, channel, timestamp_ms, name, is_active, &Metrics::default())
+}
+
+/// What `rule` is sent when the numbers of a channel have changed.
+pub fn occupancy_event(
+    rule: &Arc<Rule>,
+    channel: &str,
+    timestamp_ms: u64,
+    metrics: &Metrics,
+) -> RuleEvent {
+    status_event(rule, channel, timestamp_ms, "channel.occupancy", true, metrics)
+}
+
+/// An event called `batch_name` that tells the status of a channel.
+fn status_event(
+    rule: &Arc<Rule>,
+    channel: &str,
+    timestamp_ms: u64,
+    batch_name: &str,
+    is_active: bool,
+    metrics: &Metrics,
+) -> RuleEvent {
+    let occupancy = metrics.to_json(Category::All);
     let status = format!(r#"{{"isActive":{is_active},"occupancy":{occupancy}}}"#);
     if rule.shape == RequestShape::Bare {
         let body =

@@ -140,6 +140,8 @@ pub struct HomeChannel {
     attached: Metrics,
     /// While somebody wants to hear of occupancy.
     watch: Option<Box<Watch>>,
+    /// The numbers that rules about occupancy were told last; `None` before the first time.
+    told_rules: Option<Box<Metrics>>,
     /// Whether a change of occupancy waits to be told; also when nobody wants to hear of it any more, so
     /// that a channel waits once.
     is_occupancy_due: bool,
@@ -167,6 +169,7 @@ impl HomeChannel {
             kept_until_ms: 0,
             attached: Metrics::default(),
             watch: None,
+            told_rules: None,
             is_occupancy_due: false,
             chain: None,
             filters: Vec::new(),
@@ -524,6 +527,21 @@ impl HomeChannel {
     /// What subscribers to occupancy were told, while there are any.
     pub fn watch(&mut self) -> Option<&mut Watch> {
         self.watch.as_deref_mut()
+    }
+
+    /// The numbers that rules about occupancy were told last: zeros, before they were told any.
+    pub fn told_rules(&self) -> Metrics {
+        self.told_rules.as_deref().copied().unwrap_or_default()
+    }
+
+    /// Notes what rules about occupancy are told, and returns the numbers; `None`: they know them.
+    pub fn tell_rules(&mut self) -> Option<Metrics> {
+        let metrics = self.occupancy();
+        if metrics == self.told_rules() {
+            return None;
+        }
+        **self.told_rules.get_or_insert_default() = metrics;
+        Some(metrics)
     }
 
     /// Notes whether a change of occupancy waits to be told, and returns whether one did.

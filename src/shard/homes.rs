@@ -475,7 +475,7 @@ impl Shard {
     }
 
     /// Sends an event to all streams; those that do not want it learn its serial alone.
-    fn broadcast_to_streams(
+    pub(super) fn broadcast_to_streams(
         &mut self,
         key: &ChannelKey,
         event: &Broadcast,

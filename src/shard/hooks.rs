@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::Shard;
 use crate::ably::{
     ErrorCode, ErrorInfo, Rule, RuleEvent, RuleSource, WhenFull, lifecycle_event, message_events,
-    presence_events,
+    occupancy_event, presence_events,
 };
 use crate::channel::ChannelKey;
 use crate::channel::broadcast::Broadcast;
+use crate::channel::home::HomeChannel;
 
 /// Events that wait to be handed over, at most. They do so for a turn, unless delivery stands still.
 const EVENTS_MAX: usize = 16_384;
@@ -102,8 +103,36 @@ impl Shard {
                 (RuleSource::Presence, Broadcast::Presence(events)) => {
                     presence_events(rule, channel, events, |event| outbox.push(event));
                 }
-                (RuleSource::Message | RuleSource::Presence | RuleSource::Lifecycle, _) => {}
+                (
+                    RuleSource::Message
+                    | RuleSource::Presence
+                    | RuleSource::Lifecycle
+                    | RuleSource::Occupancy,
+                    _,
+                ) => {}
             }
+        }
+    }
+
+    /// Whether a rule of a channel that is open is told of `source`.
+    pub(super) fn is_told(&mut self, key: &ChannelKey, source: RuleSource) -> bool {
+        if self.homes.rules().are_without(source) {
+            return false;
+        }
+        let rules = self.homes.rules_of(key).unwrap_or_default();
+        rules.iter().any(|rule| rule.is_told_of(source))
+    }
+
+    /// Has rules told the numbers of a channel, if they have changed since the last time.
+    pub(super) fn hook_occupancy(&mut self, key: &ChannelKey) {
+        if !self.is_told(key, RuleSource::Occupancy) {
+            return;
+        }
+        let metrics = self.homes.get_mut(key).and_then(HomeChannel::tell_rules);
+        let (Some(metrics), Some(rules)) = (metrics, self.homes.rules_of(key)) else { return };
+        for rule in rules.iter().filter(|rule| rule.is_told_of(RuleSource::Occupancy)) {
+            let event = occupancy_event(rule, key.name(), self.now.unix_ms, &metrics);
+            self.hooks.push(event);
         }
     }
 

@@ -121,7 +121,8 @@ impl Shard {
         let messages = Messages::of_server(&id, messages);
         let published = self.homes.change(now, channel, |home| home.publish(now, messages));
         if let Published::New(publication) = published {
-            self.broadcast(channel, &Broadcast::Messages(publication), None);
+            // Rules have sources of their own for it.
+            self.broadcast_to_streams(channel, &Broadcast::Messages(publication), None);
         }
     }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::encode::frame;
 use super::{Mail, Shard};
-use crate::ably::{self, Category, Format, Metrics, Modes};
+use crate::ably::{self, Category, Format, Metrics, Modes, RuleSource};
 use crate::channel::ChannelKey;
 use crate::channel::home::{HomeChannel, StreamRef};
 use crate::channel::log::Link;
@@ -71,13 +71,27 @@ impl Shard {
     /// The numbers of a channel may have changed: tells so now or later, if somebody has asked.
     pub(super) fn occupancy_changed(&mut self, channel: &ChannelKey) {
         let now_ms = self.now.mono_ms;
+        let is_hooked = self.is_told(channel, RuleSource::Occupancy);
         let Some(home) = self.homes.get_mut(channel) else { return };
         let metrics = home.occupancy();
-        let Some(watch) = home.watch() else { return };
-        if metrics.crosses_zero(&watch.told) {
-            self.tell_occupancy(channel);
-        } else if metrics != watch.told && !home.set_occupancy_due(true) {
+        let told_rules = is_hooked.then(|| home.told_rules());
+        let told = home.watch().map(|watch| watch.told);
+        let is_at_once =
+            |told: &Option<Metrics>| told.is_some_and(|told| metrics.crosses_zero(&told));
+        let (subscribers_now, rules_now) = (is_at_once(&told), is_at_once(&told_rules));
+        // What is told at once does not wait as well.
+        let waits = |told: Option<Metrics>, is_now: bool| {
+            !is_now && told.is_some_and(|told| told != metrics)
+        };
+        let waits = waits(told, subscribers_now) || waits(told_rules, rules_now);
+        if waits && !home.set_occupancy_due(true) {
             self.occupancy_due.push_back((now_ms + DEBOUNCE_MS, channel.clone()));
+        }
+        if subscribers_now {
+            self.tell_occupancy(channel);
+        }
+        if rules_now {
+            self.hook_occupancy(channel);
         }
     }
 
@@ -88,6 +102,7 @@ impl Shard {
             if let Some(home) = self.homes.get_mut(&channel) {
                 home.set_occupancy_due(false);
                 self.tell_occupancy(&channel);
+                self.hook_occupancy(&channel);
             }
         }
     }

@@ -24,6 +24,7 @@ mod auth;
 mod drain;
 mod events;
 mod gate;
+mod hooks;
 mod lifecycle;
 mod limits;
 mod mutable;
