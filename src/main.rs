@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use ringcast::bench::{self, BenchArgs};
 use ringcast::config::{ApiKey, Config, SandboxFlags, ServeFlags};
 use ringcast::doctor;
@@ -49,6 +49,18 @@ enum Command {
         /// For programs
         #[arg(long)]
         json: bool,
+    },
+    /// Write the manual pages into a directory, for packages
+    #[command(hide = true)]
+    Man {
+        /// Where `ringcast.1` and the others go
+        directory: PathBuf,
+    },
+    /// Print the completions for a shell, for packages
+    #[command(hide = true)]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
     },
 }
 
@@ -126,6 +138,11 @@ fn run(command: Command) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::Man { directory } => manual(&directory),
+        Command::Completions { shell } => {
+            say(&completions(shell));
+            Ok(())
+        }
         Command::Doctor { flags, json } => {
             let report = doctor::examine(flags.into_config());
             say(&if json { report.to_json() + "\n" } else { report.to_text() });
@@ -135,6 +152,23 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Writes `ringcast.1`, a page for each command, and `ringcast.toml.5`.
+fn manual(directory: &Path) -> anyhow::Result<()> {
+    let write = || {
+        std::fs::create_dir_all(directory)?;
+        clap_mangen::generate_to(Cli::command(), directory)?;
+        std::fs::write(directory.join("ringcast.toml.5"), Config::manual_page())
+    };
+    write().with_context(|| format!("cannot write to {}", directory.display()))
+}
+
+/// What `shell` reads to complete commands and flags.
+fn completions(shell: clap_complete::Shell) -> String {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "ringcast", &mut text);
+    String::from_utf8(text).expect("made of our own words")
 }
 
 fn hooks(command: &HooksCommand, config: Option<&Path>) -> anyhow::Result<()> {

@@ -159,3 +159,40 @@ fn check_says_what_is_wrong_and_where() {
     assert!(!bad.status.success());
     std::fs::remove_dir_all(&directory).expect("made above");
 }
+
+#[test]
+fn manual_pages_and_completions_are_made_of_the_help_and_have_no_faults() {
+    let directory = std::env::temp_dir().join(format!("ringcast-man-{}", std::process::id()));
+    let path = directory.to_str().expect("a path in UTF-8");
+    let made = ringcast(&["man", path]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let page = |name: &str| {
+        std::fs::read_to_string(directory.join(name))
+            .unwrap_or_else(|error| panic!("{name}: {error}"))
+    };
+    assert!(page("ringcast.1").contains("ringcast\\-serve(1)"), "{}", page("ringcast.1"));
+    assert!(page("ringcast-serve.1").contains("listen"));
+    let reference = page("ringcast.toml.5");
+    assert!(
+        reference.contains("drain_window") && reference.contains("RINGCAST_SERVER_DRAIN_WINDOW")
+    );
+    for entry in std::fs::read_dir(&directory).expect("made above") {
+        let path = entry.expect("as above").path();
+        // Warnings are about style, such as dates, which a page that is built again would not keep.
+        let lint = Command::new("mandoc").args(["-T", "lint", "-W", "error"]).arg(&path).output();
+        let Ok(lint) = lint else {
+            eprintln!("mandoc is not here: not checked");
+            break;
+        };
+        let said = String::from_utf8_lossy(&lint.stdout).into_owned();
+        assert!(lint.status.success() && said.is_empty(), "{said}");
+    }
+    std::fs::remove_dir_all(&directory).expect("made above");
+    for (shell, word) in
+        [("bash", "complete -F"), ("zsh", "#compdef ringcast"), ("fish", "complete -c ringcast")]
+    {
+        let output = ringcast(&["completions", shell]);
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(text.contains(word) && text.contains("doctor"), "{shell}");
+    }
+}

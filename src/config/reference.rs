@@ -3,6 +3,8 @@
 
 use std::fmt::Write;
 
+use roff::{Inline, Roff, bold, italic, roman};
+
 use crate::config::layers::variable;
 
 const REFERENCE: &str = include_str!("../../docs/configuration.md");
@@ -182,6 +184,62 @@ pub(super) fn text(prefix: &str) -> Option<String> {
         let _ = writeln!(text, "{}\n", wrapped(&plain(&doc.means), 2, 96));
     }
     (!text.is_empty()).then_some(text)
+}
+
+/// `ringcast.toml.5` for man(1).
+pub(super) fn manual_page() -> String {
+    let mut page = Roff::new();
+    page.control("TH", ["ringcast.toml", "5", "", concat!("ringcast ", env!("CARGO_PKG_VERSION"))]);
+    page.control("SH", ["NAME"]);
+    page.text([roman("ringcast.toml - configuration of the ringcast daemon")]);
+    page.control("SH", ["DESCRIPTION"]);
+    for paragraph in layers_text().split("\n\n") {
+        page.control("PP", []);
+        page.text([roman(plain(paragraph.replace('\n', " ").trim()))]);
+    }
+    let mut section = String::new();
+    for doc in keys() {
+        if doc.section != section {
+            section.clone_from(&doc.section);
+            let name =
+                if doc.is_in_list { format!("[[{section}]]") } else { format!("[{section}]") };
+            page.control("SH", [name.as_str()]);
+        }
+        page.control("TP", []);
+        let (kind, allowed) = (doc.kind().name(), plain(&doc.allowed));
+        let mut head: Vec<Inline> =
+            vec![bold(doc.key.as_str()), roman(format!(" ({kind}: {allowed}; default: "))];
+        head.extend([italic(doc.default()), roman(")")]);
+        page.text(head);
+        let means = plain(&doc.means);
+        page.text([roman(format!("{}.", means.trim_end_matches('.')))]);
+        if doc.is_scalar() {
+            page.text([roman(format!("Variable: {}.", variable(&doc.name())))]);
+        }
+    }
+    page.control("SH", ["SEE ALSO"]);
+    page.text([
+        bold("ringcast"),
+        roman("(1), "),
+        bold("ringcast-check"),
+        roman("(1), "),
+        bold("ringcast-config"),
+        roman("(1)"),
+    ]);
+    page.to_roff()
+}
+
+/// What the reference says of layers, as paragraphs.
+fn layers_text() -> String {
+    let part = REFERENCE.split("## Layers\n").nth(1).expect("the reference tells of layers");
+    let part = part.split("\n## ").next().expect("split yields at least one part");
+    // Each item of the list is a paragraph of its own.
+    let lines =
+        part.trim().lines().map(|line| match line.starts_with(|c: char| c.is_ascii_digit()) {
+            true => format!("\n{line}"),
+            false => line.trim_start().to_owned(),
+        });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Without the marks of Markdown.

@@ -151,6 +151,11 @@ impl Config {
         reference::text(prefix)
     }
 
+    /// `ringcast.toml.5`: the reference as a manual page.
+    pub fn manual_page() -> String {
+        reference::manual_page()
+    }
+
     /// Keys of the file that `next` has with other values, and that a reload does not reach.
     pub fn needs_restart(&self, next: &Config) -> Vec<String> {
         let values = |config: &Config| -> BTreeMap<String, String> {
