@@ -16,6 +16,7 @@
 //! | 2 | [`journal`] | what outlives the process: segments, records, where each channel's events lie |
 //! | 2 | [`rest`] | one HTTP request and its answer |
 //! | 3 | [`shard`] | everything one core owns |
+//! | 4 | [`sim`] | shards under a clock, a network and a chance of its own making; feature `sim`, and tests |
 //! | 4 | [`hooks`] | delivery of events to HTTP endpoints, on a thread beside the cores |
 //! | 5 | [`admin`] | what operators ask of a running daemon, over HTTP on a thread beside the cores |
 //! | 6 | [`server`] | executors, socket rings, the mesh between cores: all that is async on a core |
@@ -37,5 +38,7 @@ pub mod journal;
 pub mod rest;
 pub mod server;
 pub mod shard;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod sys;
 pub mod ws;

@@ -1,5 +1,5 @@
-//! Shards as they ship, without sockets: a clock that stands still until told, clients that are byte
-//! queues, mail carried by hand. Everything that can happen in any order is ordered by a seed.
+//! Shards on the simulator's host: what a test does is written out, and everything else that can happen
+//! in any order is ordered by a seed.
 
 mod presence;
 mod session;
@@ -17,6 +17,7 @@ use crate::ably::{
 };
 use crate::channel::view::View;
 use crate::connection::Connection;
+use crate::sim::{Host, frame};
 use crate::ws::{self, CloseCode};
 
 mod apps;
@@ -32,35 +33,12 @@ mod reload;
 
 const KEY: &str = "app.key:secret";
 
-/// A host of several shards and its clients.
-struct Host {
-    shards: Vec<Shard>,
-    clients: Vec<Client>,
-    now: Now,
-    random: u64,
-    /// Sends that the kernel has not finished: shard, transport, bytes.
-    in_flight: Vec<(usize, u32, Vec<u8>)>,
-    /// Clients that do not read: their sends never end.
-    stalled: Vec<usize>,
-}
-
-/// One client's socket.
-struct Client {
-    shard: usize,
-    index: u32,
-    received: Vec<u8>,
-    /// Pings that [`Host::messages`] has met and [`Host::answer_pings`] has not answered.
-    pings: usize,
-    is_closed: bool,
-}
-
 impl Host {
     fn new(shards: usize, seed: u64) -> Host {
         Host::with_config(shards, seed, ShardConfig::default())
     }
 
     fn with_config(shards: usize, seed: u64, config: ShardConfig) -> Host {
-        let now = Now { mono_ms: 0, unix_ms: 1_800_000_000_000 };
         let api_key: ApiKey = KEY.parse().expect("well-formed");
         let key = KeySpec::new(api_key, &Capability::all().to_string(), false).expect("valid");
         let mutable =
@@ -71,27 +49,7 @@ impl Host {
             namespaces: vec![mutable],
             ..AppSpec::default()
         };
-        let directory = Arc::new(Directory::new([app]));
-        let shards = (0..shards)
-            .map(|id| {
-                let mut next = seed ^ (id as u64 + 1) << 32;
-                let entropy = Entropy::new(move |page| {
-                    for byte in page {
-                        next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                        *byte = (next >> 56) as u8;
-                    }
-                });
-                Shard::new(config.clone(), Arc::clone(&directory), id, shards, entropy, now)
-            })
-            .collect();
-        Host {
-            shards,
-            clients: Vec::new(),
-            now,
-            random: seed | 1,
-            in_flight: Vec::new(),
-            stalled: Vec::new(),
-        }
+        Host::with_directory(shards, seed, config, Directory::new([app]))
     }
 
     /// Has all shards take these rules.
@@ -99,13 +57,6 @@ impl Host {
         self.shards[0].replace_rules(3, rules);
         self.settle();
         assert_eq!(self.shards[0].take_installed(), [3], "all shards have confirmed");
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random % bound as u64) as usize
     }
 
     /// Connects a client to `shard` and returns its number; its first frame is CONNECTED.
@@ -125,82 +76,9 @@ impl Host {
         client
     }
 
-    /// A client that sends `request` to `shard`; returns its number.
-    fn request(&mut self, shard: usize, request: &str) -> usize {
-        let index = self.clients.iter().filter(|client| client.shard == shard).count() as u32;
-        let received = Vec::new();
-        self.clients.push(Client { shard, index, received, pings: 0, is_closed: false });
-        let client = self.clients.len() - 1;
-        self.shards[shard].handle_accept(index);
-        self.write(client, request.as_bytes());
-        client
-    }
-
-    /// Bytes from a client, split at random places.
-    fn write(&mut self, client: usize, bytes: &[u8]) {
-        let (shard, index) = (self.clients[client].shard, self.clients[client].index);
-        let mut rest = bytes.to_vec();
-        while !rest.is_empty() {
-            let tail = rest.split_off(1 + self.below(rest.len()));
-            self.shards[shard].handle_bytes(index, &mut rest);
-            rest = tail;
-        }
-    }
-
     fn send(&mut self, client: usize, message: &Value) {
-        let payload = message.to_string().into_bytes();
-        let mut frame = vec![0x81];
-        match payload.len() {
-            len @ 0..126 => frame.push(0x80 | len as u8),
-            len => {
-                frame.push(0x80 | 126);
-                frame.extend_from_slice(&(len as u16).to_be_bytes());
-            }
-        }
-        let mask = [1, 2, 3, 4];
-        frame.extend_from_slice(&mask);
-        frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-        self.write(client, &frame);
-    }
-
-    /// One step of one shard, chosen at random: its mail, its turn, or the end of a send.
-    fn step(&mut self) {
-        let id = self.below(self.shards.len());
-        let now = self.now;
-        self.shards[id].begin_turn(now);
-        self.shards[id].handle_timeout();
-        self.shards[id].settle();
-        for to in 0..self.shards.len() {
-            let wanted = self.below(4);
-            for _ in 0..wanted {
-                if to == id {
-                    break;
-                }
-                let Some(mail) = self.shards[id].poll_mail(to) else { break };
-                self.shards[to].handle_mail(id, mail);
-            }
-        }
-        for _ in 0..self.below(8) {
-            let Some((index, bytes)) = self.shards[id].poll_transmit() else { break };
-            self.in_flight.push((id, index, bytes.unsent().to_vec()));
-        }
-        while let Some(index) = self.shards[id].poll_close() {
-            self.in_flight.retain(|(shard, at, _)| (*shard, *at) != (id, index));
-            self.shards[id].handle_closed(index);
-            let of_index = |client: &&mut Client| (client.shard, client.index) == (id, index);
-            self.clients.iter_mut().find(of_index).expect("connected").is_closed = true;
-        }
-        if !self.in_flight.is_empty() {
-            let ended = self.below(self.in_flight.len());
-            let (shard, index, _) = self.in_flight[ended];
-            let of_index = |client: &Client| (client.shard, client.index) == (shard, index);
-            let client = self.clients.iter().position(of_index).expect("connected");
-            if !self.stalled.contains(&client) {
-                let (_, _, bytes) = self.in_flight.swap_remove(ended);
-                self.clients[client].received.extend_from_slice(&bytes);
-                self.shards[shard].handle_sent(index, Ok(bytes.len() as u32));
-            }
-        }
+        let sent = frame::masked(frame::TEXT, message.to_string().as_bytes());
+        self.write(client, &sent);
     }
 
     /// Steps long enough for everything that was begun to end.
@@ -217,29 +95,20 @@ impl Host {
         }
     }
 
-    fn pass(&mut self, time: Duration) {
-        self.now.mono_ms += time.as_millis() as u64;
-        self.now.unix_ms += time.as_millis() as u64;
-    }
-
-    /// The protocol messages that a client has received, and forgets.
+    /// The protocol messages that a client has received, and forgets; part of one stays.
     fn messages(&mut self, client: usize) -> Vec<Value> {
         let received = std::mem::take(&mut self.clients[client].received);
         let mut rest = &received[..];
         let mut messages = Vec::new();
-        while let [first, second, tail @ ..] = rest {
-            let (len, tail) = match second {
-                126 => (usize::from(u16::from_be_bytes([tail[0], tail[1]])), &tail[2..]),
-                127 => (u64::from_be_bytes(tail[..8].try_into().unwrap()) as usize, &tail[8..]),
-                len => (usize::from(*len), tail),
-            };
-            match first & 0x0f {
-                1 => messages.push(serde_json::from_slice(&tail[..len]).expect("whole JSON")),
-                9 => self.clients[client].pings += 1,
+        while let Some((opcode, payload, tail)) = frame::split(rest) {
+            match opcode {
+                frame::TEXT => messages.push(serde_json::from_slice(payload).expect("whole JSON")),
+                frame::PING => self.clients[client].pings += 1,
                 _ => {}
             }
-            rest = &tail[len..];
+            rest = tail;
         }
+        self.clients[client].received = rest.to_vec();
         messages
     }
 
@@ -247,7 +116,7 @@ impl Host {
     fn answer_pings(&mut self, client: usize) -> usize {
         let pings = std::mem::take(&mut self.clients[client].pings);
         for _ in 0..pings {
-            self.write(client, &[0x8a, 0x80, 0, 0, 0, 0]);
+            self.write(client, &frame::masked(frame::PONG, b""));
         }
         pings
     }

@@ -111,9 +111,7 @@ fn a_drain_ends_although_a_client_does_not_read_and_another_never_finishes_its_r
     host.stalled.push(client);
     host.publish(client, 0, "room", "unread");
     host.settle();
-    let index = host.clients.len() as u32;
-    host.clients.push(Client { shard: 0, index, received: vec![], pings: 0, is_closed: false });
-    host.shards[0].handle_accept(index);
+    host.accept(0);
     host.write(
         1,
         b"POST /channels/room/messages HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n",
@@ -134,8 +132,7 @@ fn a_drain_ends_although_a_client_does_not_read_and_another_never_finishes_its_r
 #[test]
 fn requests_that_come_during_a_drain_are_answered_and_are_their_transports_last() {
     let mut host = Host::new(1, 4);
-    host.clients.push(Client { shard: 0, index: 0, received: vec![], pings: 0, is_closed: false });
-    host.shards[0].handle_accept(0);
+    host.accept(0);
     host.write(0, b"GET /readyz HTTP/1.1\r\nHo");
     host.drain(Duration::from_secs(1));
     host.pass(Duration::from_millis(20));

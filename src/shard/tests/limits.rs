@@ -84,9 +84,7 @@ fn pages_of_other_origins_are_refused_before_anything_else() {
         ("Origin: null\r\n", true, "HTTP/1.1 403 "),
         ("Origin: https://example.com\r\n", true, "HTTP/1.1 101 "),
     ] {
-        let index = host.clients.len() as u32;
-        host.clients.push(Client { shard: 0, index, received: vec![], pings: 0, is_closed: false });
-        host.shards[0].handle_accept(index);
+        let client = host.accept(0);
         let (path, rest) = match upgrade {
             true => (
                 format!("/?key={KEY}"),
@@ -96,9 +94,9 @@ fn pages_of_other_origins_are_refused_before_anything_else() {
             false => ("/time".to_owned(), ""),
         };
         let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\n{origin}{rest}\r\n");
-        host.write(index as usize, request.as_bytes());
+        host.write(client, request.as_bytes());
         host.settle();
-        let answer = String::from_utf8_lossy(&host.clients[index as usize].received).into_owned();
+        let answer = String::from_utf8_lossy(&host.clients[client].received).into_owned();
         assert!(answer.starts_with(expected), "{origin}{answer}");
         let is_readable = answer.contains("Access-Control-Allow-Origin");
         assert!(!answer.starts_with("HTTP/1.1 403 ") || !is_readable, "{answer}");

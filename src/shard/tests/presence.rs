@@ -517,6 +517,7 @@ fn all_clients_agree_on_who_is_present() {
             for &client in &clients {
                 let messages = host.messages(client);
                 rooms.get_mut(&client).expect("connected").take(&messages);
+                host.answer_pings(client);
             }
         }
         host.settle();

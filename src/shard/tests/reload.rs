@@ -34,10 +34,7 @@ fn connections_whose_key_remains_go_on_and_new_keys_are_known_everywhere() {
         assert_eq!(host.data(client, "room"), ["still here"]);
     }
     for shard in 0..3 {
-        let index = 1; // the first is a client's
-        let client = host.clients.len();
-        host.clients.push(Client { shard, index, received: vec![], pings: 0, is_closed: false });
-        host.shards[shard].handle_accept(index);
+        let client = host.accept(shard);
         let request = "GET /channels/x/messages?key=app.new:secret HTTP/1.1\r\nHost: h\r\n\r\n";
         host.write(client, request.as_bytes());
         host.settle();

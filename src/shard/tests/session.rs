@@ -365,7 +365,8 @@ impl Story {
         self.host.settle();
         self.read();
         for (client, asked) in &self.asked {
-            let Client { shard, index, is_closed, .. } = self.host.clients[*client];
+            let at = &self.host.clients[*client];
+            let (shard, index, is_closed) = (at.shard, at.index, at.is_closed);
             let stage = &self.host.shards[shard].transports[index as usize].stage;
             if is_closed || !matches!(stage, Stage::Realtime(..)) {
                 continue;

@@ -143,8 +143,11 @@ fn a_client_that_could_not_decode_gets_everything_again_from_where_it_says() {
         assert_eq!(flags & 4, 4, "RESUMED");
         subscriber.take(&messages[attached..], "room");
         assert_eq!(subscriber.data, expected(0..5), "seed={seed}");
-        // The first that came again was in full, all others were not: one before, and two since.
-        assert_eq!(subscriber.deltas, 3, "seed={seed}");
+        // The first that came again was in full, all others were not: one before, and two since. What
+        // had not left when the client asked goes on from what it has.
+        let is_repeated = messages[..attached].iter().any(|message| message["action"] == 15);
+        let deltas = subscriber.deltas;
+        assert!(deltas == 3 || deltas == 4 && !is_repeated, "seed={seed} {deltas}");
     }
 }
 
