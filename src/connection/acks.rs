@@ -44,12 +44,15 @@ impl Acks {
 
     /// Whether there is nothing to tell and nothing to remember.
     pub fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.told.is_empty()
+        let (first, end) = self.resends;
+        self.pending.is_empty() && self.told.is_empty() && first >= end
     }
 
-    /// Notes a publish; `msg_serial` is larger than any before.
+    /// Notes a publish; `msg_serial` is larger than any before. Clients send in order, so nothing is sent
+    /// again behind it.
     pub fn begin(&mut self, msg_serial: u64) {
         debug_assert!(self.pending.back().is_none_or(|(last, _)| *last < msg_serial));
+        self.resends = (0, 0);
         self.pending.push_back((msg_serial, None));
     }
 
@@ -156,6 +159,24 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_sent_again_is_answered_although_how_it_went_is_forgotten() {
+        let mut acks = told(0, 3);
+        acks.expect_resends(3);
+        for interval in 1..4 {
+            acks.forget(interval);
+        }
+        assert!(!acks.is_empty(), "it would not be known that there is something to answer");
+        assert!(matches!(acks.resend(0), Some(Ack::Nack(0, _))));
+        acks.begin(3);
+        assert_eq!(acks.resend(1), None, "what is new comes behind what is sent again");
+        acks.resolve(3, Ok(result(3)));
+        assert!(acks.next().is_some());
+        acks.forget(4);
+        acks.forget(5);
+        assert!(acks.is_empty());
+    }
+
+    #[test]
     fn outcomes_are_forgotten_by_count_and_by_time_and_never_made_up() {
         let mut acks = told(0, TOLD_MAX as u64 + 2);
         acks.expect_resends(TOLD_MAX as u64 + 2);
@@ -165,6 +186,6 @@ mod tests {
         assert!(matches!(acks.resend(3), Some(Ack::Ack(3, _))), "told in the last interval");
         acks.forget(2);
         assert!(matches!(acks.resend(4), Some(Ack::Nack(4, _))));
-        assert!(acks.is_empty());
+        assert!(acks.told.is_empty());
     }
 }
