@@ -12,7 +12,8 @@ use super::streams::{StreamName, WaitingAttach};
 use super::transport::{InFlight, Stage};
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
-    ChannelName, ChannelParams, ChannelSerial, ErrorCode, ErrorInfo, Modes, Params, Since, flags,
+    ChannelName, ChannelParams, ChannelSerial, ErrorCode, ErrorInfo, Modes, Params, Since, Wants,
+    flags,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
@@ -41,9 +42,15 @@ impl Shard {
     ) {
         self.keep_members(index, name.base());
         let view = View::of(name, modes, read);
+        let resource = name.resource();
         let (name, attached) = self.attachment_to(index, name);
         let connection = self.transports[index as usize].connection();
-        let echo = read.echo && connection.expect("only connections attach").wants_echo();
+        let connection = connection.expect("only connections attach");
+        let echo = read.echo && connection.wants_echo();
+        // Of what it has been sent so far; another token may permit less of that.
+        let before = attached.and_then(|stream| connection.modes(stream)).unwrap_or_default();
+        let may_see = Wants::of(before.granted_by(connection.principal().capability(), &resource));
+        let is_denied = !may_see.contains(Wants::of(before));
         let request = WaitingAttach { index, params, since, echo };
         match attached {
             None if self.has_all_channels(index) => {
@@ -70,8 +77,19 @@ impl Shard {
                 }
                 self.settle_attach(stream, request);
             }
-            Some(stream) => self.change_view(index, stream, view, modes, request),
+            Some(stream) => {
+                if is_denied {
+                    self.withhold(index, stream);
+                }
+                self.change_view(index, stream, view, modes, request);
+            }
         }
+    }
+
+    /// Drops what the attachment to a stream is owed: its client may not see all of it any more.
+    fn withhold(&mut self, index: u32, stream: u32) {
+        drop(self.transports[index as usize].take_backlog_of(stream));
+        drop(self.unsent_of(index, stream));
     }
 
     /// Whether a client asks for messages that it was sent already.
@@ -125,7 +143,7 @@ impl Shard {
         self.leave_stream(index, old);
         if let Some(stream) = self.join_stream(index, name, view, modes) {
             self.set_params(index, stream, &requests.last().expect("pushed above").params);
-            self.transports[index as usize].push_backlog(stream, rest);
+            self.transports[index as usize].push_backlog(stream, false, rest);
             self.set_ready(index);
             self.settle_attaches(index, stream, requests);
         }
@@ -330,8 +348,6 @@ impl Shard {
         if joined.has_members && wants_members {
             status |= flags::HAS_PRESENCE;
         }
-        let transport = &mut self.transports[index as usize];
-        transport.push_backlog(stream_index, joined.frames.into_iter().map(SendBuf::whole));
         let confirmation = Confirmation {
             serial: joined.serial,
             status,
@@ -339,6 +355,9 @@ impl Shard {
             error: joined.error.as_ref(),
         };
         self.confirm_attach(index, stream_index, &confirmation);
+        let has_sync = joined.has_members && wants_members;
+        let frames = joined.frames.into_iter().map(SendBuf::whole);
+        self.transports[index as usize].push_backlog(stream_index, has_sync, frames);
     }
 
     /// The attachment is sent what the stream gets from now on. `has_base` tells whether it was sent the
@@ -364,20 +383,31 @@ impl Shard {
         }
     }
 
+    /// Answers an ATTACH. The answer names a serial from which its client goes on when it comes back, so
+    /// it does not overtake what the attachment is owed: that would be missing then.
     fn confirm_attach(&mut self, index: u32, stream_index: u32, with: &Confirmation<'_>) {
-        let Some((connection, lane)) = self.transports[index as usize].speak() else {
+        let owed = self.unsent_of(index, stream_index);
+        let Some((connection, _)) = self.transports[index as usize].speak() else {
             let has_backlog = with.status & flags::HAS_BACKLOG != 0;
             return self.events_attached(index, &with.serial, has_backlog, with.error);
         };
         let modes = connection.modes(stream_index).expect("attached");
         let flags = modes.bits() | with.status;
         let name = &self.streams.at(stream_index).name.display_name;
-        connection.attached(name, &with.serial, flags, with.params, with.error, lane);
+        let mut attached = Vec::new();
+        connection.attached(name, &with.serial, flags, with.params, with.error, &mut attached);
+        let transport = &mut self.transports[index as usize];
+        if owed.is_empty() && !transport.has_backlog_of(stream_index) {
+            transport.lane().extend_from_slice(&attached);
+        } else {
+            let attached = SendBuf::whole(attached.into());
+            transport.push_backlog(stream_index, false, owed.into_iter().chain([attached]));
+        }
         self.set_ready(index);
     }
 
     /// The client may try again after a while (RTL13b).
-    fn refuse_attach(&mut self, index: u32, display_name: &str, error: &ErrorInfo) {
+    pub(super) fn refuse_attach(&mut self, index: u32, display_name: &str, error: &ErrorInfo) {
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.detached(display_name, Some(error), lane);
             self.set_ready(index);

@@ -184,7 +184,7 @@ impl Shard {
         rest.push(SendBuf::whole(goodbye.into()));
         self.leave(index, Ending::Linger);
         // Of no stream: nothing takes it back.
-        self.transports[index as usize].push_backlog(u32::MAX, rest);
+        self.transports[index as usize].push_backlog(u32::MAX, false, rest);
         self.set_ready(index);
     }
 }

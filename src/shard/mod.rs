@@ -698,9 +698,7 @@ impl Shard {
         }
         transport.stage = Stage::Closing;
         self.to_shut_down.retain(|&other| other != index);
-        let transport = &mut self.transports[index as usize];
-        transport.lane().clear();
-        transport.lane().shrink_to_fit();
+        self.transports[index as usize].drop_owed();
         self.to_close.push(index);
     }
 

@@ -77,13 +77,23 @@ impl Shard {
         let denied = "the channel was attached without the mode PRESENCE_SUBSCRIBE";
         let allowed =
             require_mode(modes, Modes::PRESENCE_SUBSCRIBE, ErrorCode::CHANNEL_STATE, denied);
-        if let Some(error) = allowed.err().or_else(|| self.congestion(&channel)) {
+        if let Err(error) = allowed {
+            // The client takes its channel for failed, so that nothing more may come of it.
+            if let Some(stream) = attached {
+                self.leave_stream(index, stream);
+                self.leave_with_attachment(index, name.base());
+            }
             if let Some((connection, lane)) = self.transports[index as usize].speak() {
                 connection.refuse_channel(name.as_str(), &error, lane);
             }
             return;
         }
         let stream = attached.expect("it has modes");
+        if let Some(error) = self.congestion(&channel) {
+            // It attaches again after a while, and is told the members then (RTL13).
+            self.leave_stream(index, stream);
+            return self.refuse_attach(index, &display_name, &error);
+        }
         let stream = self.streams.reference(stream);
         let transport = self.transports[index as usize].address(index);
         let home = channel.home(self.shards);
@@ -108,8 +118,8 @@ impl Shard {
         let is_attached =
             self.modes(to.index, stream).is_some() && !self.is_joining(to.index, stream);
         let transport = &mut self.transports[to.index as usize];
-        if is_attached && !transport.has_backlog_of(stream) {
-            transport.push_backlog(stream, frames.into_iter().map(SendBuf::whole));
+        if is_attached && !transport.has_sync_of(stream) {
+            transport.push_backlog(stream, true, frames.into_iter().map(SendBuf::whole));
             self.set_ready(to.index);
         }
     }

@@ -497,6 +497,29 @@ fn other_modes_change_the_view_without_a_gap_or_a_duplicate() {
 }
 
 #[test]
+fn attached_names_no_serial_that_its_client_was_not_sent() {
+    // The same again, and another view.
+    for flags in [0, 1 << 18] {
+        let mut host = Host::new(2, 6);
+        let (publisher, client) = (host.connect(0, ""), host.connect(1, ""));
+        host.attach(client, "room");
+        host.stalled.push(client);
+        for msg_serial in 0..4 {
+            host.publish(publisher, msg_serial, "room", "x");
+            host.settle();
+        }
+        host.send(client, &json!({"action": 10, "channel": "room", "flags": flags}));
+        host.settle();
+        host.stalled.clear();
+        host.settle();
+        let messages = host.messages(client);
+        let actions: Vec<u64> = messages.iter().filter_map(|it| it["action"].as_u64()).collect();
+        assert_eq!(actions, [15, 15, 15, 15, 11]);
+        assert_eq!(messages[3]["channelSerial"], messages[4]["channelSerial"]);
+    }
+}
+
+#[test]
 fn a_rewind_replays_the_last_messages_and_then_goes_on() {
     for seed in 1..=10 {
         let mut host = Host::new(2, seed);

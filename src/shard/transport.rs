@@ -74,9 +74,17 @@ pub(super) enum Ending {
     HalfClose,
 }
 
-/// Frames for one transport alone: what its attachments missed, and who is present; with the stream
-/// that each piece belongs to.
-type Backlog = VecDeque<(u32, SendBuf)>;
+/// Frames for one transport alone: what its attachments missed, and who is present.
+type Backlog = VecDeque<Owing>;
+
+/// A piece of a backlog.
+struct Owing {
+    /// The stream that it belongs to.
+    stream: u32,
+    /// Whether it is part of a SYNC, or stands behind or before one.
+    has_sync: bool,
+    piece: SendBuf,
+}
 
 pub(super) struct Transport {
     pub generation: u32,
@@ -169,24 +177,40 @@ impl Transport {
         self.has_many || !self.lane.is_empty() || self.backlog.is_some()
     }
 
-    /// Adds to what the attachment to `stream` is owed before the stream goes on.
-    pub fn push_backlog(&mut self, stream: u32, pieces: impl IntoIterator<Item = SendBuf>) {
+    /// Adds to what the attachment to `stream` is owed before the stream goes on; `has_sync` tells whether
+    /// a SYNC is among it.
+    pub fn push_backlog(
+        &mut self,
+        stream: u32,
+        has_sync: bool,
+        pieces: impl IntoIterator<Item = SendBuf>,
+    ) {
         let mut pieces = pieces.into_iter().peekable();
         if pieces.peek().is_some() {
             let backlog = self.backlog.get_or_insert_default();
-            backlog.extend(pieces.map(|piece| (stream, piece)));
+            backlog.extend(pieces.map(|piece| Owing { stream, has_sync, piece }));
         }
     }
 
     /// Whether the attachment to `stream` is owed something before its stream goes on.
     pub fn has_backlog_of(&self, stream: u32) -> bool {
-        self.backlog.iter().flat_map(|backlog| backlog.iter()).any(|(of, _)| *of == stream)
+        self.backlog_of(stream).next().is_some()
+    }
+
+    /// Whether the attachment to `stream` is about to be sent a SYNC.
+    pub fn has_sync_of(&self, stream: u32) -> bool {
+        self.backlog_of(stream).any(|owing| owing.has_sync)
+    }
+
+    fn backlog_of(&self, stream: u32) -> impl Iterator<Item = &Owing> {
+        let all = self.backlog.iter().flat_map(|backlog| backlog.iter());
+        all.filter(move |owing| owing.stream == stream)
     }
 
     /// The next piece of the backlog.
     pub fn take_backlog(&mut self) -> Option<SendBuf> {
         let backlog = self.backlog.as_mut()?;
-        let piece = backlog.pop_front().map(|(_, piece)| piece);
+        let piece = backlog.pop_front().map(|owing| owing.piece);
         if backlog.is_empty() {
             self.backlog = None;
         }
@@ -197,9 +221,16 @@ impl Transport {
     pub fn take_backlog_of(&mut self, stream: u32) -> Vec<SendBuf> {
         let Some(backlog) = &mut self.backlog else { return Vec::new() };
         let (of_stream, others): (Backlog, Backlog) =
-            std::mem::take(&mut **backlog).into_iter().partition(|(of, _)| *of == stream);
+            std::mem::take(&mut **backlog).into_iter().partition(|owing| owing.stream == stream);
         self.backlog = (!others.is_empty()).then(|| Box::new(others));
-        of_stream.into_iter().map(|(_, piece)| piece).collect()
+        of_stream.into_iter().map(|owing| owing.piece).collect()
+    }
+
+    /// Drops everything that it is owed beside its streams: it is being closed, and its place in the queue
+    /// of those that have something to send may come up later than its end.
+    pub fn drop_owed(&mut self) {
+        self.lane = Vec::new();
+        self.backlog = None;
     }
 
     /// The connection, and the lane that it speaks into.

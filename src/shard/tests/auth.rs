@@ -444,3 +444,29 @@ fn a_listener_is_told_that_its_token_has_ended() {
     host.settle();
     assert!(host.clients[listener].is_closed);
 }
+
+#[test]
+fn what_a_new_token_does_not_permit_is_not_sent_although_it_was_owed() {
+    let (mut host, keys) = host(9);
+    let asked = |capability: &str| json!({"clientId": "bob", "capability": capability});
+    let first = token(&mut host, &keys[0], &asked(r#"{"room":["*"]}"#));
+    let client = connect_with(&mut host, 1, &format!("accessToken={first}"));
+    host.send(client, &json!({"action": 10, "channel": "room"}));
+    host.settle();
+    host.messages(client);
+    let publisher = connect_with(&mut host, 0, &format!("key={}", keys[0]));
+    host.stalled.push(client);
+    for msg_serial in 0..5 {
+        host.publish(publisher, msg_serial, "room", "secret");
+        host.settle();
+    }
+    let second = token(&mut host, &keys[0], &asked(r#"{"room":["publish"]}"#));
+    host.send(client, &json!({"action": 17, "auth": {"accessToken": second}}));
+    host.settle();
+    host.stalled.clear();
+    host.settle();
+    let received = received(&mut host, client);
+    let answer = received.iter().position(|(action, _)| *action == 4).expect("answered");
+    assert!(received[answer..].iter().all(|(action, _)| *action != 15), "{received:?}");
+    assert!(received[answer..].iter().any(|(action, _)| *action == 11), "{received:?}");
+}

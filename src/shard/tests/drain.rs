@@ -144,3 +144,24 @@ fn requests_that_come_during_a_drain_are_answered_and_are_their_transports_last(
     assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
     assert!(host.clients[0].is_closed);
 }
+
+#[test]
+fn what_is_owed_to_one_that_was_cut_is_not_sent_to_whoever_comes_next() {
+    let mut host = Host::new(1, 5);
+    let client = host.connect(0, "");
+    host.attach(client, "room");
+    host.stalled.push(client);
+    host.publish(client, 0, "room", "in flight");
+    host.settle();
+    host.publish(client, 1, "room", "owed");
+    host.settle();
+    let shard = &mut host.shards[0];
+    shard.begin_drain(Duration::ZERO);
+    shard.settle();
+    // Its send ends, so that it waits for its turn with the goodbye; and is cut before that comes.
+    shard.handle_sent(0, Ok(1));
+    shard.close(0);
+    assert_eq!(shard.poll_close(), Some(0));
+    shard.handle_closed(0);
+    assert!(shard.poll_transmit().is_none());
+}

@@ -1,8 +1,7 @@
 //! Presence through whole shards: what a room full of clients makes of what it is sent.
 
-use std::collections::BTreeMap;
-
 use super::*;
+use crate::sim::Members;
 
 const ENTER: u64 = 2;
 const LEAVE: u64 = 3;
@@ -399,75 +398,13 @@ fn a_sync_is_answered_even_if_nobody_is_there_and_refused_where_nobody_listens()
     assert_eq!(sync["channelSerial"], "members:");
 }
 
-/// What an SDK keeps of the members of a channel (RTP2, RTP18, RTP19).
-#[derive(Default)]
-struct Room {
-    /// By connectionId and clientId.
-    members: BTreeMap<(String, String), Value>,
-    /// Members that the SYNC under way has not told of.
-    residual: Option<Vec<(String, String)>>,
-}
-
-impl Room {
-    fn take(&mut self, messages: &[Value]) {
-        for message in messages.iter().filter(|message| message["channel"] == "room") {
-            match message["action"].as_u64() {
-                Some(11) if message["flags"].as_u64().unwrap() & HAS_PRESENCE == 0 => {
-                    *self = Room::default();
-                }
-                Some(11 | 16) if self.residual.is_none() => {
-                    self.residual = Some(self.members.keys().cloned().collect());
-                }
-                Some(_) | None => {}
-            }
-            for member in message["presence"].as_array().into_iter().flatten() {
-                self.apply(member);
-            }
-            if message["action"] == 16 && message["channelSerial"] == "members:" {
-                for gone in self.residual.take().unwrap_or_default() {
-                    self.members.remove(&gone);
-                }
-            }
-        }
-    }
-
-    fn apply(&mut self, member: &Value) {
-        let text = |name: &str| member[name].as_str().expect("a string").to_owned();
-        let key = (text("connectionId"), text("clientId"));
-        if let Some(residual) = &mut self.residual {
-            residual.retain(|known| *known != key);
-        }
-        let place = |value: &Value| -> Option<(u64, u64)> {
-            let id = value["id"].as_str()?.strip_prefix(&key.0)?;
-            let (serial, index) = id.strip_prefix(':')?.split_once(':')?;
-            Some((serial.parse().ok()?, index.parse().ok()?))
-        };
-        if let Some(known) = self.members.get(&key) {
-            let is_newer = match (place(known), place(member)) {
-                (Some(known), Some(new)) => new > known,
-                _ => member["timestamp"].as_u64() >= known["timestamp"].as_u64(),
-            };
-            if !is_newer {
-                return;
-            }
-        }
-        if member["action"] == LEAVE {
-            self.members.remove(&key);
-        } else {
-            let mut member = member.clone();
-            member["action"] = 1.into();
-            self.members.insert(key, member);
-        }
-    }
-}
-
 /// Whatever happens in whatever order: in the end all who are attached know the same members, and those
 /// are the ones that the home has.
 #[test]
 fn all_clients_agree_on_who_is_present() {
     for seed in 1..=30 {
         let mut host = Host::new(3, seed);
-        let mut rooms: HashMap<usize, Room> = HashMap::new();
+        let mut rooms: HashMap<usize, Members> = HashMap::new();
         let mut serials: HashMap<usize, u64> = HashMap::new();
         let mut clients: Vec<usize> = Vec::new();
         for _ in 0..60 {
@@ -478,7 +415,7 @@ fn all_clients_agree_on_who_is_present() {
                     host.messages(client);
                     host.send(client, &json!({"action": 10, "channel": "room"}));
                     clients.push(client);
-                    rooms.insert(client, Room::default());
+                    rooms.insert(client, Members::default());
                     serials.insert(client, 0);
                 }
                 2 if !clients.is_empty() => {
@@ -515,8 +452,8 @@ fn all_clients_agree_on_who_is_present() {
                 host.step();
             }
             for &client in &clients {
-                let messages = host.messages(client);
-                rooms.get_mut(&client).expect("connected").take(&messages);
+                let room = rooms.get_mut(&client).expect("connected");
+                host.messages(client).iter().for_each(|message| room.take(message));
                 host.answer_pings(client);
             }
         }
@@ -524,19 +461,36 @@ fn all_clients_agree_on_who_is_present() {
         host.pass(Duration::from_secs(16));
         host.settle();
         for &client in &clients {
-            let messages = host.messages(client);
-            rooms.get_mut(&client).expect("connected").take(&messages);
+            let room = rooms.get_mut(&client).expect("connected");
+            host.messages(client).iter().for_each(|message| room.take(message));
         }
         let witness = host.connect(0, "");
         host.messages(witness);
         host.send(witness, &json!({"action": 10, "channel": "room"}));
         host.settle();
-        let mut expected = Room::default();
-        expected.take(&host.messages(witness));
+        let mut expected = Members::default();
+        host.messages(witness).iter().for_each(|message| expected.take(message));
         for &client in &clients {
             let room = &rooms[&client];
             assert!(room.residual.is_none(), "seed={seed}: a SYNC has not ended");
-            assert_eq!(room.members, expected.members, "seed={seed}");
+            assert_eq!(room.present, expected.present, "seed={seed}");
         }
     }
+}
+
+#[test]
+fn who_asks_for_members_and_may_not_know_them_is_not_attached_any_more() {
+    let mut host = Host::new(2, 3);
+    let (client, other) = (host.connect(0, ""), host.connect(1, ""));
+    host.messages(client);
+    let publish_and_subscribe = (1 << 17) | (1 << 18);
+    host.send(client, &json!({"action": 10, "channel": "room", "flags": publish_and_subscribe}));
+    host.send(client, &json!({"action": 16, "channel": "room"}));
+    host.settle();
+    let actions: Vec<Value> =
+        host.messages(client).iter().map(|message| message["action"].clone()).collect();
+    assert_eq!(actions, [9], "the ERROR has overtaken the answer to ATTACH, which is void");
+    host.publish(other, 0, "room", "unheard");
+    host.settle();
+    assert!(host.data(client, "room").is_empty());
 }
