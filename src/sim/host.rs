@@ -99,7 +99,7 @@ impl Host {
             let mut random = Random::new(seed ^ (id as u64 + 1) << 32);
             let entropy = Entropy::new(move |page| {
                 for eight in page.chunks_exact_mut(8) {
-                    eight.copy_from_slice(&random.next().to_le_bytes());
+                    eight.copy_from_slice(&random.draw().to_le_bytes());
                 }
             });
             Shard::new(config.clone(), Arc::clone(&directory), id, shards, entropy, now)
@@ -210,7 +210,8 @@ impl Host {
             let client = &mut self.clients[client];
             if let Some(bytes) = client.sending.take() {
                 // What the socket buffer took counts as sent, whether or not anybody reads it.
-                client.sent = Some(if self.random.chance(2) { Ok(bytes.len()) } else { Err(EPIPE) });
+                client.sent =
+                    Some(if self.random.chance(2) { Ok(bytes.len()) } else { Err(EPIPE) });
             }
         }
     }
@@ -289,7 +290,8 @@ impl Host {
     fn deliver_mail(&mut self, id: usize) {
         for from in 0..self.shards.len() {
             let waiting = self.mesh[from][id].len();
-            let count = if self.random.chance(2) { waiting } else { self.random.below(waiting + 1) };
+            let count =
+                if self.random.chance(2) { waiting } else { self.random.below(waiting + 1) };
             for mail in self.mesh[from][id].drain(..count) {
                 self.shards[id].handle_mail(from, mail);
             }
@@ -316,7 +318,8 @@ impl Host {
     fn collect_sends(&mut self, id: usize) {
         for _ in 0..self.random.below(8) {
             let Some((index, bytes)) = self.shards[id].poll_transmit() else { break };
-            let client = self.slots[id][index as usize].expect("sends are to sockets that are open");
+            let client =
+                self.slots[id][index as usize].expect("sends are to sockets that are open");
             let client = &mut self.clients[client];
             assert!(client.sending.is_none() && client.sent.is_none(), "one send at a time");
             assert!(!client.is_closing, "nothing is sent to a socket that is closing");

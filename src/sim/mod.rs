@@ -1,9 +1,33 @@
 //! The shards that ship, under a clock, a network and a chance of the simulator's making. One seed and one
 //! commit tell one story.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `host.rs` | shards, sockets, the mesh; unit tests of the shards use it too |
+//! | `sdk.rs` | a client as Ably's SDKs are |
+//! | `rest.rs` | requests over HTTP |
+//! | `credentials.rs` | who clients are and what each may do |
+//! | `members.rs` | who is present, as a client knows it |
+//! | `world.rs` | what happens in a run |
+//! | `oracle.rs` | who judges it |
 
+mod credentials;
 pub mod frame;
 mod host;
+mod members;
+mod oracle;
 mod random;
+mod report;
+mod rest;
+mod sdk;
+mod world;
 
 pub use self::host::{Client, Host, Tamper};
+pub use self::members::Members;
+pub use self::oracle::Finding;
 pub use self::random::Random;
+pub use self::report::Report;
+pub use self::world::run;
+
+#[cfg(test)]
+mod tests;

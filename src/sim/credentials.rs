@@ -1,0 +1,103 @@
+//! Who the simulated clients are and what each may do: said once as data, turned into keys and tokens for
+//! the daemon, and judged here by rules written a second time.
+
+use std::time::Duration;
+
+use data_encoding::BASE64URL_NOPAD;
+use hmac::{Hmac, Mac};
+use serde_json::{Map, Value, json};
+use sha2::Sha256;
+
+use crate::ably::{ApiKey, AppSpec, Directory, KeySpec, Namespace};
+
+/// The app of all clients.
+pub const APP: &str = "app";
+
+/// The secret of every key.
+const SECRET: &str = "secret";
+
+/// What a credential permits: operations by channel.
+type Grant = &'static [(&'static str, &'static [&'static str])];
+
+/// A key for each; tokens are made with the first.
+const GRANTS: [Grant; 6] = [
+    &[("*", &["*"])],
+    &[("a", &["subscribe", "publish", "history"]), ("b", &["subscribe"])],
+    &[("a", &["publish"]), ("b", &["publish", "subscribe", "presence"])],
+    &[("*", &["subscribe"])],
+    &[("vip:*", &["*"]), ("a", &["presence", "subscribe"]), ("b", &["publish"])],
+    &[("a", &["publish", "subscribe", "presence"]), ("vip:x", &["subscribe", "publish"])],
+];
+
+/// How many there are.
+pub const GRANTS_COUNT: usize = GRANTS.len();
+
+/// Whether the grant of that number permits `operation` on a channel without qualifier.
+pub fn permits(grant: usize, channel: &str, operation: &str) -> bool {
+    let matches = |pattern: &str| match pattern.strip_suffix(":*") {
+        _ if pattern == "*" => true,
+        Some(namespace) => {
+            channel.strip_prefix(namespace).is_some_and(|rest| rest.starts_with(':'))
+        }
+        None => pattern == channel,
+    };
+    GRANTS[grant].iter().any(|(pattern, operations)| {
+        matches(pattern) && operations.iter().any(|known| [operation, "*"].contains(known))
+    })
+}
+
+fn capability(grant: usize) -> String {
+    let entries =
+        GRANTS[grant].iter().map(|(name, operations)| ((*name).into(), json!(operations)));
+    Value::Object(entries.collect::<Map<_, _>>()).to_string()
+}
+
+/// The API key for a grant.
+pub fn key(grant: usize) -> String {
+    format!("{APP}.k{grant}:{SECRET}")
+}
+
+/// A token for a grant.
+pub fn token(grant: usize, client_id: Option<&str>, now_ms: u64, ttl: Duration) -> String {
+    let part = |value: Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+    let ends_ms = now_ms + ttl.as_millis() as u64;
+    let mut claims = json!({
+        "iat": now_ms / 1000,
+        "exp": ends_ms as f64 / 1000.0,
+        "x-ably-capability": capability(grant),
+    });
+    if let Some(client_id) = client_id {
+        claims["x-ably-clientId"] = client_id.into();
+    }
+    let header = part(json!({"alg": "HS256", "typ": "JWT", "kid": format!("{APP}.k0")}));
+    let signed = format!("{header}.{}", part(claims));
+    let mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("keys have any length");
+    let signature = mac.chain_update(&signed).finalize().into_bytes();
+    format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature))
+}
+
+/// The app with the keys of those grants that `has_key` names.
+pub fn directory(has_key: impl Fn(usize) -> bool) -> Directory {
+    let spec = |grant| {
+        let key: ApiKey = key(grant).parse().expect("well-formed");
+        KeySpec::new(key, &capability(grant), false).expect("valid")
+    };
+    let keys = (0..GRANTS.len()).filter(|&grant| has_key(grant)).map(spec).collect();
+    let namespaces = vec![
+        Namespace { id: "vip".into(), authenticated: true, ..Namespace::default() },
+        Namespace { id: "kept".into(), persisted: true, ..Namespace::default() },
+    ];
+    Directory::new([AppSpec { id: APP.into(), keys, namespaces, ..AppSpec::default() }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grants_say_what_they_look_like() {
+        assert!(permits(0, "vip:x", "presence") && permits(3, "b", "subscribe"));
+        assert!(!permits(3, "b", "publish") && !permits(1, "c", "subscribe"));
+        assert!(permits(4, "vip:x", "history") && !permits(4, "vip", "history"));
+    }
+}

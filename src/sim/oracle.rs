@@ -1,0 +1,335 @@
+//! Who judges a run. During it, everything is noted that a client was told; at its end, when all that was
+//! accepted is known, it is held against the promise:
+//!
+//! - every subscriber was sent every message of its channel once, in the channel's one order, from where
+//!   its continuity begins to where that was said to end or the run does;
+//! - nobody was sent what its credential does not permit, or its own messages where it asked for none;
+//! - what was acknowledged is in the order, once, and under the serial that the ACK told; what was refused
+//!   is not in it.
+//!
+//! What a channel's order is, is put together from everything that anybody was shown of it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::ops::Bound;
+
+/// Something that must not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Which part of the promise was broken.
+    pub kind: &'static str,
+    /// How.
+    pub text: String,
+}
+
+/// One publication of a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The connection that published it; [`SOMEBODY`] while it is one of several that have tried.
+    pub publisher: Option<String>,
+    /// What it carries: one tag for each message.
+    pub tags: Vec<String>,
+}
+
+/// What a client has asked to be published.
+#[derive(Debug)]
+pub struct Publish {
+    channel: String,
+    /// What its messages carry.
+    pub tags: Vec<String>,
+    /// Whether the client has chosen ids, so that nothing of it is ever published twice.
+    has_id: bool,
+    /// Connections and requests under which it was sent: as often it may be there, without an id.
+    attempts: u32,
+    /// Whether some attempt had an unknown end.
+    is_uncertain: bool,
+    /// What the client was told.
+    outcomes: Vec<Result<Vec<String>, u64>>,
+}
+
+/// An attachment from where its continuity begins to where it ends.
+#[derive(Debug)]
+struct Segment {
+    client: usize,
+    channel: String,
+    /// What lies behind this is part of it.
+    start: String,
+    /// Serials below `start` that a rewind has brought, counted.
+    rewound: usize,
+    rewinds: bool,
+    received: Vec<String>,
+    /// Up to where it is known to be complete; `None`: to the last that was received.
+    complete_to: Option<String>,
+    /// Own connections whose messages it is not sent.
+    skips: Vec<String>,
+}
+
+/// See the module text.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    /// What was found.
+    pub findings: Vec<Finding>,
+    /// By channel and serial.
+    orders: BTreeMap<String, BTreeMap<String, Event>>,
+    /// By number.
+    pub publishes: Vec<Publish>,
+    segments: Vec<Segment>,
+}
+
+/// Stands for one of several connections.
+const SOMEBODY: &str = "somebody";
+
+/// How long ids that clients choose are remembered (5.2).
+const ID_WINDOW_MS: u64 = 120_000;
+
+/// The code of a NACK that says that the outcome of a publish is not known any more.
+const UNKNOWN_OUTCOME: u64 = 50000;
+
+/// The channelSerial in the serial of a message.
+pub fn channel_serial(message_serial: &str) -> &str {
+    message_serial.rsplit_once(':').map_or(message_serial, |(serial, _)| serial)
+}
+
+impl Oracle {
+    /// Notes a finding.
+    pub fn find(&mut self, kind: &'static str, text: String) {
+        // One tells the story; a thousand that follow from it do not tell it better.
+        if self.findings.len() < 20 {
+            self.findings.push(Finding { kind, text });
+        }
+    }
+
+    /// Somebody wants these tags published on a channel; returns the number of the publish.
+    pub fn begin_publish(&mut self, channel: &str, count: usize, has_id: bool) -> usize {
+        let number = self.publishes.len();
+        let tags = (0..count).map(|index| format!("p{number}.{index}")).collect();
+        self.publishes.push(Publish {
+            channel: channel.to_owned(),
+            tags,
+            has_id,
+            attempts: 0,
+            is_uncertain: false,
+            outcomes: Vec::new(),
+        });
+        number
+    }
+
+    /// It is sent by another connection or request than before.
+    pub fn attempt(&mut self, publish: usize) {
+        self.publishes[publish].attempts += 1;
+    }
+
+    /// Nobody will tell what became of an attempt.
+    pub fn give_up(&mut self, publish: usize) {
+        self.publishes[publish].is_uncertain = true;
+    }
+
+    /// The client was told how it went: the serials of its messages, or a code.
+    pub fn told(&mut self, publish: usize, outcome: Result<Vec<String>, u64>, by: Option<&str>) {
+        let Publish { channel, tags, .. } = &self.publishes[publish];
+        if let Ok(serials) = &outcome {
+            let (channel, tags) = (channel.clone(), tags.clone());
+            let own: Vec<&str> = serials.iter().map(|serial| channel_serial(serial)).collect();
+            if serials.len() != tags.len() {
+                let text =
+                    format!("{} serials for {} messages of p{publish}", serials.len(), tags.len());
+                self.find("ack", text);
+            } else if own.iter().all(|serial| *serial == own[0]) {
+                let is_sure = self.publishes[publish].attempts <= 1;
+                let by = if is_sure { by } else { Some(SOMEBODY) };
+                let event = Event { publisher: by.map(str::to_owned), tags };
+                self.show(&channel, own[0], event);
+            }
+        }
+        self.publishes[publish].outcomes.push(outcome);
+    }
+
+    /// Somebody was shown a publication.
+    pub fn show(&mut self, channel: &str, serial: &str, event: Event) {
+        let is_vague = |event: &Event| event.publisher.as_ref().is_none_or(|by| by == SOMEBODY);
+        let order = self.orders.entry(channel.to_owned()).or_default();
+        match order.get(serial) {
+            None => {
+                order.insert(serial.to_owned(), event);
+            }
+            Some(known) if *known == event => {}
+            // A history does not say whose connection it was, nor does a REST publish.
+            Some(known) if known.tags == event.tags && is_vague(&event) => {}
+            Some(known) if known.tags == event.tags && is_vague(known) => {
+                order.insert(serial.to_owned(), event);
+            }
+            Some(known) => {
+                let text = format!("{channel} {serial} is {known:?} and {event:?}");
+                self.find("one order", text);
+            }
+        }
+    }
+
+    /// An attachment begins behind `start`; returns the number of its continuity.
+    pub fn begin_segment(
+        &mut self,
+        client: usize,
+        channel: &str,
+        start: &str,
+        rewinds: bool,
+    ) -> usize {
+        self.segments.push(Segment {
+            client,
+            channel: channel.to_owned(),
+            start: start.to_owned(),
+            rewound: 0,
+            rewinds,
+            received: Vec::new(),
+            complete_to: None,
+            skips: Vec::new(),
+        });
+        self.segments.len() - 1
+    }
+
+    /// From now on it is not sent what this connection publishes.
+    pub fn skip(&mut self, segment: usize, connection: &str) {
+        let skips = &mut self.segments[segment].skips;
+        if !skips.iter().any(|known| known == connection) {
+            skips.push(connection.to_owned());
+        }
+    }
+
+    /// An attachment was sent a publication.
+    pub fn receive(&mut self, segment: usize, serial: &str) {
+        let Segment { client, channel, start, rewound, rewinds, received, .. } =
+            &mut self.segments[segment];
+        let is_rewound = *rewinds && *serial <= **start;
+        let after = received.last().filter(|_| !is_rewound || *rewound > 0);
+        let is_in_order = match after {
+            Some(last) => **last < *serial,
+            None => is_rewound || **start < *serial,
+        };
+        if is_in_order {
+            *rewound += usize::from(is_rewound);
+            received.push(serial.to_owned());
+        } else {
+            let text =
+                format!("client {client} {channel}: {serial} behind {received:?} from {start}");
+            self.find("order", text);
+        }
+    }
+
+    /// The run ends, and this attachment has been sent everything.
+    pub fn complete(&mut self, segment: usize) {
+        self.segments[segment].complete_to = Some("~".to_owned());
+    }
+
+    /// Holds everything against the promise.
+    pub fn judge(&mut self) {
+        for at in 0..self.segments.len() {
+            self.judge_segment(at);
+        }
+        let mut places: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
+        for (channel, order) in &self.orders {
+            for (serial, event) in order {
+                for tag in &event.tags {
+                    places.entry(tag).or_default().push((channel, serial));
+                }
+            }
+        }
+        let mut found = Vec::new();
+        for (number, publish) in self.publishes.iter().enumerate() {
+            for (index, tag) in publish.tags.iter().enumerate() {
+                let places = places.get(tag.as_str()).map_or(&[][..], Vec::as_slice);
+                publish.judge(number, index, places, &mut found);
+            }
+        }
+        for (kind, text) in found {
+            self.find(kind, text);
+        }
+    }
+
+    fn judge_segment(&mut self, at: usize) {
+        let segment = &self.segments[at];
+        let first = match segment.rewound {
+            0 => Bound::Excluded(segment.start.clone()),
+            _ => Bound::Included(segment.received[0].clone()),
+        };
+        let end = match (&segment.complete_to, segment.received.last()) {
+            (Some(end), _) => end.clone(),
+            (None, Some(last)) => last.clone(),
+            (None, None) => return,
+        };
+        let Some(order) = self.orders.get(&segment.channel) else { return };
+        let is_sent = |event: &Event| {
+            let Segment { skips, .. } = segment;
+            event.publisher.as_ref().is_none_or(|publisher| {
+                !skips.contains(publisher) && (publisher != SOMEBODY || skips.is_empty())
+            })
+        };
+        let expected: Vec<&String> = order
+            .range((first, Bound::Included(end)))
+            .filter(|(serial, event)| is_sent(event) || segment.received.contains(serial))
+            .map(|(serial, _)| serial)
+            .collect();
+        if expected.into_iter().eq(&segment.received) {
+            return;
+        }
+        let mut text = format!("client {} {}", segment.client, segment.channel);
+        for (serial, event) in
+            order.range::<String, _>((Bound::Excluded(&segment.start), Bound::Unbounded))
+        {
+            let is_received = segment.received.contains(serial);
+            if !is_received && is_sent(event) {
+                let _ = write!(text, " misses {serial} {:?}", event.tags);
+            }
+        }
+        let _ = write!(text, "; from {} it has {:?}", segment.start, segment.received);
+        let kind = if segment.complete_to.is_some() { "gap or end" } else { "gap" };
+        self.find(kind, text);
+    }
+}
+
+impl Publish {
+    /// Which channel it is for.
+    pub fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    fn judge(
+        &self,
+        number: usize,
+        index: usize,
+        places: &[(&str, &str)],
+        found: &mut Vec<(&'static str, String)>,
+    ) {
+        if let Some((channel, _)) = places.iter().find(|(channel, _)| *channel != self.channel) {
+            found.push(("one order", format!("p{number} for {} is in {channel}", self.channel)));
+        }
+        let time_ms = |(_, serial): &(&str, &str)| serial[..14].parse::<u64>().unwrap_or_default();
+        let is_again = |pair: &[(&str, &str)]| time_ms(&pair[1]) < time_ms(&pair[0]) + ID_WINDOW_MS;
+        let is_often = match self.has_id {
+            true => places.windows(2).any(is_again),
+            false => places.len() > self.attempts as usize,
+        };
+        if is_often {
+            found.push(("duplicate", format!("p{number} is there as {places:?}")));
+        }
+        for outcome in &self.outcomes {
+            match outcome {
+                Ok(serials) => {
+                    let told = channel_serial(&serials[index.min(serials.len() - 1)]);
+                    let is_there = places.iter().any(|(_, serial)| *serial == told);
+                    if !is_there {
+                        found.push(("ack", format!("p{number} was told {told}, is at {places:?}")));
+                    }
+                }
+                Err(UNKNOWN_OUTCOME) => {}
+                // Only this attempt was refused.
+                Err(_) if self.attempts > 1 || self.is_uncertain => {}
+                Err(code) if !places.is_empty() => {
+                    found.push((
+                        "nack",
+                        format!("p{number} was refused, {code}, and is {places:?}"),
+                    ));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
