@@ -285,7 +285,7 @@ impl World {
             None => Some(1 + self.below(GRANTS_COUNT - 1)),
         };
         let lost = self.lost_key;
-        self.host.shards[0].reload(&credentials::directory(|grant| Some(grant) != lost));
+        self.host.shards[0].reload(0, &credentials::directory(|grant| Some(grant) != lost));
         self.report.trace(|| format!("reload without key {lost:?}"));
     }
 
