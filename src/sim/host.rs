@@ -30,8 +30,8 @@ pub struct Host {
     pub stalled: Vec<usize>,
     /// Events for rules, as they were handed over.
     pub hooks: Vec<RuleEvent>,
-    /// Whether nobody takes events for rules.
-    pub hooks_stand_still: bool,
+    /// Whether events for rules are taken from the shards, or stay there.
+    pub takes_hooks: bool,
     /// The one source of chance.
     pub random: Random,
     /// Mail that each shard has sent to each other and that has not arrived.
@@ -111,7 +111,7 @@ impl Host {
             now,
             stalled: Vec::new(),
             hooks: Vec::new(),
-            hooks_stand_still: false,
+            takes_hooks: false,
             random: Random::new(seed),
             mesh: (0..shards).map(|_| queues()).collect(),
             mesh_entries: usize::MAX,
@@ -235,7 +235,7 @@ impl Host {
         shard.settle();
         self.collect_mail(id);
         let shard = &mut self.shards[id];
-        if shard.has_hooks() && !self.hooks_stand_still {
+        if self.takes_hooks && shard.has_hooks() {
             self.hooks.append(&mut shard.take_hooks());
         }
         self.collect_sends(id);
