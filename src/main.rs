@@ -194,8 +194,8 @@ fn reload(flags: ServeFlags, started_with: Config) -> Reload {
     Box::new(move || {
         let config = flags.clone().into_config()?;
         let needs_restart = started_with.needs_restart(&config);
-        let (directory, rules) = (config.directory()?, config.hooks()?.rules);
-        Ok(Reloaded { directory, rules, needs_restart })
+        let (directory, hooks) = (config.directory()?, config.hooks()?);
+        Ok(Reloaded { directory, hooks, needs_restart })
     })
 }
 

@@ -5,11 +5,14 @@ mod daemon;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, mpsc};
 
 use daemon::{Daemon, PATIENCE};
+use serde_json::{Value, json};
 
 /// A directory that goes with its test.
 struct Place(PathBuf);
@@ -192,4 +195,108 @@ fn a_reload_adds_changes_and_removes_rules_and_what_waits_goes_where_they_lead()
     let letters = dead(Box::new(|text| text.contains("too late")));
     assert!(letters.contains("the rule is gone"), "{letters}");
     publish(&daemon, "room", "after there was a rule");
+}
+
+/// Asks the daemon behind a control socket; returns status and body.
+fn control(socket: &Path, request: &str, body: Option<&Value>) -> (u16, Value) {
+    let mut stream = UnixStream::connect(socket).expect("the daemon accepts");
+    stream.set_read_timeout(Some(PATIENCE)).expect("the timeout is not zero");
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let text = format!(
+        "{request} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(text.as_bytes()).expect("the daemon reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it closes behind its answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).expect("a status line").parse().expect("a number");
+    (status, serde_json::from_str(body).unwrap_or_default())
+}
+
+#[test]
+fn a_rule_is_made_changed_disabled_and_deleted_over_the_api_and_survives_a_restart() {
+    let place = Place::new("api");
+    let (one, two) = (Endpoint::new(), Endpoint::new());
+    let file = place.file("ringcast.toml");
+    let configured = rule("configured", "^configured", &one);
+    let text = format!(
+        "[server]\nstate_dir = \"state\"\n[admin]\nsocket = \"control.sock\"\n\
+         [[keys]]\nkey = \"app.key:hush\"\n{configured}"
+    );
+    std::fs::write(&file, text).expect("the temporary directory can be written");
+    let flags = ["--config", file.to_str().expect("a path in UTF-8"), "--shards", "3"];
+    let mut daemon = Daemon::start_with(&flags);
+    let socket = place.file("control.sock");
+    let spec = |url: String| {
+        json!({
+            "ruleType": "http", "requestMode": "single",
+            "source": { "channelFilter": "^room", "type": "channel.message" },
+            "target": { "url": url, "format": "json", "signingKeyId": "key",
+                        "headers": [{ "name": "x-secret", "value": "hush" }] },
+            "ringcast": { "allowPrivate": true },
+        })
+    };
+
+    let (status, made) = control(&socket, "POST /apps/app/rules", Some(&spec(one.url())));
+    assert_eq!(status, 201, "{made}");
+    let id = made["id"].as_str().expect("an id").to_owned();
+    let path = format!("/apps/app/rules/{id}");
+    publish(&daemon, "room", "first");
+    let first = one.next();
+    assert!(first.body.contains(&format!(r#""ruleId":"{id}""#)), "{}", first.body);
+    assert!(first.head.contains("x-secret: hush\r\n"), "{}", first.head);
+    assert!(first.head.contains("x-ably-signature: "), "{}", first.head);
+
+    // What waits goes to where the rule leads now.
+    one.status.store(503, Ordering::Relaxed);
+    publish(&daemon, "room", "second");
+    while !one.next().body.contains("second") {}
+    let change = json!({ "target": { "url": two.url() } });
+    let (status, changed) = control(&socket, &format!("PATCH {path}"), Some(&change));
+    assert_eq!((status, &changed["target"]["url"]), (200, &json!(two.url())), "{changed}");
+    assert!(two.next().body.contains("second"));
+
+    let disable = json!({ "status": "disabled" });
+    assert_eq!(control(&socket, &format!("PATCH {path}"), Some(&disable)).0, 200);
+    publish(&daemon, "room", "while it was disabled");
+    let enable = json!({ "status": "enabled" });
+    assert_eq!(control(&socket, &format!("PATCH {path}"), Some(&enable)).0, 200);
+    publish(&daemon, "room", "third");
+    assert!(two.next().body.contains("third"), "nothing was sent while it was disabled");
+
+    for (request, body, status, code) in [
+        ("GET /apps/app/rules/none".to_owned(), None, 404, 40400),
+        ("GET /apps/none/rules".to_owned(), None, 404, 40400),
+        ("DELETE /apps/app/rules/configured".to_owned(), None, 409, 40900),
+        (format!("PATCH {path}"), Some(json!({ "target": { "url": "ftp://a/" } })), 422, 42200),
+        ("POST /apps/app/rules".to_owned(), Some(json!({ "ruleType": "kafka" })), 422, 42200),
+    ] {
+        let (found, error) = control(&socket, &request, body.as_ref());
+        let codes = (found, error["statusCode"].as_u64(), error["code"].as_u64());
+        assert_eq!(codes, (status, Some(status.into()), Some(code)), "{request}: {error}");
+        assert!(error["href"].is_string(), "{error}");
+        assert_eq!(status == 422, error["details"].is_object(), "{error}");
+    }
+    let (_, list) = control(&socket, "GET /apps/app/rules", None);
+    let ids: Vec<_> = list.as_array().expect("a list").iter().map(|rule| &rule["id"]).collect();
+    assert_eq!(ids, [&json!("configured"), &json!(id)]);
+    let mode = std::fs::metadata(place.file("state/rules.json")).expect("is kept").permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600);
+
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().code(), Some(0));
+    let daemon = Daemon::start_with(&flags);
+    publish(&daemon, "room", "after a restart");
+    assert!(two.next().body.contains("after a restart"));
+    let (_, kept) = control(&socket, &format!("GET {path}"), None);
+    assert_eq!((&kept["created"], &kept["target"]), (&made["created"], &changed["target"]));
+    assert_eq!(control(&socket, &format!("DELETE {path}"), None).0, 204);
+    assert_eq!(control(&socket, &format!("GET {path}"), None).0, 404);
+    publish(&daemon, "room", "after it was deleted");
+    publish(&daemon, "configured", "last");
+    one.status.store(200, Ordering::Relaxed);
+    assert!(one.next().body.contains("last"));
+    assert!(two.received.try_recv().is_err(), "nothing comes of a rule that is gone");
 }

@@ -105,6 +105,11 @@ impl ChannelFilter {
         }
     }
 
+    /// The text that it was compiled from.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
     /// Whether the channel `name` is one of them.
     pub fn matches(&self, name: &str) -> bool {
         self.0.is_match(name)

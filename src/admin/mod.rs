@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `mod.rs` | the thread and what it is told at its start |
 //! | `routes.rs` | the table: one line for each route |
+//! | `rules.rs` | rules while the daemon runs |
 //! | `access.rs` | who may do what: tokens, sessions, pages of other sites |
 //! | `doors.rs` | the sockets: how many clients, for how long |
 //! | `question.rs` | what is asked of the rest of the process, and how |
@@ -19,6 +20,7 @@ mod doors;
 mod question;
 mod reply;
 mod routes;
+mod rules;
 mod status;
 
 use std::net::{SocketAddr, TcpListener};

@@ -6,18 +6,25 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use tokio::sync::oneshot;
 
+use crate::hooks::{RuleAnswer, RuleRequest};
+
 use super::reply::Refusal;
 use super::status::{ReloadOutcome, Status};
 
 /// How long an answer may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the monitor is asked.
+/// The same of what touches files and every core.
+pub(super) const CHANGE_PATIENCE: Duration = Duration::from_secs(25);
+
+/// What is asked.
 pub enum Question {
     /// All metrics, in the text format of Prometheus.
     Metrics(Reply<String>),
     /// How the daemon is doing.
     Status(Reply<Status>),
+    /// Of this app's rules; answered when a change is in effect on all cores.
+    Rules(String, RuleRequest, Reply<RuleAnswer>),
     /// Read the configuration again; answered when it is in effect on all cores, or refused.
     Reload(Reply<ReloadOutcome>),
 }

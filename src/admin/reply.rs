@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures_lite::{Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::doors::Client;
 
@@ -29,6 +30,7 @@ pub(super) struct Refusal {
     status: StatusCode,
     code: u32,
     message: Cow<'static, str>,
+    details: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -37,13 +39,26 @@ struct RefusalBody<'a> {
     message: &'a str,
     code: u32,
     status_code: u16,
+    href: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'a Value>,
 }
 
 impl Refusal {
     /// With the general code of `status`.
     pub(super) fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Refusal {
         let code = u32::from(status.as_u16()) * 100;
-        Refusal { status, code, message: message.into() }
+        Refusal { status, code, message: message.into(), details: None }
+    }
+
+    /// With another code of Ably's.
+    pub(super) fn with_code(self, code: u32) -> Refusal {
+        Refusal { code, ..self }
+    }
+
+    /// With more to say, field by field.
+    pub(super) fn with_details(self, details: Option<Value>) -> Refusal {
+        Refusal { details, ..self }
     }
 }
 
@@ -53,6 +68,8 @@ impl IntoResponse for Refusal {
             message: &self.message,
             code: self.code,
             status_code: self.status.as_u16(),
+            href: format!("https://help.ably.io/error/{}", self.code),
+            details: self.details.as_ref(),
         };
         let mut response = (self.status, Json(body)).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
@@ -64,7 +81,6 @@ impl IntoResponse for Refusal {
 }
 
 /// A request's body as JSON.
-#[expect(dead_code, reason = "for routes that change something")]
 pub(super) struct Body<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {

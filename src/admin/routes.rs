@@ -16,8 +16,9 @@ use futures_lite::stream;
 use super::Admin;
 use super::access;
 use super::doors::Client;
-use super::question::{self, Question};
+use super::question::{self, CHANGE_PATIENCE, Question};
 use super::reply::{self, Refusal};
+use super::rules;
 use super::status::{ReloadOutcome, Status};
 
 /// Bytes of a request's body.
@@ -25,9 +26,6 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// Time from a request to the head of its answer.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
-
-/// A reload touches files and every core.
-const RELOAD_PATIENCE: Duration = Duration::from_secs(25);
 
 /// The content type of the text format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -43,8 +41,14 @@ pub(super) fn router(admin: Admin) -> Router {
         .route("/login", get(access::login))
         .route("/session", post(access::open_session).delete(access::close_session))
         .route("/page/style.css", get(|| file(CSS, include_str!("page/style.css"))));
-    let for_operators =
-        Router::new().route("/reload", post(reload)).route_layer(from_fn(access::require_operator));
+    let for_operators = Router::new()
+        .route("/reload", post(reload))
+        .route("/apps/{app_id}/rules", get(rules::list).post(rules::create))
+        .route(
+            "/apps/{app_id}/rules/{rule_id}",
+            get(rules::get).patch(rules::patch).delete(rules::delete),
+        )
+        .route_layer(from_fn(access::require_operator));
     open.merge(for_operators)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -83,7 +87,7 @@ async fn status_stream(
 
 async fn reload(State(admin): State<Admin>) -> Result<(StatusCode, Json<ReloadOutcome>), Refusal> {
     let put = |reply| (admin.0.ask)(Question::Reload(reply));
-    let outcome = question::ask(RELOAD_PATIENCE, put).await?;
+    let outcome = question::ask(CHANGE_PATIENCE, put).await?;
     let status = match outcome.error {
         None => StatusCode::OK,
         Some(_) => StatusCode::UNPROCESSABLE_ENTITY,

@@ -34,7 +34,7 @@ use crate::config::reader::Section;
 pub use crate::config::rule::RuleConfig;
 use crate::config::units::{KIB, MIB};
 use crate::connection::ConnectionConfig;
-use crate::hooks::HooksConfig;
+use crate::hooks::{HooksConfig, Secret, SigningKey};
 use crate::server::ServerConfig;
 use crate::shard::ShardConfig;
 use crate::sys::SocketRingConfig;
@@ -391,7 +391,12 @@ impl Config {
     pub fn hooks(&self) -> anyhow::Result<HooksConfig> {
         let rules = self.rules.iter().map(|rule| rule.to_hook(&self.keys));
         let rules = rules.collect::<anyhow::Result<_>>()?;
-        Ok(HooksConfig { rules, state_dir: self.state_dir.clone() })
+        let key = |key: &ApiKey| {
+            let (name, secret) = (key.name().into(), Secret::new(&key.secret));
+            SigningKey { name, secret }
+        };
+        let keys = self.keys.iter().map(key).collect();
+        Ok(HooksConfig { rules, keys, state_dir: self.state_dir.clone() })
     }
 
     /// The admin server's part, with its token.

@@ -8,6 +8,8 @@
 //! | `control.rs` | what others may ask of it while it runs |
 //! | `line.rs` | what one rule sends next, across its changes |
 //! | `courier.rs` | the same for events of one encoding |
+//! | `book.rs` | all rules: those configured, and those made while the daemon runs |
+//! | `spec.rs` | one of those as JSON |
 //! | `target.rs` | where events go, as configured |
 //! | `client.rs` | one request, whatever takes it |
 //! | `gate.rs` | questions before a publish |
@@ -20,6 +22,7 @@
 
 mod address;
 mod aws;
+mod book;
 mod client;
 pub mod command;
 mod control;
@@ -29,6 +32,7 @@ mod http;
 mod lambda;
 mod line;
 mod nats;
+mod spec;
 mod spool;
 mod target;
 mod thread;
@@ -44,6 +48,7 @@ pub use self::address::check_url;
 pub use self::aws::{
     AccessKey, AssumedRole, AwsAccess, CredentialSource, is_region, region_of_url,
 };
+pub use self::book::{Book, RULES_PER_APP_MAX, RuleAnswer, RuleError, RuleRequest};
 pub use self::control::HookControl;
 pub use self::courier::{Pace, Reason};
 pub use self::http::HttpTarget;
@@ -78,6 +83,8 @@ pub struct HookRule {
 pub struct HooksConfig {
     /// The rules.
     pub rules: Vec<HookRule>,
+    /// Keys that rules which are made while the daemon runs may sign with.
+    pub keys: Vec<SigningKey>,
     /// Where events survive the process; without it they wait in memory.
     pub state_dir: Option<PathBuf>,
 }

@@ -27,9 +27,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::ably::Directory;
-use crate::admin::{self, AdminConfig, ControlSocket, Doors};
+use crate::admin::{self, AdminConfig, ControlSocket, Doors, Question};
 use crate::base::{Entropy, Level, LogLine};
-use crate::hooks::{HookRule, Hooks, HooksConfig, VerdictSender};
+use crate::hooks::{Hooks, HooksConfig, VerdictSender};
 use crate::server::bell::Bell;
 use crate::server::mesh::Mesh;
 use crate::server::monitor::Monitor;
@@ -138,7 +138,7 @@ pub struct Reloaded {
     /// Its apps, which take the place of those before.
     pub directory: Directory,
     /// Its rules, in the same way.
-    pub rules: Vec<HookRule>,
+    pub hooks: HooksConfig,
     /// Keys that have changed and that only a restart brings into effect.
     pub needs_restart: Vec<String>,
 }
@@ -196,18 +196,26 @@ pub fn run(
         lines.push((orders, receiver));
         verdicts.push(Box::new(move |answered| verdict_sender.send(answered)));
     }
-    let directory = Arc::new(directory.with_rules(config.hooks.rules()));
-    let rules = config.hooks.rules.clone();
+    let mut hooks_config = std::mem::take(&mut config.hooks);
+    let book = rules::open_book(&hooks_config, &directory, &mut log)?;
+    hooks_config.rules = book.hooks();
+    let directory = Arc::new(directory.with_rules(hooks_config.rules()));
+    let state_dir = hooks_config.state_dir.clone();
     let mut hooks_log = log.clone();
-    let hooks_config = std::mem::take(&mut config.hooks);
     let hooks = Hooks::start(hooks_config, &config.helper_cores, verdicts, move |words| {
         hooks_log.line(LogLine::new(Level::Warn, "rules").with("detail", words));
     })?;
     let mesh = Mesh::new(config.shards, config.mesh_entries);
     let (sender, news) = orders::news();
-    let keeper = rules::spawn(rules, hooks.control(), sender.clone())?;
+    let keeper = rules::spawn(book, state_dir, hooks.control(), sender.clone(), log.clone())?;
     let asked = sender.clone();
-    let ask = Box::new(move |question| asked.try_send(News::Asked(question)).is_ok());
+    let rules = keeper.clone();
+    let ask = Box::new(move |question| match question {
+        Question::Rules(app_id, request, reply) => {
+            rules.try_send(rules::Request::Rules(app_id, request, reply)).is_ok()
+        }
+        question => asked.try_send(News::Asked(question)).is_ok(),
+    });
     let token = config.admin.token.take();
     let _admin = admin::spawn(doors, token, &config.helper_cores, ask)?;
     forward_signals(sender.clone(), config.stall)?;

@@ -184,6 +184,8 @@ impl Monitor {
                     }
                 }
                 Ok(News::Asked(Question::Metrics(reply))) => reply.send(self.render(&state)),
+                // Goes to the keeper by itself.
+                Ok(News::Asked(Question::Rules(..))) => {}
                 Ok(News::Asked(Question::Status(reply))) => reply.send(self.status(&state)),
                 Ok(News::Asked(Question::Reload(reply))) => {
                     self.reload(&mut state, Some(reply));
@@ -360,7 +362,10 @@ impl Monitor {
         if let Err(TrySendError::Full(request) | TrySendError::Disconnected(request)) =
             self.keeper.try_send(request)
         {
-            let Request::Reload(_, asker) = request;
+            let asker = match request {
+                Request::Reload(_, asker) => asker,
+                Request::Rules(..) => unreachable!("it was a reload"),
+            };
             let outcome = ReloadOutcome::refused("too many changes are under way".into());
             self.end_reload(state, outcome, asker);
         }
