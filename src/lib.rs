@@ -15,6 +15,7 @@
 //! | 2 | [`connection`] | one client: protocol state, what it may do, what it is owed |
 //! | 2 | [`journal`] | what outlives the process: segments, records, where each channel's events lie |
 //! | 2 | [`rest`] | one HTTP request and its answer |
+//! | 2 | [`tls`] | TLS records of one client, without I/O |
 //! | 3 | [`shard`] | everything one core owns |
 //! | 4 | [`sim`] | shards under a clock, a network and a chance of its own making; feature `sim`, and tests |
 //! | 4 | [`hooks`] | delivery of events to HTTP endpoints, on a thread beside the cores |
@@ -41,4 +42,5 @@ pub mod shard;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod sys;
+pub mod tls;
 pub mod ws;

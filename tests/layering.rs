@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A word and the modules that may say it; a path into a module stands for that part of it.
-const RESERVED: [(&str, &[&str]); 11] = [
+const RESERVED: [(&str, &[&str]); 12] = [
     ("glommio", &["server"]),
     ("tokio", &["hooks", "admin"]),
     ("axum", &["admin"]),
     ("hyper", &["admin"]),
     ("reqwest", &["hooks"]),
+    ("rustls", &["tls"]),
     ("unsafe", &["sys"]),
     ("allow(unsafe_code)", &["sys"]),
     ("Instant::now", &["server", "hooks", "admin", "bench", "sys"]),

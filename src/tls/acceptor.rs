@@ -1,0 +1,264 @@
+//! What all sessions of a listener share: certificate and key, who may come in, ticket keys.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::{TLS12, TLS13};
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+/// The only protocol that is spoken inside (RFC 7301).
+const ALPN: &[u8] = b"http/1.1";
+
+/// Whether clients show certificates of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// They are not asked.
+    #[default]
+    Off,
+    /// They are asked; one that has none comes in, one that has a bad one does not.
+    Optional,
+    /// Whoever has no good one does not come in.
+    Required,
+}
+
+/// The oldest version that is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MinVersion {
+    /// TLS 1.2 and 1.3.
+    #[default]
+    Tls12,
+    /// TLS 1.3 alone.
+    Tls13,
+}
+
+/// Who the daemon is, and whom it lets in; the texts of PEM files.
+#[derive(Clone, Copy)]
+pub struct Identity<'a> {
+    /// The server's certificate, and those that lead from it to a root.
+    pub certificate_pem: &'a [u8],
+    /// Its private key: PKCS #8, SEC 1 or PKCS #1, not encrypted.
+    pub key_pem: &'a [u8],
+    /// Authorities whose clients come in; ignored where clients are not asked.
+    pub client_ca_pem: &'a [u8],
+    /// Whether clients show certificates.
+    pub client_auth: ClientAuth,
+    /// The oldest version that is spoken.
+    pub min_version: MinVersion,
+}
+
+/// Why an identity is of no use, by the file that is to blame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentityError {
+    /// The certificate's file.
+    Certificate(String),
+    /// The key's file, which may be fine but of another certificate.
+    Key(String),
+    /// The file of authorities.
+    ClientCa(String),
+}
+
+impl fmt::Display for IdentityError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let (IdentityError::Certificate(why)
+        | IdentityError::Key(why)
+        | IdentityError::ClientCa(why)) = self;
+        f.write_str(why)
+    }
+}
+
+impl std::error::Error for IdentityError {}
+
+/// What a certificate says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// Host names and addresses that it is for.
+    pub names: Vec<String>,
+    /// First second of its validity, since 1970.
+    pub not_before_s: u64,
+    /// Last second of its validity, since 1970.
+    pub not_after_s: u64,
+    /// The same as a date.
+    pub not_after: String,
+}
+
+impl CertificateFacts {
+    fn read(der: &[u8]) -> Result<CertificateFacts, String> {
+        let certificate = Certificate::from_der(der).map_err(|error| error.to_string())?;
+        let certificate = certificate.tbs_certificate();
+        let names = match certificate.get_extension::<SubjectAltName>() {
+            Ok(Some((_, SubjectAltName(names)))) => names.iter().filter_map(name).collect(),
+            Ok(None) => Vec::new(),
+            Err(error) => return Err(error.to_string()),
+        };
+        let validity = certificate.validity();
+        Ok(CertificateFacts {
+            names,
+            not_before_s: validity.not_before.to_unix_duration().as_secs(),
+            not_after_s: validity.not_after.to_unix_duration().as_secs(),
+            not_after: validity.not_after.to_date_time().to_string(),
+        })
+    }
+
+    /// What is to be said about its validity at `now_s` since 1970, if anything.
+    pub fn warning(&self, now_s: u64) -> Option<String> {
+        const DAY_S: u64 = 24 * 60 * 60;
+        /// Renewal usually happens 30 days ahead: whoever is past half of that has missed it.
+        const WARN_DAYS: u64 = 14;
+        let until = &self.not_after;
+        if now_s > self.not_after_s {
+            return Some(format!("the certificate has expired on {until}"));
+        }
+        if now_s < self.not_before_s {
+            return Some("the certificate is not valid yet".into());
+        }
+        let days = (self.not_after_s - now_s) / DAY_S;
+        (days < WARN_DAYS).then(|| format!("the certificate expires in {days} days, on {until}"))
+    }
+}
+
+fn name(name: &GeneralName) -> Option<String> {
+    match name {
+        GeneralName::DnsName(name) => Some(name.to_string()),
+        GeneralName::IpAddress(octets) => match octets.as_bytes().len() {
+            4 => <[u8; 4]>::try_from(octets.as_bytes()).ok().map(|ip| IpAddr::from(ip).to_string()),
+            16 => {
+                <[u8; 16]>::try_from(octets.as_bytes()).ok().map(|ip| IpAddr::from(ip).to_string())
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// See the module text. Cheap to clone; cores share one.
+#[derive(Clone)]
+pub struct Acceptor {
+    config: Arc<ServerConfig>,
+    facts: Arc<CertificateFacts>,
+    /// Whom tickets were given to: a ticket opens the door again only where the door is the same.
+    door: Arc<(ClientAuth, Vec<CertificateDer<'static>>)>,
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Acceptor").field("certificate", &self.facts).finish_non_exhaustive()
+    }
+}
+
+impl Acceptor {
+    /// An acceptor with ticket keys of its own, which change every six hours.
+    ///
+    /// # Errors
+    /// A text has nothing of what it should, or certificate and key do not belong together.
+    pub fn new(identity: &Identity<'_>) -> Result<Acceptor, IdentityError> {
+        let provider = Arc::new(ring::default_provider());
+        let (key, facts) = certified_key(identity, &provider)?;
+        let authorities = match identity.client_auth {
+            ClientAuth::Off => Vec::new(),
+            ClientAuth::Optional | ClientAuth::Required => {
+                certificates(identity.client_ca_pem).map_err(IdentityError::ClientCa)?
+            }
+        };
+        let versions = match identity.min_version {
+            MinVersion::Tls12 => &[&TLS13, &TLS12][..],
+            MinVersion::Tls13 => &[&TLS13][..],
+        };
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(versions)
+            .expect("the provider has suites of both versions");
+        let builder = match identity.client_auth {
+            ClientAuth::Off => builder.with_no_client_auth(),
+            asked => {
+                let client_ca = |error: String| IdentityError::ClientCa(error);
+                let mut roots = RootCertStore::empty();
+                for authority in &authorities {
+                    roots.add(authority.clone()).map_err(|error| client_ca(error.to_string()))?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+                let verifier = match asked {
+                    ClientAuth::Optional => verifier.allow_unauthenticated(),
+                    ClientAuth::Required | ClientAuth::Off => verifier,
+                };
+                let verifier = verifier.build().map_err(|error| client_ca(error.to_string()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        // Sessions are in the tickets, which any core can read; a cache would be a lock between cores.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = ring::Ticketer::new()
+            .map_err(|_| IdentityError::Key("the system has no random bytes".into()))?;
+        Ok(Acceptor {
+            config: Arc::new(config),
+            facts: Arc::new(facts),
+            door: Arc::new((identity.client_auth, authorities)),
+        })
+    }
+
+    /// What its certificate says.
+    pub fn facts(&self) -> &CertificateFacts {
+        &self.facts
+    }
+
+    /// The same, but tickets of `before` are good here too, if who may come in has not changed.
+    #[must_use]
+    pub fn succeeding(self, before: &Acceptor) -> Acceptor {
+        if self.door != before.door {
+            return self;
+        }
+        let ticketer = Arc::clone(&before.config.ticketer);
+        let mut config = (*self.config).clone();
+        config.ticketer = ticketer;
+        Acceptor { config: Arc::new(config), ..self }
+    }
+
+    pub(super) fn config(&self) -> &Arc<ServerConfig> {
+        &self.config
+    }
+}
+
+fn certified_key(
+    identity: &Identity<'_>,
+    provider: &CryptoProvider,
+) -> Result<(CertifiedKey, CertificateFacts), IdentityError> {
+    let chain = certificates(identity.certificate_pem).map_err(IdentityError::Certificate)?;
+    let facts = CertificateFacts::read(&chain[0]).map_err(IdentityError::Certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem).map_err(|error| {
+        let why = match error {
+            rustls::pki_types::pem::Error::NoItemsFound => {
+                "there is no private key in it (one that is encrypted cannot be read)".into()
+            }
+            other => other.to_string(),
+        };
+        IdentityError::Key(why)
+    })?;
+    let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            IdentityError::Key("it is not the key of the certificate".into())
+        }
+        rustls::Error::InvalidCertificate(error) => IdentityError::Certificate(error.to_string()),
+        other => IdentityError::Key(other.to_string()),
+    })?;
+    Ok((key, facts))
+}
+
+/// All certificates of a text, which has one at least.
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match certificates {
+        Ok(certificates) if certificates.is_empty() => Err("there is no certificate in it".into()),
+        Ok(certificates) => Ok(certificates),
+        Err(error) => Err(error.to_string()),
+    }
+}
