@@ -19,7 +19,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use ringcast::sys::listener::{Listener, ListenerConfig};
-use ringcast::sys::{Chunk, Event, EventFd, SendBuf, Slot, SocketRing, SocketRingConfig};
+use ringcast::sys::{Chunk, Door, Event, EventFd, SendBuf, Slot, SocketRing, SocketRingConfig};
 
 const UPGRADED: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
@@ -143,12 +143,12 @@ fn serve_ring(
     let mut sent_all = 0;
     // Where the round of sends stands; it is over at the last socket.
     let mut round_at = 0;
-    ring.start_accept(listener.as_raw_fd());
+    ring.start_accept(Door(0), listener.as_raw_fd());
     loop {
         ring.submit_if_needed()?;
         let mut closed = false;
         let count = ring.reap(BATCH, |event| match event {
-            Event::Accepted(slot) => accepted.push(slot),
+            Event::Accepted(slot, _) => accepted.push(slot),
             Event::Received(slot, _) if !sockets[slot.0 as usize].is_upgraded => {
                 upgrades.push(slot);
             }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -13,6 +14,7 @@ use ringcast::config::{ApiKey, Config, SandboxFlags, ServeFlags};
 use ringcast::doctor;
 use ringcast::hooks::{command, spool_directory};
 use ringcast::server::{self, Reload, Reloaded};
+use ringcast::tls::CertificateFacts;
 
 /// One published message to very many WebSocket subscribers, in order, once.
 #[derive(Parser)]
@@ -127,12 +129,16 @@ fn run(command: Command) -> anyhow::Result<()> {
             let (cores, shards) = config.placement()?;
             config.hooks()?;
             config.admin()?;
+            let acceptor = config.tls.to_acceptor()?;
             say(&format!(
                 "{}: ok\nlisten {}, cores {cores:?}, shards {shards}, keys {}\n",
                 name.as_deref().unwrap_or("defaults"),
                 config.listen,
                 config.keys.len(),
             ));
+            if let Some(acceptor) = acceptor {
+                say(&certificate(acceptor.facts()));
+            }
             if let Some(plan) = doctor::examine(Ok(config)).plan {
                 say(&format!("\n{}", plan.to_text()));
             }
@@ -171,6 +177,21 @@ fn completions(shell: clap_complete::Shell) -> String {
     String::from_utf8(text).expect("made of our own words")
 }
 
+/// What `check` says of the certificate.
+#[allow(clippy::disallowed_methods, reason = "a command of its own, on no core")]
+fn certificate(facts: &CertificateFacts) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let names = match &facts.names[..] {
+        [] => "no name: clients that check will refuse it".into(),
+        names => names.join(", "),
+    };
+    let mut text = format!("TLS certificate for {names}, until {}\n", facts.not_after);
+    if let Some(warning) = facts.warning(now.as_secs()) {
+        text += &format!("warning: {warning}\n");
+    }
+    text
+}
+
 fn hooks(command: &HooksCommand, config: Option<&Path>) -> anyhow::Result<()> {
     let path = config.context("which configuration file? Say --config FILE")?;
     let state_dir = Config::load(path)?.state_dir;
@@ -195,7 +216,8 @@ fn reload(flags: ServeFlags, started_with: Config) -> Reload {
         let config = flags.clone().into_config()?;
         let needs_restart = started_with.needs_restart(&config);
         let (directory, hooks) = (config.directory()?, config.hooks()?);
-        Ok(Reloaded { directory, hooks, needs_restart })
+        let acceptor = config.tls.to_acceptor()?;
+        Ok(Reloaded { directory, hooks, acceptor, needs_restart })
     })
 }
 
@@ -215,6 +237,9 @@ fn serve(mut config: Config, reload: Option<Reload>) -> anyhow::Result<()> {
         let address = addresses.clients;
         // Scripts wait for this line; its form is part of the command line.
         say(&format!("listening on {address} shards={shards}\n"));
+        if let Some(tls) = addresses.tls {
+            say(&format!("TLS on {tls}\n"));
+        }
         if let Some(admin) = addresses.admin {
             say(&format!("metrics on http://{admin}/metrics\n"));
         }

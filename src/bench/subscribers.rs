@@ -187,7 +187,7 @@ pub(super) fn run(
             }
             Event::ReceiveEnded(slot, _) | Event::Sent(slot, Err(_)) => checker.lose(slot.0),
             Event::Sent(..) | Event::Closed(_) => {}
-            Event::Accepted(_) | Event::AcceptStopped(_) => unreachable!("nobody connects to us"),
+            Event::Accepted(..) | Event::AcceptStopped(..) => unreachable!("nobody connects to us"),
         });
         if let Some(errno) = failed {
             bail!("connect failed: {}", std::io::Error::from_raw_os_error(errno));

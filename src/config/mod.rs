@@ -14,6 +14,7 @@ mod reference;
 mod rule;
 mod show;
 mod sink;
+mod tls;
 mod units;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ use crate::config::layers::{Origins, Sources};
 pub use crate::config::reader::ConfigError;
 use crate::config::reader::Section;
 pub use crate::config::rule::RuleConfig;
+pub use crate::config::tls::TlsSettings;
 use crate::config::units::{KIB, MIB};
 use crate::connection::ConnectionConfig;
 use crate::hooks::{HooksConfig, Secret, SigningKey};
@@ -55,6 +57,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// Where its token is.
     pub admin_token_file: Option<PathBuf>,
+    /// TLS on a listener of its own.
+    pub tls: TlsSettings,
     /// Origins of the pages that may use the daemon; none: any page.
     pub origins: Vec<Box<str>>,
     /// Over how much time clients are sent away when the daemon ends.
@@ -149,6 +153,7 @@ impl Default for Config {
             shards: None,
             admin: AdminConfig::default(),
             admin_token_file: None,
+            tls: TlsSettings::default(),
             origins: Vec::new(),
             drain_window: Duration::from_secs(10),
             connections_max: 65_536,
@@ -233,6 +238,7 @@ impl Config {
             }
             config.core_overrides.push(core);
         }
+        config.tls.read(root.section("tls")?)?;
         config.limits.read(root.section("limits")?)?;
         config.connection.read(root.section("connection")?)?;
         config.history.read(root.section("history")?)?;
@@ -422,6 +428,7 @@ impl Config {
         let directory = self.directory()?;
         let hooks = self.hooks()?;
         let admin = self.admin()?;
+        let tls = self.tls.to_server()?;
         let helper_cores = cores::allowed().into_iter().filter(|cpu| !cores.contains(cpu));
         let helper_cores = helper_cores.collect();
         let limits = self.limits;
@@ -460,6 +467,7 @@ impl Config {
         let server = ServerConfig {
             listen: self.listen,
             admin,
+            tls,
             drain_window: self.drain_window,
             cores,
             shards,
@@ -690,6 +698,14 @@ mod tests {
         (config.keys, config.apps, config.rules) = (vec![], vec![], vec![]);
         assert_eq!(config.state_dir.take(), Some(PathBuf::from("/var/lib/ringcast")));
         assert_eq!(config.admin_token_file.take(), Some(PathBuf::from("admin.token")));
+        let TlsSettings { certificate_file, key_file, client_ca_file, .. } = &mut config.tls;
+        for (file, path) in [
+            (certificate_file, "tls/certificate.pem"),
+            (key_file, "tls/key.pem"),
+            (client_ca_file, "tls/clients.pem"),
+        ] {
+            assert_eq!(file.take(), Some(PathBuf::from(path)));
+        }
         (config.cores, config.shards) = (None, None); // their defaults depend on the machine
         assert_eq!(config.core_overrides.len(), 1, "the example");
         config.core_overrides.clear();

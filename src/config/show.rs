@@ -65,6 +65,21 @@ impl Config {
         add(section, "notsent_lowat_bytes", bytes(listener.notsent_lowat_bytes as usize));
         add(section, "backlog", listener.backlog.to_string());
         add(section, "busy_poll_us", self.busy_poll_us.to_string());
+        section = "tls";
+        let tls = &self.tls;
+        add(section, "listen", tls.listen.map_or_else(|| text("off"), text));
+        for (key, file) in [
+            ("certificate_file", &tls.certificate_file),
+            ("key_file", &tls.key_file),
+            ("client_ca_file", &tls.client_ca_file),
+        ] {
+            if let Some(file) = file {
+                add(section, key, text(file.display()));
+            }
+        }
+        let [client_auth, min_version] = tls.words();
+        add(section, "client_auth", text(client_auth));
+        add(section, "min_version", text(min_version));
         section = "limits";
         let limits = &self.limits;
         add(section, "message_bytes_max", bytes(limits.message_bytes_max));
@@ -163,7 +178,11 @@ impl Config {
         };
         let (before, after) = (values(self), values(next));
         let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
-        let is_other = |name: &&String| before.get(*name) != after.get(*name);
+        let is_other = |name: &&String| {
+            // Of TLS only the address stays as it was.
+            let is_reloaded = name.starts_with("tls.") && *name != "tls.listen";
+            !is_reloaded && before.get(*name) != after.get(*name)
+        };
         let mut changed: Vec<String> = names.into_iter().filter(is_other).cloned().collect();
         if format!("{:?}", self.core_overrides) != format!("{:?}", next.core_overrides) {
             changed.push("cores".into());
@@ -175,6 +194,17 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Keys that are shown only where they are set.
+    const NO_DEFAULT: [&str; 7] = [
+        "cores",
+        "shards",
+        "state_dir",
+        "certificate_file",
+        "key_file",
+        "client_ca_file",
+        "token_file",
+    ];
 
     #[test]
     fn the_default_text_is_a_file_that_changes_nothing_and_has_every_key() {
@@ -194,10 +224,7 @@ mod tests {
                 .entries()
                 .iter()
                 .any(|entry| (entry.section, entry.key) == (section, key));
-            assert!(
-                has || ["cores", "shards", "state_dir", "token_file"].contains(&key),
-                "{section}.{key} is not shown"
-            );
+            assert!(has || NO_DEFAULT.contains(&key), "{section}.{key} is not shown");
         }
     }
 

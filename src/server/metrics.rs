@@ -5,7 +5,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::orders::Report;
+use super::tls::FAILURES;
 use crate::sys::rusage;
+use crate::tls::CertificateFacts;
 
 /// One number of each shard. Units are base units: seconds, bytes.
 struct Metric {
@@ -55,6 +57,8 @@ const OF_SHARDS: &[Metric] = &metrics! {
     Counter "ringcast_questions_total" "Questions to rules before a publish." counters.questions;
     Counter "ringcast_failed_questions_total" "Questions without a usable answer." counters.failed_questions;
     Counter "ringcast_rejected_publishes_total" "Publishes that a rule has refused." counters.rejected_publishes;
+    Counter "ringcast_tls_handshakes_total" "TLS handshakes that have ended well." tls.handshakes;
+    Counter "ringcast_tls_resumed_total" "Of them, those that a ticket has shortened." tls.resumed;
     Gauge "ringcast_transports" "Open sockets." gauges.transports;
     Gauge "ringcast_transports_max" "Sockets that the shard accepts at most." transports_max;
     Gauge "ringcast_connections" "Realtime connections with a transport." gauges.connections;
@@ -77,7 +81,11 @@ pub(super) struct OfShard<'a> {
 }
 
 /// Everything, as one text.
-pub(super) fn render(shards: &[OfShard<'_>], is_draining: bool) -> String {
+pub(super) fn render(
+    shards: &[OfShard<'_>],
+    is_draining: bool,
+    certificate: Option<&CertificateFacts>,
+) -> String {
     let mut text = String::with_capacity(4096 + shards.len() * OF_SHARDS.len() * 64);
     let per_shard = |text: &mut String, metric: &Metric| {
         head(text, metric.name, metric.kind, metric.help);
@@ -95,6 +103,20 @@ pub(super) fn render(shards: &[OfShard<'_>], is_draining: bool) -> String {
     head(&mut text, name, Kind::Gauge, "Time since the shard was last seen to turn.");
     for (shard, of) in shards.iter().enumerate() {
         sample(&mut text, name, of.cpu, shard, of.still.as_secs_f64());
+    }
+    let name = "ringcast_tls_failures_total";
+    head(&mut text, name, Kind::Counter, "TLS sessions that have not ended well, by reason.");
+    for (shard, of) in shards.iter().enumerate() {
+        let (cpu, failures) = (of.cpu, of.report.tls.failures);
+        for (reason, count) in FAILURES.iter().zip(failures) {
+            let labels = format!("core=\"{cpu}\",shard=\"{shard}\",reason=\"{reason}\"");
+            let _ = writeln!(text, "{name}{{{labels}}} {count}");
+        }
+    }
+    let name = "ringcast_tls_certificate_not_after_timestamp_seconds";
+    head(&mut text, name, Kind::Gauge, "When the certificate expires, since 1970.");
+    if let Some(certificate) = certificate {
+        let _ = writeln!(text, "{name} {}", certificate.not_after_s);
     }
     head(&mut text, "ringcast_draining", Kind::Gauge, "1 while clients are sent away.");
     let _ = writeln!(text, "ringcast_draining {}", u8::from(is_draining));
@@ -122,7 +144,7 @@ mod tests {
     fn text() -> String {
         let report = Report { turns: 7, slept: Duration::from_millis(1500), ..Report::default() };
         let still = Duration::from_millis(250);
-        render(&[OfShard { cpu: 3, report: &report, still }], true)
+        render(&[OfShard { cpu: 3, report: &report, still }], true, None)
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod orders;
 mod pump;
 mod rules;
 mod systemd;
+mod tls;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -34,11 +35,12 @@ use crate::server::bell::Bell;
 use crate::server::mesh::Mesh;
 use crate::server::monitor::Monitor;
 use crate::server::orders::News;
-use crate::server::pump::Pump;
+use crate::server::pump::{Listeners, Pump};
 use crate::server::systemd::Notifier;
 use crate::shard::{Shard, ShardConfig};
 use crate::sys::listener::{Listener, ListenerConfig};
 use crate::sys::{SocketRingConfig, host, probe};
+use crate::tls::Acceptor;
 
 /// What `ringcast serve` needs to know; each part belongs to the layer that acts on it.
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Where operators and collectors come in.
     pub admin: AdminConfig,
+    /// Where all shards listen for clients that speak TLS, and what handshakes are made with.
+    pub tls: Option<TlsConfig>,
     /// Over how much time clients are sent away when the daemon ends.
     pub drain_window: Duration,
     /// CPUs that shards are pinned to, in turn when there are more shards than CPUs.
@@ -127,8 +131,21 @@ pub const LOCKED_BYTES_PER_SHARD: u64 = 3 * IO_MEMORY_BYTES as u64;
 /// Memory for files of one ring of an executor. Kept small because locked memory is limited on many hosts.
 const IO_MEMORY_BYTES: usize = 256 << 10;
 
+/// TLS on a listener of its own.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    /// Where all shards listen for it, unless the service manager has handed over sockets; `None`: only
+    /// then.
+    pub listen: Option<SocketAddr>,
+    /// What handshakes are made with, until a reload.
+    pub acceptor: Acceptor,
+}
+
 /// Name of an inherited socket that is not for clients.
 const ADMIN: &str = "admin";
+
+/// Name of inherited sockets for clients that speak TLS.
+const TLS: &str = "tls";
 
 /// Reads the configuration again.
 pub type Reload = Box<dyn FnMut() -> anyhow::Result<Reloaded>>;
@@ -139,6 +156,8 @@ pub struct Reloaded {
     pub directory: Directory,
     /// Its rules, in the same way.
     pub hooks: HooksConfig,
+    /// What the next handshakes are made with, where there is TLS.
+    pub acceptor: Option<Acceptor>,
     /// Keys that have changed and that only a restart brings into effect.
     pub needs_restart: Vec<String>,
 }
@@ -148,6 +167,8 @@ pub struct Reloaded {
 pub struct Addresses {
     /// By clients.
     pub clients: SocketAddr,
+    /// By clients that speak TLS, if there is that.
+    pub tls: Option<SocketAddr>,
     /// By collectors and browsers, if they have a door.
     pub admin: Option<SocketAddr>,
     /// By commands on this host, if they have one.
@@ -180,14 +201,21 @@ pub fn run(
         Notifier::none()
     });
     let watchdog = systemd::watchdog();
-    let (listeners, admin) = listeners(&config)?;
-    let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
+    let Sockets { plain, tls, admin } = sockets(&config)?;
     let runtime_directory = std::env::var("RUNTIME_DIRECTORY").ok();
     let control = config.admin.socket.path(runtime_directory.as_deref());
-    let clients = listeners[0].address();
-    let addresses = Addresses { clients, admin: admin_address, control: control.clone() };
+    let addresses = Addresses {
+        clients: plain[0].address(),
+        tls: tls.first().map(Listener::address),
+        admin: admin.as_ref().map(TcpListener::local_addr).transpose()?,
+        control: control.clone(),
+    };
     let control = control.map(|path| ControlSocket::bind(&path)).transpose()?;
     let doors = Doors { tcp: admin, control };
+    let acceptor = config.tls.as_ref().map(|tls| tls.acceptor.clone());
+    if let Some(acceptor) = &acceptor {
+        log.line(monitor::certificate_line(acceptor, "certificate loaded"));
+    }
 
     let mut lines = Vec::with_capacity(config.shards);
     let mut verdicts: Vec<VerdictSender> = Vec::with_capacity(config.shards);
@@ -222,7 +250,9 @@ pub fn run(
     let mut threads = Vec::with_capacity(config.shards);
     let mut orders = Vec::with_capacity(config.shards);
     let mut cpus = Vec::with_capacity(config.shards);
-    for (id, (listener, line)) in listeners.into_iter().zip(lines).enumerate() {
+    let mut tls = tls.into_iter();
+    for (id, (listener, line)) in plain.into_iter().zip(lines).enumerate() {
+        let listeners = Listeners { plain: Some(listener), tls: tls.next().zip(acceptor.clone()) };
         let cpu = config.cores[id % config.cores.len()];
         let config = config.on_core(cpu, open_files_max);
         let (directory, mesh) = (Arc::clone(&directory), mesh.clone());
@@ -254,7 +284,7 @@ pub fn run(
                     clock,
                     report_interval: monitor::report_interval(watchdog),
                 };
-                Pump::new(&config, shard, listener, mesh, bell, line)?.run().await
+                Pump::new(&config, shard, listeners, mesh, bell, line)?.run().await
             })
             .map_err(|error| anyhow::anyhow!("cannot start shard {id} on CPU {cpu}: {error}"))?;
         threads.push(thread);
@@ -273,6 +303,7 @@ pub fn run(
         drain_window,
         reload,
         keeper,
+        acceptor,
         log: monitor_log,
     };
     let outcome = monitor.run(|| on_ready(addresses));
@@ -296,23 +327,31 @@ fn check_locked_memory(shards: usize) -> anyhow::Result<()> {
     }
 }
 
-/// One listener for each shard, and the one of the admin; all before the first connection is accepted:
-/// the kernel spreads connections over those that exist. Port 0 becomes a real port with the first.
+/// What the daemon listens on.
+struct Sockets {
+    /// By shard.
+    plain: Vec<Listener>,
+    /// By shard; none where there is no TLS.
+    tls: Vec<Listener>,
+    admin: Option<TcpListener>,
+}
+
+/// One listener for each shard and kind of client, and the one of the admin; all before the first
+/// connection is accepted: the kernel spreads connections over those that exist.
 ///
-/// Inherited sockets called `admin` are for the admin, all others are for clients and dealt out in turn.
-/// Where there are fewer than shards, several shards accept from one queue: the kernel wakes one of them
-/// for each connection, which is as fair as their idle time.
-fn listeners(config: &ServerConfig) -> anyhow::Result<(Vec<Listener>, Option<TcpListener>)> {
+/// Inherited sockets called `admin` are for the admin, those called `tls` for clients that speak it, all
+/// others for clients that do not.
+fn sockets(config: &ServerConfig) -> anyhow::Result<Sockets> {
     let inherited = systemd::inherited().map_err(anyhow::Error::msg)?;
-    let mut handed_over = Vec::new();
+    let (mut plain, mut tls) = (Vec::new(), Vec::new());
     let mut admin = None;
     for (fd, name) in inherited {
         let listener = Listener::inherit(fd, &config.listener)
             .map_err(|error| anyhow::anyhow!("inherited socket {fd} `{name}`: {error}"))?;
-        if name == ADMIN {
-            admin = Some(TcpListener::from(listener.into_fd()));
-        } else {
-            handed_over.push(listener);
+        match name.as_str() {
+            ADMIN => admin = Some(TcpListener::from(listener.into_fd())),
+            TLS => tls.push(listener),
+            _ => plain.push(listener),
         }
     }
     if let (None, Some(address)) = (&admin, config.admin.listen) {
@@ -326,25 +365,41 @@ fn listeners(config: &ServerConfig) -> anyhow::Result<(Vec<Listener>, Option<Tcp
     {
         anyhow::bail!("the admin listens on {address} with an `admin.token_file` only");
     }
-    if handed_over.len() > config.shards {
-        let (sockets, shards) = (handed_over.len(), config.shards);
+    if config.tls.is_none() && !tls.is_empty() {
+        anyhow::bail!("a socket `tls` was handed over, but [tls] names no certificate");
+    }
+    let tls_listen = config.tls.as_ref().and_then(|tls| tls.listen);
+    let plain = for_each_shard(config, plain, Some(config.listen))?;
+    Ok(Sockets { plain, tls: for_each_shard(config, tls, tls_listen)?, admin })
+}
+
+/// Deals out inherited sockets in turn, or binds `address`, if there is one, for each shard; port 0 becomes
+/// a real port with the first. Where there are fewer sockets than shards, several shards accept from one
+/// queue: the kernel wakes one of them for each connection, which is as fair as their idle time.
+fn for_each_shard(
+    config: &ServerConfig,
+    mut inherited: Vec<Listener>,
+    address: Option<SocketAddr>,
+) -> anyhow::Result<Vec<Listener>> {
+    if inherited.len() > config.shards {
+        let (sockets, shards) = (inherited.len(), config.shards);
         anyhow::bail!("{sockets} sockets were handed over to {shards} shards: some would be deaf");
     }
-    if !handed_over.is_empty() {
-        for id in handed_over.len()..config.shards {
-            handed_over.push(handed_over[id % handed_over.len()].share()?);
+    if !inherited.is_empty() {
+        for id in inherited.len()..config.shards {
+            inherited.push(inherited[id % inherited.len()].share()?);
         }
-        return Ok((handed_over, admin));
+        return Ok(inherited);
     }
+    let Some(mut address) = address else { return Ok(Vec::new()) };
     let mut listeners = Vec::with_capacity(config.shards);
-    let mut address = config.listen;
     for _ in 0..config.shards {
         let listener = Listener::bind(address, &config.listener)
             .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}"))?;
         address = listener.address();
         listeners.push(listener);
     }
-    Ok((listeners, admin))
+    Ok(listeners)
 }
 
 /// Has a thread of its own hand signals to the monitor.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -18,6 +18,7 @@ use crate::admin::{Health, LastReload, Question, ReloadOutcome, Reply, ShardStat
 use crate::base::{Level, LogLine};
 use crate::shard::DRAIN_GRACE;
 use crate::sys::clock;
+use crate::tls::Acceptor;
 
 /// Time between two reports of a shard, and between two looks at them, at most.
 const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(1);
@@ -80,7 +81,17 @@ pub(super) struct Monitor {
     pub reload: Option<Reload>,
     /// Who puts into effect what was read.
     pub keeper: KeeperSender,
+    /// What handshakes are made with, where there is TLS.
+    pub acceptor: Option<Acceptor>,
     pub log: Log,
+}
+
+/// What shards are taking.
+struct Installing {
+    /// Orders that were not said to be carried out.
+    missing: usize,
+    /// Who waits for that.
+    done: SyncSender<()>,
 }
 
 /// What changes while the monitor runs.
@@ -99,8 +110,8 @@ struct State {
     reloads: u32,
     /// The last reload, when it was over.
     last_reload: Option<(Instant, ReloadOutcome)>,
-    /// What shards were ordered to take and do not all have, by number, with who waits for that.
-    installing: HashMap<u64, SyncSender<()>>,
+    /// What shards were ordered to take and do not all have, by number.
+    installing: HashMap<u64, Installing>,
     next_install: u64,
     /// The shard that was said to stand still.
     told_stall: Option<usize>,
@@ -160,19 +171,25 @@ impl Monitor {
                     let before = std::mem::replace(&mut state.reports[shard], *report);
                     state.reports_before[shard] = before;
                 }
-                Ok(News::Install { directory, rules, done }) => {
+                Ok(News::Install { directory, rules, acceptor, done }) => {
                     let number = state.next_install;
                     state.next_install += 1;
-                    state.installing.insert(number, done);
+                    let missing = 1 + self.replace_acceptor(number, acceptor);
+                    state.installing.insert(number, Installing { missing, done });
                     self.orders[0].send(match directory {
                         Some(directory) => Order::Reload(number, directory),
                         None => Order::Rules(number, rules),
                     });
                 }
                 Ok(News::Installed(number)) => {
-                    let done = state.installing.remove(&number).expect("ordered, and told once");
-                    // Whoever waited may have gone.
-                    let _ = done.try_send(());
+                    let installing = state.installing.get_mut(&number);
+                    let installing = installing.expect("ordered, and told once for each order");
+                    installing.missing -= 1;
+                    if installing.missing == 0 {
+                        // Whoever waited may have gone.
+                        let _ = installing.done.try_send(());
+                        state.installing.remove(&number);
+                    }
                 }
                 Ok(News::Reloaded(outcome, asker)) => self.end_reload(&mut state, outcome, asker),
                 Ok(News::Drained) => {
@@ -262,7 +279,8 @@ impl Monitor {
             let still = now.duration_since(turned);
             shards.push(OfShard { cpu: self.cpus[shard], report, still });
         }
-        metrics::render(&shards, state.drain.is_some())
+        let certificate = self.acceptor.as_ref().map(Acceptor::facts);
+        metrics::render(&shards, state.drain.is_some(), certificate)
     }
 
     fn status(&self, state: &State) -> Status {
@@ -371,6 +389,21 @@ impl Monitor {
         }
     }
 
+    /// Has all shards make handshakes with `acceptor`, where there is TLS. Returns how many orders that were.
+    fn replace_acceptor(&mut self, number: u64, acceptor: Option<Acceptor>) -> usize {
+        let (Some(before), Some(acceptor)) = (&self.acceptor, acceptor) else { return 0 };
+        // Clients that have a ticket need not notice.
+        let acceptor = acceptor.succeeding(before);
+        if acceptor.facts() != before.facts() {
+            self.log.line(certificate_line(&acceptor, "certificate replaced"));
+        }
+        for orders in &mut self.orders {
+            orders.send(Order::Accept(number, acceptor.clone()));
+        }
+        self.acceptor = Some(acceptor);
+        self.orders.len()
+    }
+
     /// A reload is in effect everywhere, or has changed nothing. `asker` hears of it.
     fn end_reload(
         &mut self,
@@ -398,6 +431,20 @@ impl Monitor {
             thread.join().map_err(|error| anyhow::anyhow!("shard {shard} has failed: {error}"))?;
         outcome.map_err(|error| anyhow::anyhow!("shard {shard} has failed: {error}"))?;
         anyhow::bail!("shard {shard} has ended")
+    }
+}
+
+/// What is said of a certificate that is taken into use, and whether somebody has to do something soon.
+pub(super) fn certificate_line(acceptor: &Acceptor, text: &'static str) -> LogLine {
+    let facts = acceptor.facts();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let warning = facts.warning(now.as_secs());
+    let level = if warning.is_some() { Level::Warn } else { Level::Info };
+    let line = LogLine::new(level, text).with("names", facts.names.join(","));
+    let line = line.with("not_after", &facts.not_after).with("serial", &facts.serial);
+    match warning {
+        Some(warning) => line.with("warning", warning),
+        None => line,
     }
 }
 

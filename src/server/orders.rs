@@ -12,10 +12,12 @@ use std::time::Duration;
 use glommio::io::BufferedFile;
 
 use super::bell::Bell;
+use super::tls::TlsCounters;
 use crate::ably::{Answered, Directory, Rules};
 use crate::admin::{Question, ReloadOutcome, Reply};
 use crate::shard::{Counters, Gauges};
 use crate::sys::EventFd;
+use crate::tls::Acceptor;
 
 /// News that may wait for the monitor; a report that finds no room is left out, and the next one says
 /// the same with later numbers.
@@ -36,6 +38,8 @@ pub(super) enum Order {
     Rules(u64, Rules),
     /// Go on with what rules were asked about.
     Verdicts(Vec<Answered>),
+    /// Make the handshakes that begin from now on with this. It is told by its number when that is so.
+    Accept(u64, Acceptor),
     /// Stand still for ever, to see what that does; see `[test] stall`.
     Stall,
 }
@@ -46,11 +50,16 @@ pub(super) enum News {
     Ready,
     /// Where the shard is; sent at intervals, so that silence means that it stands still.
     Report { shard: usize, report: Box<Report> },
-    /// All shards have what was ordered with this number.
+    /// All shards have what was ordered with this number of one of them.
     Installed(u64),
     /// Somebody wants all shards to have these rules, and this directory with the same rules in it if there
-    /// is one.
-    Install { directory: Option<Arc<Directory>>, rules: Rules, done: SyncSender<()> },
+    /// is one, and to make handshakes with this acceptor.
+    Install {
+        directory: Option<Arc<Directory>>,
+        rules: Rules,
+        acceptor: Option<Acceptor>,
+        done: SyncSender<()>,
+    },
     /// A reload has come to its end; with who asked for it.
     Reloaded(ReloadOutcome, Option<Reply<ReloadOutcome>>),
     /// The shard has no client left.
@@ -86,6 +95,8 @@ pub(super) struct Report {
     pub counters: Counters,
     /// Of the shard.
     pub gauges: Gauges,
+    /// Of its clients that speak TLS.
+    pub tls: TlsCounters,
 }
 
 /// The channel of [`News`].

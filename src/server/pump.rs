@@ -18,14 +18,28 @@ use super::bell::Bell;
 use super::log::Log;
 use super::mesh::MeshEnds;
 use super::orders::{News, Order, Orders, Report};
+use super::tls::TlsSockets;
 use crate::base::{Level, LogLine, Now};
 use crate::hooks::{HookMail, HookSender};
 use crate::shard::Shard;
 use crate::sys::listener::Listener;
-use crate::sys::{Event, EventFd, Slot, SocketRing, SocketRingConfig};
+use crate::sys::{DOORS, Door, Event, EventFd, Slot, SocketRing, SocketRingConfig};
+use crate::tls::Acceptor;
 
 /// Completions taken and sends submitted in one turn: bounds the time between two looks at the mail.
 const BATCH: usize = 512;
+
+/// Where clients come in who speak plainly, and those who speak TLS.
+const PLAIN_DOOR: Door = Door(0);
+const TLS_DOOR: Door = Door(1);
+
+/// What a shard accepts clients from.
+pub(super) struct Listeners {
+    /// For those who speak plainly.
+    pub plain: Option<Listener>,
+    /// For those who speak TLS, and what their handshakes are made with.
+    pub tls: Option<(Listener, Acceptor)>,
+}
 
 /// Slots that a ring keeps free, at most: a multishot accept runs ahead of its cancellation, by as many
 /// connections as wait, and the kernel drops one that finds no slot. Small tables keep an eighth free.
@@ -86,8 +100,9 @@ pub(super) struct Pump {
     connections_max: u32,
     /// For how long turns go on that find nothing to do.
     busy_poll: Duration,
-    /// `None`: no more clients are accepted.
-    listener: Option<Listener>,
+    /// By door; `None`: there is none, or no more clients are accepted.
+    listeners: [Option<Listener>; DOORS],
+    tls: TlsSockets,
     mesh: MeshEnds,
     bell: Rc<Bell>,
     line: Line,
@@ -103,7 +118,7 @@ impl Pump {
     pub(super) fn new(
         config: &ServerConfig,
         shard: Shard,
-        listener: Listener,
+        listeners: Listeners,
         mesh: MeshEnds,
         bell: Rc<Bell>,
         line: Line,
@@ -118,6 +133,11 @@ impl Pump {
             spawn_waker(&eventfd, &bell)?;
             rings.push(ring);
         }
+        let mut tls = TlsSockets::default();
+        let tls_listener = listeners.tls.map(|(listener, acceptor)| {
+            tls.set_acceptor(acceptor);
+            listener
+        });
         Ok(Pump {
             shard,
             rings,
@@ -125,7 +145,8 @@ impl Pump {
             accept_max,
             connections_max: config.connections_max,
             busy_poll: Duration::from_micros(config.busy_poll_us.into()),
-            listener: Some(listener),
+            listeners: [listeners.plain, tls_listener],
+            tls,
             mesh,
             bell,
             line,
@@ -197,6 +218,10 @@ impl Pump {
                 Order::Verdicts(answered) => {
                     answered.into_iter().for_each(|answered| self.shard.handle_verdict(answered));
                 }
+                Order::Accept(number, acceptor) => {
+                    self.tls.set_acceptor(acceptor);
+                    let _ = self.line.news.try_send(News::Installed(number));
+                }
                 Order::Stall => loop {
                     std::thread::park();
                 },
@@ -208,6 +233,7 @@ impl Pump {
             self.rings[index].submit_if_needed()?;
             busy |= self.reap(now, index) > 0;
         }
+        busy |= self.tls.shake_hands(&mut self.shard);
         busy |= self.mesh.deliver_to(&mut self.shard);
         self.shard.handle_timeout();
         self.shard.settle();
@@ -236,20 +262,23 @@ impl Pump {
 
     /// Tells the shard what has completed on one ring.
     fn reap(&mut self, now: Now, ring_index: usize) -> usize {
-        let shard = &mut self.shard;
+        let (shard, tls) = (&mut self.shard, &mut self.tls);
         let accept_after_ms = &mut self.accept_after_ms;
         let report = &mut self.report;
         let (log, id) = (&mut self.line.log, self.line.shard);
         let first = ring_index as u32 * self.table_entries;
         let mut accepted = Vec::new();
         let count = self.rings[ring_index].reap(BATCH, |event| match event {
-            Event::Accepted(slot) => {
+            Event::Accepted(slot, door) => {
                 shard.handle_accept(first + slot.0);
+                if door == TLS_DOOR {
+                    tls.handle_accept(first + slot.0);
+                }
                 accepted.push(slot);
             }
             // Stopped by us, or the multishot has run out.
-            Event::AcceptStopped(0 | libc::ECANCELED) => {}
-            Event::AcceptStopped(errno) => {
+            Event::AcceptStopped(_, 0 | libc::ECANCELED) => {}
+            Event::AcceptStopped(_, errno) => {
                 *accept_after_ms = now.mono_ms + ACCEPT_PAUSE_MS;
                 report.accept_failures += 1;
                 let error = io::Error::from_raw_os_error(errno);
@@ -258,12 +287,16 @@ impl Pump {
             }
             Event::Received(slot, bytes) => {
                 report.received_bytes += bytes.len() as u64;
-                shard.handle_bytes(first + slot.0, bytes);
+                if !tls.handle_bytes(shard, first + slot.0, bytes) {
+                    shard.handle_bytes(first + slot.0, bytes);
+                }
             }
-            Event::ReceiveEnded(slot, _) => shard.handle_receive_end(first + slot.0),
+            Event::ReceiveEnded(slot, _) => tls.handle_receive_end(shard, first + slot.0),
             Event::Sent(slot, result) => {
                 report.sent_bytes += u64::from(result.unwrap_or(0));
-                shard.handle_sent(first + slot.0, result);
+                if !tls.handle_sent(shard, first + slot.0, result) {
+                    shard.handle_sent(first + slot.0, result);
+                }
             }
             Event::Closed(slot) => shard.handle_closed(first + slot.0),
             Event::Connected(..) => unreachable!("the daemon connects to nobody through its rings"),
@@ -276,46 +309,77 @@ impl Pump {
 
     /// Submits up to a batch of sends. True when there may be more.
     fn send(&mut self) -> bool {
+        // What has come in or was sent this turn; a batch bounds it too.
+        self.send_ciphertext();
         for _ in 0..BATCH {
             let Some((transport, bytes)) = self.shard.poll_transmit() else { return false };
-            let (ring, slot) = self.place(transport);
-            self.rings[ring].send(slot, bytes);
+            match self.tls.transmit(transport, bytes) {
+                Ok(()) => self.send_ciphertext(),
+                Err(bytes) => {
+                    let (ring, slot) = self.place(transport);
+                    self.rings[ring].send(slot, bytes);
+                }
+            }
         }
         true
     }
 
+    fn send_ciphertext(&mut self) {
+        while let Some((transport, bytes)) = self.tls.poll_send(&mut self.shard) {
+            let (ring, slot) = self.place(transport);
+            self.rings[ring].send(slot, bytes);
+        }
+    }
+
     fn close(&mut self) {
         while let Some(transport) = self.shard.poll_shut_down() {
+            if !self.tls.shut_down(transport) {
+                let (ring, slot) = self.place(transport);
+                self.rings[ring].shut_down_write(slot);
+            }
+        }
+        self.send_ciphertext();
+        while let Some(transport) = self.tls.poll_shut_down() {
             let (ring, slot) = self.place(transport);
             self.rings[ring].shut_down_write(slot);
         }
         while let Some(transport) = self.shard.poll_close() {
             let (ring, slot) = self.place(transport);
+            if let Some(bytes) = self.tls.close(transport) {
+                self.rings[ring].send(slot, bytes);
+            }
             self.rings[ring].close(slot);
         }
     }
 
-    /// Keeps one accept armed on the first ring that has room, and none when all are full.
+    /// Keeps one accept armed for each door, on the first ring that has room, and none when all are full.
     fn accept(&mut self, now: Now) {
-        let Some(listener) = &self.listener else { return };
+        for door in [PLAIN_DOOR, TLS_DOOR] {
+            self.accept_at(now, door);
+        }
+    }
+
+    fn accept_at(&mut self, now: Now, door: Door) {
+        let Some(listener) = &self.listeners[usize::from(door.0)] else { return };
+        let accepting = self.rings.iter().position(|ring| ring.is_accepting(door));
         if self.shard.is_draining() {
-            match self.rings.iter().position(SocketRing::is_accepting) {
-                Some(index) => self.rings[index].stop_accept(),
+            match accepting {
+                Some(index) => self.rings[index].stop_accept(door),
                 // From here on the kernel refuses, unless the socket is not ours alone.
-                None => self.listener = None,
+                None => self.listeners[usize::from(door.0)] = None,
             }
             return;
         }
         let open: u32 = self.rings.iter().map(SocketRing::open_slots).sum();
         let has_room = |ring: &SocketRing| ring.open_slots() < self.accept_max;
-        match self.rings.iter().position(SocketRing::is_accepting) {
+        match accepting {
             Some(index) if open >= self.connections_max || !has_room(&self.rings[index]) => {
-                self.rings[index].stop_accept();
+                self.rings[index].stop_accept(door);
             }
             Some(_) => {}
             None if open < self.connections_max && now.mono_ms >= self.accept_after_ms => {
                 if let Some(index) = self.rings.iter().position(has_room) {
-                    self.rings[index].start_accept(listener.as_raw_fd());
+                    self.rings[index].start_accept(door, listener.as_raw_fd());
                 }
             }
             None => {}
@@ -338,11 +402,12 @@ impl Pump {
             self.report.at = Duration::from_millis(now.mono_ms);
             self.report.counters = self.shard.counters();
             self.report.gauges = self.shard.gauges();
+            self.report.tls = self.tls.counters;
             let report = Box::new(self.report);
             // One that finds no room is left out: the next one says the same with later numbers.
             let _ = news.try_send(News::Report { shard: *id, report });
         }
-        let is_drained = self.listener.is_none() && self.shard.is_drained();
+        let is_drained = self.listeners.iter().all(Option::is_none) && self.shard.is_drained();
         if is_drained && !self.has_told_drained {
             self.has_told_drained = news.try_send(News::Drained).is_ok();
         }

@@ -19,6 +19,7 @@ use crate::ably::Directory;
 use crate::admin::{ReloadOutcome, Reply};
 use crate::base::{Level, LogLine};
 use crate::hooks::{Book, HookControl, HooksConfig, RuleAnswer, RuleError, RuleRequest, rules_of};
+use crate::tls::Acceptor;
 
 /// Changes that may wait for the keeper; one more is refused.
 const REQUESTS_MAX: usize = 64;
@@ -104,8 +105,8 @@ impl Keeper {
         while let Ok(request) = self.requests.recv() {
             match request {
                 Request::Reload(reloaded, asker) => {
-                    let Reloaded { directory, hooks, needs_restart } = *reloaded;
-                    let outcome = match self.reload(hooks, directory) {
+                    let Reloaded { directory, hooks, acceptor, needs_restart } = *reloaded;
+                    let outcome = match self.reload(hooks, directory, acceptor) {
                         Ok(()) => ReloadOutcome { error: None, needs_restart },
                         Err(error) => ReloadOutcome::refused(format!("{error:#}")),
                     };
@@ -119,10 +120,15 @@ impl Keeper {
         }
     }
 
-    fn reload(&mut self, config: HooksConfig, directory: Directory) -> anyhow::Result<()> {
+    fn reload(
+        &mut self,
+        config: HooksConfig,
+        directory: Directory,
+        acceptor: Option<Acceptor>,
+    ) -> anyhow::Result<()> {
         let mut book = self.book.clone();
         let faults = book.reconfigure(config, &directory, now_ms())?;
-        self.install(&book, Some(directory))?;
+        self.install(&book, Some(directory), acceptor)?;
         self.book = book;
         tell_faults(&mut self.log, faults);
         Ok(())
@@ -131,10 +137,11 @@ impl Keeper {
     fn answer(&mut self, app_id: &str, request: &RuleRequest) -> RuleAnswer {
         let (answer, book) = self.book.answer(app_id, request, now_ms(), next_id)?;
         let Some(book) = book else { return Ok(answer) };
-        self.install(&book, None).map_err(|error| RuleError::new(422, format!("{error:#}")))?;
+        self.install(&book, None, None)
+            .map_err(|error| RuleError::new(422, format!("{error:#}")))?;
         if let Err(error) = self.keep(&book) {
             // What is not kept is not in effect either.
-            let undone = self.install(&self.book.clone(), None);
+            let undone = self.install(&self.book.clone(), None, None);
             let text = format!("the rules cannot be kept: {error}");
             let line = LogLine::new(Level::Error, "rules cannot be kept").with("error", error);
             self.log.line(line);
@@ -151,14 +158,20 @@ impl Keeper {
     }
 
     /// Puts the rules of `book` into effect everywhere, and returns when they are.
-    fn install(&mut self, book: &Book, directory: Option<Directory>) -> anyhow::Result<()> {
+    fn install(
+        &mut self,
+        book: &Book,
+        directory: Option<Directory>,
+        acceptor: Option<Acceptor>,
+    ) -> anyhow::Result<()> {
         let rules = book.hooks();
         self.hooks.set(rules.clone())?;
         let snapshot = rules_of(&rules);
         let directory = directory.map(|directory| Arc::new(directory.with_rules(snapshot.clone())));
         let (done, installed) = mpsc::sync_channel(1);
         let ends = || anyhow::anyhow!("the daemon ends");
-        self.news.send(News::Install { directory, rules: snapshot, done }).map_err(|_| ends())?;
+        let order = News::Install { directory, rules: snapshot, acceptor, done };
+        self.news.send(order).map_err(|_| ends())?;
         installed.recv().map_err(|_| ends())?;
         self.hooks.retain(rules.iter().map(|hook| hook.rule.id.clone()).collect())
     }

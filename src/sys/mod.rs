@@ -17,4 +17,4 @@ pub mod rusage;
 
 pub use chunk::{Chunk, SendBuf};
 pub use eventfd::EventFd;
-pub use ring::{Event, ReceiveEnd, Slot, SocketRing, SocketRingConfig};
+pub use ring::{DOORS, Door, Event, ReceiveEnd, Slot, SocketRing, SocketRingConfig};

@@ -23,6 +23,13 @@ use super::{EventFd, SendBuf};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u32);
 
+/// Which of the sockets that a ring accepts from, below [`DOORS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Door(pub u8);
+
+/// Sockets that a ring accepts from at a time.
+pub const DOORS: usize = 2;
+
 /// Sizes of one ring; each bounds memory.
 #[derive(Clone, Debug)]
 pub struct SocketRingConfig {
@@ -48,10 +55,10 @@ pub enum ReceiveEnd {
 /// What has happened on the ring.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A client connected; its slot is open and nothing is armed on it yet.
-    Accepted(Slot),
-    /// Accepting stopped with this errno; [`SocketRing::start_accept`] resumes it.
-    AcceptStopped(i32),
+    /// A client connected at a door; its slot is open and nothing is armed on it yet.
+    Accepted(Slot, Door),
+    /// Accepting at a door stopped with this errno; [`SocketRing::start_accept`] resumes it.
+    AcceptStopped(Door, i32),
     /// A connect that [`SocketRing::connect`] began has ended: 0 or an errno, after which the slot is closed.
     Connected(Slot, i32),
     /// Bytes arrived. They may be changed in place; the buffer goes back to the kernel afterwards.
@@ -64,7 +71,8 @@ pub enum Event<'a> {
     Closed(Slot),
 }
 
-/// What a completion belongs to; the high byte of `user_data`, the slot is the low half.
+/// What a completion belongs to; the high byte of `user_data`, the slot is the low half. An accept has the
+/// door in the slot's place.
 mod op {
     pub const ACCEPT: u64 = 1;
     pub const RECEIVE: u64 = 2;
@@ -116,7 +124,8 @@ pub struct SocketRing {
     #[allow(clippy::vec_box, reason = "entries point to the addresses, so they may not move")]
     connect_addresses: Vec<Box<[libc::sockaddr_in; 2]>>,
     open_slots: u32,
-    accept: Accept,
+    /// By door.
+    accepts: [Accept; DOORS],
 }
 
 /// Whether connections are being accepted.
@@ -161,7 +170,7 @@ impl SocketRing {
             overflow: VecDeque::new(),
             connect_addresses: Vec::new(),
             open_slots: 0,
-            accept: Accept::Stopped,
+            accepts: [Accept::Stopped; DOORS],
         })
     }
 
@@ -175,9 +184,9 @@ impl SocketRing {
         self.table_entries
     }
 
-    /// Whether a multishot accept is armed, perhaps about to stop.
-    pub fn is_accepting(&self) -> bool {
-        self.accept != Accept::Stopped
+    /// Whether a multishot accept is armed at `door`, perhaps about to stop.
+    pub fn is_accepting(&self, door: Door) -> bool {
+        self.accepts[usize::from(door.0)] != Accept::Stopped
     }
 
     /// Sends that can still be queued before the next [`submit`](Self::submit).
@@ -186,22 +195,25 @@ impl SocketRing {
         queue.capacity() - queue.len()
     }
 
-    /// Accepts from `listener` into free slots until [`stop_accept`](Self::stop_accept) or
-    /// [`Event::AcceptStopped`].
-    pub fn start_accept(&mut self, listener: RawFd) {
-        assert!(self.accept == Accept::Stopped, "one accept per ring");
-        self.accept = Accept::Armed;
+    /// Accepts from `listener`, which is at `door`, into free slots until [`stop_accept`](Self::stop_accept)
+    /// or [`Event::AcceptStopped`].
+    pub fn start_accept(&mut self, door: Door, listener: RawFd) {
+        let state = &mut self.accepts[usize::from(door.0)];
+        assert!(*state == Accept::Stopped, "one accept per door");
+        *state = Accept::Armed;
         let accept = opcode::AcceptMulti::new(Fd(listener)).allocate_file_index(true).build();
-        self.push(accept.user_data(user_data(op::ACCEPT, Slot(0))));
+        self.push(accept.user_data(user_data(op::ACCEPT, Slot(door.0.into()))));
     }
 
-    /// Cancels the accept; [`Event::AcceptStopped`] with `ECANCELED` says when it has ended.
-    pub fn stop_accept(&mut self) {
-        if self.accept != Accept::Armed {
+    /// Cancels the accept at `door`; [`Event::AcceptStopped`] with `ECANCELED` says when it has ended.
+    pub fn stop_accept(&mut self, door: Door) {
+        let state = &mut self.accepts[usize::from(door.0)];
+        if *state != Accept::Armed {
             return;
         }
-        self.accept = Accept::Stopping;
-        let cancel = opcode::AsyncCancel::new(user_data(op::ACCEPT, Slot(0))).build();
+        *state = Accept::Stopping;
+        let accept = user_data(op::ACCEPT, Slot(door.0.into()));
+        let cancel = opcode::AsyncCancel::new(accept).build();
         self.push(cancel.user_data(user_data(op::STOP_ACCEPT, Slot(0))));
     }
 
@@ -401,15 +413,14 @@ impl SocketRing {
             op::SEND => self.handle_send(slot, result, on_event),
             op::RECEIVE => self.handle_receive(slot, result, entry.flags(), on_event),
             op::ACCEPT => {
-                if !cqueue::more(entry.flags()) {
-                    self.accept = Accept::Stopped;
-                }
+                let door = Door(slot.0 as u8);
                 if let Ok(index) = u32::try_from(result) {
                     self.open(Slot(index), SlotState(SlotState::OPEN));
-                    on_event(Event::Accepted(Slot(index)));
+                    on_event(Event::Accepted(Slot(index), door));
                 }
-                if self.accept == Accept::Stopped {
-                    on_event(Event::AcceptStopped(if result < 0 { -result } else { 0 }));
+                if !cqueue::more(entry.flags()) {
+                    self.accepts[usize::from(door.0)] = Accept::Stopped;
+                    on_event(Event::AcceptStopped(door, if result < 0 { -result } else { 0 }));
                 }
             }
             op::CLOSE => {
@@ -550,6 +561,8 @@ mod tests {
         receive_buffer_bytes: 16,
     };
 
+    const DOOR: Door = Door(0);
+
     fn listener() -> Listener {
         let config =
             ListenerConfig { send_buffer_bytes: 65_536, notsent_lowat_bytes: 16_384, backlog: 64 };
@@ -575,8 +588,8 @@ mod tests {
     impl Log {
         fn take(&mut self, event: Event<'_>) {
             match event {
-                Event::Accepted(slot) => self.accepted.push(slot),
-                Event::AcceptStopped(errno) => self.accept_stopped.push(errno),
+                Event::Accepted(slot, _) => self.accepted.push(slot),
+                Event::AcceptStopped(_, errno) => self.accept_stopped.push(errno),
                 Event::Connected(slot, errno) => self.connected.push((slot, errno)),
                 Event::Received(_, bytes) => self.received.extend_from_slice(bytes),
                 Event::ReceiveEnded(_, end) => self.ended.push(end),
@@ -598,14 +611,14 @@ mod tests {
         let listener = listener();
         let mut server = SocketRing::new(&CONFIG).expect("ring");
         let mut client = SocketRing::new(&CONFIG).expect("ring");
-        server.start_accept(listener.as_raw_fd());
+        server.start_accept(DOOR, listener.as_raw_fd());
         let any = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 9), 0);
         client.connect(Slot(3), any, v4(&listener));
         let (mut server_log, mut client_log) = (Log::default(), Log::default());
         turn_until(&mut client, &mut client_log, |log| !log.connected.is_empty());
         assert_eq!(client_log.connected, [(Slot(3), 0)]);
         turn_until(&mut server, &mut server_log, |log| !log.accepted.is_empty());
-        server.stop_accept();
+        server.stop_accept(DOOR);
         turn_until(&mut server, &mut server_log, |log| !log.accept_stopped.is_empty());
         assert_eq!(server_log.accept_stopped, [libc::ECANCELED]);
         (server, server_log.accepted[0], client, Slot(3))
@@ -658,7 +671,7 @@ mod tests {
         let mut server = SocketRing::new(&CONFIG).expect("ring");
         let mut client =
             SocketRing::new(&SocketRingConfig { table_entries: 32, ..CONFIG }).expect("ring");
-        server.start_accept(listener.as_raw_fd());
+        server.start_accept(DOOR, listener.as_raw_fd());
         let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
         for slot in 0..9 {
             client.connect(Slot(slot), any, v4(&listener));
@@ -668,13 +681,44 @@ mod tests {
         turn_until(&mut server, &mut server_log, |log| !log.accept_stopped.is_empty());
         assert_eq!(server_log.accepted.len(), 8);
         assert_eq!(server_log.accept_stopped, [libc::ENFILE]);
-        assert!(!server.is_accepting());
+        assert!(!server.is_accepting(DOOR));
         server.close(server_log.accepted[0]);
         turn_until(&mut server, &mut server_log, |log| !log.closed.is_empty());
-        server.start_accept(listener.as_raw_fd());
+        server.start_accept(DOOR, listener.as_raw_fd());
         client.connect(Slot(20), any, v4(&listener));
         turn_until(&mut client, &mut client_log, |log| log.connected.len() == 10);
         turn_until(&mut server, &mut server_log, |log| log.accepted.len() == 9);
+    }
+
+    #[test]
+    fn each_client_is_told_with_its_door_and_doors_close_one_by_one() {
+        let listeners = [listener(), listener()];
+        let mut server = SocketRing::new(&CONFIG).expect("ring");
+        let mut client = SocketRing::new(&CONFIG).expect("ring");
+        let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let mut accepted = Vec::new();
+        let mut stopped = Vec::new();
+        for (door, listener) in (0..).map(Door).zip(&listeners) {
+            server.start_accept(door, listener.as_raw_fd());
+            client.connect(Slot(door.0.into()), any, v4(listener));
+        }
+        let mut log = Log::default();
+        turn_until(&mut client, &mut log, |log| log.connected.len() == 2);
+        while accepted.len() < 2 || stopped.is_empty() {
+            server.submit_and_wait().expect("submit");
+            server.reap(64, |event| match event {
+                Event::Accepted(_, door) => accepted.push(door),
+                Event::AcceptStopped(door, errno) => stopped.push((door, errno)),
+                other => panic!("{other:?}"),
+            });
+            if accepted.len() == 2 {
+                server.stop_accept(Door(1));
+            }
+        }
+        accepted.sort_by_key(|door| door.0);
+        assert_eq!(accepted, [Door(0), Door(1)]);
+        assert_eq!(stopped, [(Door(1), libc::ECANCELED)]);
+        assert!(server.is_accepting(Door(0)) && !server.is_accepting(Door(1)));
     }
 
     #[test]
@@ -683,7 +727,7 @@ mod tests {
         let sizes = SocketRingConfig { table_entries: 200, ..CONFIG };
         let mut server = SocketRing::new(&sizes).expect("ring");
         let mut client = SocketRing::new(&sizes).expect("ring");
-        server.start_accept(listener.as_raw_fd());
+        server.start_accept(DOOR, listener.as_raw_fd());
         let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
         let (mut server_log, mut client_log) = (Log::default(), Log::default());
         for slot in 0..200 {

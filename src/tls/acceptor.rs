@@ -81,6 +81,8 @@ impl std::error::Error for IdentityError {}
 /// What a certificate says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFacts {
+    /// What its authority calls it, in hexadecimal.
+    pub serial: String,
     /// Host names and addresses that it is for.
     pub names: Vec<String>,
     /// First second of its validity, since 1970.
@@ -101,7 +103,9 @@ impl CertificateFacts {
             Err(error) => return Err(error.to_string()),
         };
         let validity = certificate.validity();
+        let serial = certificate.serial_number().as_bytes();
         Ok(CertificateFacts {
+            serial: data_encoding::HEXLOWER.encode(serial),
             names,
             not_before_s: validity.not_before.to_unix_duration().as_secs(),
             not_after_s: validity.not_after.to_unix_duration().as_secs(),
