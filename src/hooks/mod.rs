@@ -32,6 +32,8 @@ mod http;
 mod lambda;
 mod line;
 mod nats;
+#[cfg(test)]
+mod outage;
 mod spec;
 mod spool;
 mod target;

@@ -86,6 +86,56 @@ test('what waits for its delivery survives kill -9 where there is a state direct
   assert.equal(requests.length, 50);
 });
 
+test('an outage with two kill -9 in it costs no event and no order', async (t) => {
+  for (const mode of ['single', 'batch']) {
+    const path = await directory(t);
+    const port = await freePort();
+    const more = `channel = "^room-"\nmode = "${mode}"\nbatch_interval = "100ms"`;
+    const config = '[server]\nstate_dir = "state"\n' + rule(`http://127.0.0.1:${port}/`, more);
+    const rooms = Array.from({ length: 8 }, (_, at) => `room-${at}`);
+    let next = 0;
+    const publish = async ({ rest }, count) => {
+      for (const end = next + count; next < end; next++) {
+        await Promise.all(rooms.map((room) => rest.channels.get(room).publish('n', `${next}`)));
+      }
+    };
+    // An endpoint that does not answer is one that has not got it.
+    let isThere = true;
+    let got = [];
+    const arrived = await endpoint(t, ({ body }) => {
+      if (!isThere) return [503];
+      const parsed = JSON.parse(body);
+      const items = parsed.items?.map(({ data }) => [data.channelId, data]) ?? [[parsed.channel, parsed]];
+      got.push(...items.map(([channel, { messages }]) => [channel, Number(messages[0].data)]));
+      return [200];
+    }, port);
+    let one = await daemon(t, path, config);
+    await publish(one, 5);
+    await arrived.until(() => got.length >= 40);
+    isThere = false;
+    await publish(one, 10);
+    await pause(500);
+    await one.kill();
+    one = await daemon(t, path, config);
+    await publish(one, 10);
+    await pause(500);
+    isThere = true;
+    // In the middle of catching up.
+    await arrived.until(() => got.length >= 80);
+    await one.kill();
+    one = await daemon(t, path, config);
+    await publish(one, 5);
+    const seen = () => new Set(got.map(([room, n]) => `${room} ${n}`));
+    await arrived.until(() => seen().size === 30 * rooms.length);
+    for (const room of rooms) {
+      const own = got.filter(([other]) => other === room).map(([, n]) => n);
+      const firsts = own.filter((n, at) => own.indexOf(n) === at);
+      assert.deepEqual(firsts, Array.from({ length: 30 }, (_, n) => n), `${mode} ${room}`);
+    }
+    await one.kill();
+  }
+});
+
 test('batches are signed, and those that fail are sent again with what has come since', async (t) => {
   const { url, requests, until } = await endpoint(t, (_, index) => [index === 1 ? 500 : 200]);
   const more = 'channel = "^room$"\nmode = "batch"\nbatch_interval = "100ms"\nsigning_key = "chat.server"';
