@@ -429,7 +429,9 @@ impl Config {
         let hooks = self.hooks()?;
         let admin = self.admin()?;
         let tls = self.tls.to_server()?;
-        let helper_cores = cores::allowed().into_iter().filter(|cpu| !cores.contains(cpu));
+        // Fewer shards than CPUs leave some to whatever is not a shard.
+        let in_use = &cores[..cores.len().min(shards)];
+        let helper_cores = cores::allowed().into_iter().filter(|cpu| !in_use.contains(cpu));
         let helper_cores = helper_cores.collect();
         let limits = self.limits;
         let connection = ConnectionConfig {
