@@ -314,8 +314,8 @@ def main():
         command.add_argument("--shards", type=int, default=1)
         command.add_argument("--seconds", type=int, default=10, help="of one run")
         if run is isolation:
-            command.add_argument("--subscribers", type=int, default=500)
-            command.add_argument("--rate", type=int, default=50, help="messages a second")
+            command.add_argument("--subscribers", type=int, default=200)
+            command.add_argument("--rate", type=int, default=200, help="messages a second")
             command.add_argument("--mode", choices=("single", "batch"), default="single")
         else:
             command.add_argument("--channels", type=int, default=100)

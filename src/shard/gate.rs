@@ -260,14 +260,19 @@ impl Shard {
         self.advance_line(&key);
     }
 
-    /// Gives up questions that have had their time.
+    /// Gives up questions that have had their time, those among them that nobody has taken yet.
     pub(super) fn expire_questions(&mut self) {
+        if self.gates.next_ms().is_none_or(|at_ms| at_ms > self.now.mono_ms) {
+            return;
+        }
         while let Some(&(at_ms, number)) = self.gates.deadlines.first()
             && at_ms <= self.now.mono_ms
         {
             let why = "a rule of the channel has not answered in time";
             self.handle_verdict((number, Verdict::Failed(why)));
         }
+        let Gates { inquiries, asked, .. } = &mut self.gates;
+        inquiries.retain(|inquiry| asked.contains_key(&inquiry.number));
     }
 
     /// All questions that wait to be handed over, in order.

@@ -420,6 +420,40 @@ fn a_line_is_bounded_and_whoever_comes_beyond_is_told() {
 }
 
 #[test]
+fn questions_that_nobody_takes_do_not_pile_up() {
+    let mut host = host(1, 14, &[GATE]);
+    let publisher = host.connect(0, "");
+    host.messages(publisher);
+    for serial in 0..100 {
+        host.publish(publisher, serial, "gated:room", "x");
+        host.pass(Duration::from_secs(6));
+        host.settle_quickly();
+    }
+    assert!(host.inquiries().len() <= 1);
+}
+
+#[test]
+fn what_is_ephemeral_is_asked_about_and_stays_so() {
+    let mut host = host(1, 15, &[GATE]);
+    let (publisher, subscriber) = (host.connect(0, ""), host.connect(0, ""));
+    host.attach(subscriber, "gated:room");
+    let message = json!({"data": "darn", "extras": {"ephemeral": true}});
+    host.send(
+        publisher,
+        &json!({"action": 15, "msgSerial": 0, "channel": "gated:room", "messages": [message]}),
+    );
+    host.settle();
+    let inquiry = host.inquiry();
+    host.answer(&inquiry, &json!({"action": "accept", "messages": [{"data": "****"}]}));
+    assert_eq!(host.data(subscriber, "gated:room"), ["****"]);
+    let late = host.connect(0, "");
+    host.messages(late);
+    host.send(late, &json!({"action": 10, "channel": "gated:room", "params": {"rewind": "5"}}));
+    host.settle();
+    assert_eq!(host.data(late, "gated:room"), [""; 0], "it is not kept");
+}
+
+#[test]
 fn a_drain_waits_for_answers_and_tells_them() {
     let mut host = host(2, 12, &[GATE]);
     let publisher = host.connect(0, "");
