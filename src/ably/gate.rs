@@ -95,8 +95,10 @@ pub enum Verdict {
     Replace(Vec<Replacement>),
     /// Its publisher is told this.
     Reject(ErrorInfo),
-    /// There is no decision; why, in few words.
+    /// There is an answer and no decision; why, in few words.
     Failed(&'static str),
+    /// There is no answer; why, in few words.
+    Unanswered(&'static str),
 }
 
 /// An inquiry's number and what has come of it.

@@ -51,7 +51,7 @@ enum Meaning {
 pub async fn ask(client: Arc<Client>, places: Arc<Semaphore>, inquiry: Inquiry) -> Outcome {
     let Some(gate) = inquiry.rule.gate else {
         let why = "a rule of the channel cannot be asked";
-        return failed(inquiry, why, why.to_owned());
+        return Outcome { inquiry, verdict: Verdict::Failed(why), failure: Some(why.to_owned()) };
     };
     let mut failure = "no answer in time".to_owned();
     let asked = tokio::time::timeout(gate.timeout, async {
@@ -69,24 +69,20 @@ pub async fn ask(client: Arc<Client>, places: Arc<Semaphore>, inquiry: Inquiry) 
                 }
             };
             match meaning {
-                Meaning::Decided(verdict) => return Ok(verdict),
+                Meaning::Decided(verdict) => return verdict,
                 Meaning::Again(_) if asked < gate.retries_max => {}
-                Meaning::Again(why) | Meaning::Failed(why) => return Err(why),
+                Meaning::Again(why) => return Verdict::Unanswered(why),
+                Meaning::Failed(why) => return Verdict::Failed(why),
             }
             asked += 1;
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
     });
-    match asked.await {
-        Ok(Ok(verdict)) => Outcome { inquiry, verdict, failure: None },
-        Ok(Err(why)) => failed(inquiry, why, failure),
-        Err(_) => failed(inquiry, "a rule of the channel has not answered in time", failure),
-    }
-}
-
-fn failed(inquiry: Inquiry, why: &'static str, failure: String) -> Outcome {
-    Outcome { inquiry, verdict: Verdict::Failed(why), failure: Some(failure) }
+    let why = "a rule of the channel has not answered in time";
+    let verdict = asked.await.unwrap_or(Verdict::Unanswered(why));
+    let is_decided = !matches!(verdict, Verdict::Failed(_) | Verdict::Unanswered(_));
+    Outcome { inquiry, verdict, failure: (!is_decided).then_some(failure) }
 }
 
 /// What a reply means (15.9).

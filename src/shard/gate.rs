@@ -225,6 +225,7 @@ impl Shard {
         let rule = Arc::clone(&held.rules[0]);
         let gate = rule.gate.expect("it was asked");
         let bytes_max = self.config.connection.message_bytes_max.into();
+        let is_answered = !matches!(verdict, Verdict::Unanswered(_));
         let failure = match verdict {
             Verdict::Accept => {
                 held.pass();
@@ -244,14 +245,16 @@ impl Shard {
                     Err(why) => Some(why),
                 }
             }
-            Verdict::Failed(why) => Some(why),
+            Verdict::Failed(why) | Verdict::Unanswered(why) => Some(why),
         };
         if let Some(why) = failure {
             held.fail(&gate, why);
             self.counters.failed_questions += 1;
-            // Whoever has waited as long as an answer may take is not kept waiting for the next failure.
+            // Nobody seems to be there: whoever has waited as long as an answer may take is not kept waiting
+            // for the next one that does not come.
             let is_over = |held: &&mut Held| {
                 matches!(held.stage, Stage::Waits)
+                    && !is_answered
                     && *held.rules[0].id == *rule.id
                     && held.since_ms + gate.timeout.as_millis() as u64 <= self.now.mono_ms
             };
@@ -269,7 +272,7 @@ impl Shard {
             && at_ms <= self.now.mono_ms
         {
             let why = "a rule of the channel has not answered in time";
-            self.handle_verdict((number, Verdict::Failed(why)));
+            self.handle_verdict((number, Verdict::Unanswered(why)));
         }
         let Gates { inquiries, asked, .. } = &mut self.gates;
         inquiries.retain(|inquiry| asked.contains_key(&inquiry.number));

@@ -155,6 +155,27 @@ fn without_an_answer_the_rule_says_what_happens() {
 }
 
 #[test]
+fn who_has_waited_long_for_a_rule_that_answers_is_asked_about_all_the_same() {
+    let mut host = host(1, 16, &[GATE]);
+    let publisher = host.connect(0, "");
+    host.messages(publisher);
+    for serial in 0..3 {
+        host.publish(publisher, serial, "gated:room", &serial.to_string());
+    }
+    host.settle();
+    for expected in ["0", "1", "2"] {
+        host.pass(Duration::from_secs(4));
+        host.settle();
+        let inquiry = host.inquiry();
+        assert_eq!(asked(&inquiry), expected);
+        let answer = if expected == "1" { json!("what?") } else { accept() };
+        host.answer(&inquiry, &answer);
+    }
+    let told = host.outcomes(publisher).into_iter().map(|(_, code, _)| code);
+    assert_eq!(told.collect::<Vec<_>>(), [None, Some(42211), None]);
+}
+
+#[test]
 fn what_cannot_be_published_is_no_answer() {
     let mut host = host(1, 4, &[Gate { on_failure: OnFailure::Publish, ..GATE }]);
     let (publisher, subscriber) = (host.connect(0, ""), host.connect(0, ""));
