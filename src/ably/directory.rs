@@ -8,13 +8,29 @@ use super::capability::CapabilityError;
 use super::revocation::Revocations;
 use super::{ApiKey, Capability, ErrorCode, ErrorInfo, Principal, Revocation, Rules, StatsFixture};
 
+/// What a confirmation of a publish to a persisted channel says, and what everybody can rely on who hears
+/// of the message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ack {
+    /// It has its place in the order; it is written soon.
+    Memory,
+    /// It survives the process.
+    #[default]
+    Written,
+    /// It survives the host.
+    Fsynced,
+}
+
 /// What the channels under one name obey (6.8).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Namespace {
     /// The first segment of the channels' names, or a whole name.
     pub id: Box<str>,
-    /// Messages and presence events are kept longer than the default.
+    /// Messages and presence events are kept longer than the default; messages also on disk, where there
+    /// is one.
     pub persisted: bool,
+    /// When publishes are confirmed, if they are kept on disk.
+    pub ack: Ack,
     /// The last message is kept for `rewind=1`.
     pub persist_last: bool,
     /// Messages can be updated, deleted, appended to and annotated.
@@ -331,6 +347,11 @@ impl Directory {
     /// How many apps there are.
     pub fn app_count(&self) -> usize {
         self.apps.len()
+    }
+
+    /// Whether the messages of any channel are kept longer than the default.
+    pub fn has_persisted(&self) -> bool {
+        self.apps.values().any(|app| app.namespaces.iter().any(|namespace| namespace.persisted))
     }
 
     /// The app `id`.

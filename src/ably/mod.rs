@@ -62,7 +62,7 @@ pub use channel_name::{CHANNEL_NAME_BYTES_MAX, ChannelName};
 pub use channel_params::{ChannelParams, REWIND_MESSAGES_MAX, Rewind};
 pub use credentials::{ApiKey, decode_basic};
 pub use delta::Delta;
-pub use directory::{App, AppLimits, AppSpec, Directory, Key, KeySpec, Namespace};
+pub use directory::{Ack, App, AppLimits, AppSpec, Directory, Key, KeySpec, Namespace};
 pub use error::{DecodeError, ErrorCode, ErrorInfo};
 pub use events::{EventFraming, EventShape};
 pub use filter::{FILTER_BYTES_MAX, Filter, Subject};

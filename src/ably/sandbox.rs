@@ -8,7 +8,8 @@ use super::json::JsonValue;
 use super::message::stored;
 use super::writer::{MapWriter, write_map, write_str};
 use super::{
-    ApiKey, AppLimits, AppSpec, Capability, Data, ErrorCode, ErrorInfo, Format, KeySpec, Namespace,
+    Ack, ApiKey, AppLimits, AppSpec, Capability, Data, ErrorCode, ErrorInfo, Format, KeySpec,
+    Namespace,
 };
 
 /// Keys, namespaces or channels of one app, at most.
@@ -149,6 +150,7 @@ pub fn decode_new_app(
     let namespaces = setup.namespaces.into_iter().map(|namespace| Namespace {
         id: namespace.id.into(),
         persisted: namespace.persisted,
+        ack: Ack::default(),
         persist_last: namespace.persist_last,
         mutable_messages: namespace.mutable_messages,
         push_enabled: namespace.push_enabled,

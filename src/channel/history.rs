@@ -123,16 +123,45 @@ impl History {
         message.revision.is_none().then_some(First { publication, index })
     }
 
+    /// Messages in their first versions.
+    pub fn message_count(&self) -> u32 {
+        let firsts = self.publications.iter().filter(|it| it.messages[0].revision.is_none());
+        firsts.map(|it| it.messages.len() as u32).sum()
+    }
+
     /// Reads one page: each message once, where it was published, in its latest version.
     pub fn read(&self, query: &HistoryQuery, revisions: Option<&Revisions>) -> HistoryPage {
-        let messages = self.publications.iter().flat_map(|publication| {
-            (0..publication.messages.len()).map(move |index| First { publication, index })
-        });
+        let messages = self.publications.iter().flat_map(messages);
         match query.direction {
             Direction::Forwards => page(messages, query, revisions),
             Direction::Backwards => page(messages.rev(), query, revisions),
         }
     }
+
+    /// The same with what lies before everything that is here; `is_cut` tells that there is more of it
+    /// than this, where the query would go on. Nothing of it was changed.
+    pub fn read_with(
+        &self,
+        older: &[Arc<Publication>],
+        is_cut: bool,
+        query: &HistoryQuery,
+    ) -> HistoryPage {
+        let older = older.iter().flat_map(messages);
+        let newer = self.publications.iter().flat_map(messages);
+        let mut page = match query.direction {
+            Direction::Forwards if is_cut => page(older, query, None),
+            Direction::Forwards => page(older.chain(newer), query, None),
+            Direction::Backwards => page(newer.rev().chain(older.rev()), query, None),
+        };
+        if is_cut && page.next.is_none() {
+            page.next = page.items.last().map(|last| last.publication.position(last.index));
+        }
+        page
+    }
+}
+
+fn messages(publication: &Arc<Publication>) -> impl DoubleEndedIterator<Item = First<'_>> {
+    (0..publication.messages.len()).map(move |index| First { publication, index })
 }
 
 fn page<'a>(

@@ -10,6 +10,7 @@ use super::ChannelKey;
 use super::broadcast::Broadcast;
 use super::chain::Chain;
 use super::history::History;
+use super::kept::{ChosenIds, Kept};
 use super::presence::{Members, Presence, PresenceConfig};
 use super::revisions::{Revised, Revisions};
 use super::view::{Past, View};
@@ -62,6 +63,39 @@ pub struct Watch {
     subscribers: u32,
     /// The numbers last told.
     pub told: Metrics,
+}
+
+/// What is known of events of a channel that outlive the process.
+#[derive(Clone, Debug)]
+pub struct Durable {
+    /// The starts of the daemon whose serials are understood.
+    pub series: Arc<[SeriesId]>,
+    /// What lies before it is gone.
+    pub floor: ChannelSerial,
+}
+
+/// Events that are kept and lie before those in memory.
+#[derive(Debug)]
+pub struct Older {
+    /// Oldest first.
+    pub events: Vec<Kept>,
+    /// Where those in memory began when it was asked for these.
+    pub until: ChannelSerial,
+    /// Whether there are others that were asked for.
+    pub is_cut: bool,
+}
+
+/// Which of the events before those in memory somebody needs who joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OlderWanted {
+    /// Those behind this serial; `None`: the newest.
+    pub after: Option<ChannelSerial>,
+    /// Where those in memory begin.
+    pub until: ChannelSerial,
+    /// Not before this time, in milliseconds since the Unix epoch.
+    pub start_ms: u64,
+    /// Messages at most, of the newest.
+    pub messages_max: u32,
 }
 
 /// What became of a publish that was accepted.
@@ -151,6 +185,8 @@ pub struct HomeChannel {
     filters: Vec<(Arc<str>, Filter, u32)>,
     /// Most channels have no members, and never had.
     presence: Option<Box<Presence>>,
+    /// Of a channel whose events outlive the process.
+    durable: Option<Box<Durable>>,
 }
 
 impl HomeChannel {
@@ -181,6 +217,148 @@ impl HomeChannel {
             ids: HashMap::new(),
             ids_until: VecDeque::new(),
             presence: None,
+            durable: None,
+        }
+    }
+
+    /// A channel that begins again: its order goes on behind `newest`, the newest of its events that are
+    /// kept elsewhere.
+    #[must_use]
+    pub fn with_durable(
+        mut self,
+        now: Now,
+        durable: Durable,
+        newest: Option<ChannelSerial>,
+    ) -> HomeChannel {
+        if let Some(newest) = newest {
+            self.clock = SerialClock::behind(self.last_serial.series(), newest);
+            self.first_serial = self.clock.next(now.unix_ms);
+            self.last_serial = self.first_serial;
+        }
+        self.dropped = newest.into_iter().chain([durable.floor]).max();
+        self.durable = Some(Box::new(durable));
+        self
+    }
+
+    /// Takes the newest of its events back that are kept elsewhere, oldest first; `is_complete` tells that
+    /// these are all. Nothing has happened since it began again.
+    pub fn restore(&mut self, now: Now, events: Vec<Kept>, is_complete: bool) {
+        let (Some(first), Some(durable)) = (events.first(), &self.durable) else { return };
+        let first = first.serial().preceding();
+        self.dropped = Some(if is_complete { durable.floor } else { first.max(durable.floor) });
+        for event in events {
+            match event {
+                Kept::Messages(publication, ids) => {
+                    self.remember_restored(now, &publication, ids);
+                    self.history.push(publication);
+                }
+                Kept::Version { version, replaced } => {
+                    if let Some(replaced) = replaced {
+                        self.history.remove(replaced);
+                    }
+                    if let Some(first) = self.history.find(version.position(0)) {
+                        let revisions = self.revisions.get_or_insert_default();
+                        revisions.restore(first, &version, replaced);
+                    }
+                    self.history.push(version);
+                }
+                Kept::Annotations(publication, has_chosen_id) => {
+                    let messages = publication.annotations.iter().map(|it| it.message);
+                    if !{ messages }.all(|message| self.history.find(message).is_some()) {
+                        continue;
+                    }
+                    self.revisions.get_or_insert_default().annotate(&publication);
+                    let id = publication.annotations[0].id.as_deref();
+                    if let Some(id) = id.filter(|_| has_chosen_id) {
+                        let id = format!("{ANNOTATION}{id}").into();
+                        let count = publication.annotations.len();
+                        let first = publication.position(0);
+                        self.remember_since(now, publication.timestamp_ms, id, first, count, {
+                            &publication.id
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn remember_restored(&mut self, now: Now, publication: &Publication, ids: ChosenIds) {
+        let (at_ms, id) = (publication.timestamp_ms, &publication.id);
+        let count = publication.messages.len();
+        let together = match ids {
+            ChosenIds::None => return,
+            ChosenIds::First => count,
+            ChosenIds::Each => 1,
+        };
+        for (index, message) in publication.messages.iter().enumerate().step_by(together) {
+            if let Some(own) = &message.id {
+                let first = publication.position(index);
+                self.remember_since(now, at_ms, own.clone(), first, together, id);
+            }
+        }
+    }
+
+    /// Remembers an id that was used at `at_ms`, for what is left of its time.
+    fn remember_since(
+        &mut self,
+        now: Now,
+        at_ms: u64,
+        id: Box<str>,
+        first: Position,
+        count: usize,
+        publication_id: &str,
+    ) {
+        let age_ms = now.unix_ms.saturating_sub(at_ms);
+        if let Some(left_ms) = ID_WINDOW_MS.checked_sub(age_ms) {
+            self.remember_until(now.mono_ms + left_ms, id, first, count, publication_id);
+        }
+    }
+
+    /// Whether its events outlive the process.
+    pub fn is_durable(&self) -> bool {
+        self.durable.is_some()
+    }
+
+    /// What lies behind it is all here; of a channel whose events outlive the process, what lies before it
+    /// may be kept elsewhere.
+    fn kept_from(&self) -> ChannelSerial {
+        self.dropped.unwrap_or(self.first_serial)
+    }
+
+    /// What of its events lies behind it is in memory.
+    pub fn memory_from(&self) -> ChannelSerial {
+        let oldest = self.history.oldest().map(|(serial, _)| serial.preceding());
+        oldest.into_iter().chain([self.kept_from()]).min().expect("one at least")
+    }
+
+    /// What somebody who joins `since` some point needs that is kept elsewhere.
+    pub fn older_wanted(&self, now: Now, since: &Since) -> Option<OlderWanted> {
+        let durable = self.durable.as_ref()?;
+        let until = self.memory_from();
+        if until <= durable.floor {
+            return None;
+        }
+        let all = OlderWanted { after: None, until, start_ms: 0, messages_max: u32::MAX };
+        match since {
+            Since::Head => None,
+            Since::Serial(text) => {
+                let serial: ChannelSerial = text.parse().ok()?;
+                let is_kept = serial >= durable.floor && serial < until;
+                (is_kept && durable.series.contains(&serial.series()))
+                    .then_some(OlderWanted { after: Some(serial), ..all })
+            }
+            Since::Rewind { rewind: Rewind::Count(count), .. } => {
+                let messages_max = count.saturating_sub(self.history.message_count());
+                (messages_max > 0).then_some(OlderWanted { messages_max, ..all })
+            }
+            Since::Rewind { rewind: Rewind::Span(span), limit } => {
+                let start_ms = now.unix_ms.saturating_sub(span.as_millis() as u64);
+                (until.time_ms() >= start_ms).then_some(OlderWanted {
+                    start_ms,
+                    messages_max: limit.saturating_add(1),
+                    ..all
+                })
+            }
         }
     }
 
@@ -312,8 +490,8 @@ impl HomeChannel {
             *last_serial
         };
         let revisions = self.revisions.get_or_insert_default();
-        let (revised, replaced) = revisions.revise(now, first, mutation, serial)?;
-        if let Some(replaced) = replaced {
+        let revised = revisions.revise(now, first, mutation, serial)?;
+        if let Some(replaced) = revised.replaced {
             self.history.remove(replaced);
         }
         self.history.push(Arc::clone(&revised.version));
@@ -382,12 +560,23 @@ impl HomeChannel {
         count: usize,
         publication_id: &str,
     ) {
+        self.remember_until(now.mono_ms + ID_WINDOW_MS, id, first, count, publication_id);
+    }
+
+    fn remember_until(
+        &mut self,
+        until_ms: u64,
+        id: Box<str>,
+        first: Position,
+        count: usize,
+        publication_id: &str,
+    ) {
         if self.ids.len() == IDS_MAX {
             self.forget_oldest_id();
         }
         let (count, publication_id) = (count as u32, publication_id.into());
         self.ids.insert(id.clone(), Remembered { first, count, publication_id });
-        self.ids_until.push_back((now.mono_ms + ID_WINDOW_MS, id));
+        self.ids_until.push_back((until_ms, id));
     }
 
     /// Does what a client wants of its members, heard over its `transport_count`th transport; returns
@@ -577,8 +766,9 @@ impl HomeChannel {
     }
 
     /// What somebody who joins `since` some point is sent of the past, at most `bytes_max` of it; a
-    /// continuity that cannot be kept is given up as a whole (6.6).
-    pub fn past(&self, now: Now, since: &Since, bytes_max: u64) -> Past {
+    /// continuity that cannot be kept is given up as a whole (6.6). `older` is what was
+    /// [wanted](Self::older_wanted) of what is kept elsewhere.
+    pub fn past(&self, now: Now, since: &Since, bytes_max: u64, older: Option<&Older>) -> Past {
         let head = self.last_serial;
         let nothing = Past { serial: head, resumed: false, error: None, events: Vec::new() };
         match since {
@@ -594,12 +784,17 @@ impl HomeChannel {
                         latest(now.unix_ms.saturating_sub(span.as_millis() as u64), *limit)
                     }
                 };
+                let mut publications: VecDeque<Arc<Publication>> = publications.into();
+                let mut is_cut = is_cut;
+                if let Some(older) = older.filter(|_| !is_cut) {
+                    is_cut = prepend(&mut publications, older, rewind, *limit, bytes_max);
+                }
                 let text = "the time to rewind holds more messages than are replayed";
                 let error = is_cut.then(|| ErrorInfo::new(ErrorCode::HISTORY_LIMIT, text));
                 let events = publications.into_iter().map(Broadcast::Messages).collect();
                 Past { error, events, ..nothing }
             }
-            Since::Serial(text) => match self.missed(text, bytes_max) {
+            Since::Serial(text) => match self.missed(text, bytes_max, older) {
                 Ok((serial, events)) => Past { serial, resumed: true, error: None, events },
                 Err(error) => Past { error: Some(error), ..nothing },
             },
@@ -612,19 +807,21 @@ impl HomeChannel {
         &self,
         text: &str,
         bytes_max: u64,
+        older: Option<&Older>,
     ) -> Result<(ChannelSerial, Vec<Broadcast>), ErrorInfo> {
         let lost = |code, text: &'static str| Err(ErrorInfo::new(code, text));
         let serial = match text.parse::<ChannelSerial>() {
-            Ok(serial) if serial.series() == self.last_serial.series() => serial,
+            Ok(serial) if self.knows(serial.series()) => serial,
             _ => return lost(ErrorCode::UNKNOWN_SERIES, "the channelSerial is not of this server"),
         };
-        let floor = self.dropped.unwrap_or(self.first_serial);
-        if serial < floor || serial > self.last_serial {
+        let floor = self.kept_from();
+        let older = older.filter(|older| older.until == self.memory_from() && !older.is_cut);
+        if (serial < floor && older.is_none()) || serial > self.last_serial {
             let text = "messages were missed that are kept no longer";
             return lost(ErrorCode::HISTORY_EXPIRED, text);
         }
-        let messages = self.history.since(&serial).map(Arc::clone).map(Broadcast::Messages);
-        let mut events: Vec<Broadcast> = messages.collect();
+        let mut events = older.map_or(Vec::new(), |older| broadcasts(&older.events));
+        events.extend(self.history.since(&serial).map(Arc::clone).map(Broadcast::Messages));
         if let Some(revisions) = &self.revisions {
             let annotations = revisions.annotations_since(&serial).map(Arc::clone);
             events.extend(annotations.map(Broadcast::Annotations));
@@ -635,6 +832,22 @@ impl HomeChannel {
             return lost(ErrorCode::HISTORY_LIMIT, text);
         }
         Ok((serial, events))
+    }
+
+    fn knows(&self, series: SeriesId) -> bool {
+        let is_earlier = |durable: &Durable| durable.series.contains(&series);
+        series == self.last_serial.series() || self.durable.as_deref().is_some_and(is_earlier)
+    }
+
+    /// Reads one page of history that begins, or ends, with publications that are kept elsewhere; see
+    /// [`History::read_with`].
+    pub fn read_history_with(
+        &self,
+        older: &[Arc<Publication>],
+        is_cut: bool,
+        query: &HistoryQuery,
+    ) -> HistoryPage {
+        self.history.read_with(older, is_cut, query)
     }
 
     /// Reads one page of history. What is too old counts until the next sweep.
@@ -735,6 +948,54 @@ impl HomeChannel {
             self.ids.remove(&id);
         }
     }
+}
+
+/// What was kept, as it was told. Of a run of appends that is the last one.
+fn broadcasts(events: &[Kept]) -> Vec<Broadcast> {
+    let mut told: Vec<Broadcast> = Vec::with_capacity(events.len());
+    for event in events {
+        let event = match event {
+            Kept::Messages(publication, _) => Broadcast::Messages(Arc::clone(publication)),
+            Kept::Version { version, replaced } => {
+                if let Some(replaced) = replaced
+                    && let Ok(at) = told.binary_search_by_key(replaced, Broadcast::serial)
+                {
+                    told.remove(at);
+                }
+                Broadcast::Messages(Arc::clone(version))
+            }
+            Kept::Annotations(publication, _) => Broadcast::Annotations(Arc::clone(publication)),
+        };
+        told.push(event);
+    }
+    told
+}
+
+/// Puts older messages before those of a rewind, within its bounds; returns whether some had to be left
+/// out that it asks for.
+fn prepend(
+    publications: &mut VecDeque<Arc<Publication>>,
+    older: &Older,
+    rewind: &Rewind,
+    limit: u32,
+    bytes_max: u64,
+) -> bool {
+    let messages_max = match rewind {
+        Rewind::Count(count) => *count,
+        Rewind::Span(_) => limit,
+    };
+    let mut messages: usize = publications.iter().map(|it| it.messages.len()).sum();
+    let mut bytes: u64 = publications.iter().map(|it| it.size_bytes()).sum();
+    for event in older.events.iter().rev() {
+        let Kept::Messages(publication, _) = event else { continue };
+        bytes += publication.size_bytes();
+        if messages >= messages_max as usize || bytes > bytes_max {
+            return matches!(rewind, Rewind::Span(_));
+        }
+        messages += publication.messages.len();
+        publications.push_front(Arc::clone(publication));
+    }
+    older.is_cut && matches!(rewind, Rewind::Span(_))
 }
 
 /// The indexes of those that pass.

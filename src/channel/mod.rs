@@ -5,6 +5,7 @@ pub mod broadcast;
 pub mod chain;
 pub mod history;
 pub mod home;
+pub mod kept;
 pub mod log;
 pub mod presence;
 pub mod revisions;
@@ -28,6 +29,21 @@ impl ChannelKey {
         ChannelKey(format!("{app_id}{}{name}", Self::SEPARATOR).into())
     }
 
+    /// App and name, as they are written where both count.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The shard of `shards` that gives the channel called `key`, as [`as_str`](Self::as_str) writes it,
+    /// its order.
+    pub fn home_of(key: &str, shards: usize) -> usize {
+        // SipHash with fixed keys: a client can aim channels at one shard, as it can by publishing
+        // to one channel, but cannot make our hash tables degenerate: those are keyed.
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        (hasher.finish() % shards as u64) as usize
+    }
+
     /// Whether it is a channel of the app.
     pub fn is_of(&self, app_id: &str) -> bool {
         self.0.strip_prefix(app_id).is_some_and(|rest| rest.starts_with(Self::SEPARATOR))
@@ -45,11 +61,7 @@ impl ChannelKey {
 
     /// The shard that gives this channel its order; the same on every shard, below `shards`.
     pub fn home(&self, shards: usize) -> usize {
-        // SipHash with fixed keys: a client can aim channels at one shard, as it can by publishing
-        // to one channel, but cannot make our hash tables degenerate: those are keyed.
-        let mut hasher = DefaultHasher::new();
-        self.0.hash(&mut hasher);
-        (hasher.finish() % shards as u64) as usize
+        ChannelKey::home_of(&self.0, shards)
     }
 }
 

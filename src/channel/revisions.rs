@@ -30,6 +30,8 @@ pub struct Revised {
     pub increment: Option<Arc<Publication>>,
     /// Of the newest version that was sent complete to all: increments make sense to those who have it.
     pub whole: ChannelSerial,
+    /// The append before it, if it takes its place.
+    pub replaced: Option<ChannelSerial>,
 }
 
 /// Whether the newest summary of a message has been told.
@@ -133,7 +135,7 @@ impl Revisions {
     }
 
     /// Makes the next version of the message that begins with `first`; `serial` makes its place in the
-    /// order. Returns what it replaces in the history as well, if that is an append before it.
+    /// order.
     ///
     /// # Errors
     /// Those of [`Mutation::apply`]; nothing has changed then.
@@ -143,7 +145,7 @@ impl Revisions {
         first: First<'_>,
         mutation: &Mutation,
         serial: impl FnOnce() -> ChannelSerial,
-    ) -> Result<(Revised, Option<ChannelSerial>), ErrorInfo> {
+    ) -> Result<Revised, ErrorInfo> {
         let known = self.entries.get(&first.position());
         let latest = known.and_then(|entry| entry.versions.last());
         let latest_message = latest.map_or(first.message(), |latest| &latest.messages[0]);
@@ -200,7 +202,28 @@ impl Revisions {
         let whole = entry.whole.unwrap_or(first.publication.channel_serial);
         entry.versions.push(Arc::clone(&version));
         let replaced = replaced.map(|replaced| replaced.channel_serial);
-        Ok((Revised { version, increment, whole }, replaced))
+        Ok(Revised { version, increment, whole, replaced })
+    }
+
+    /// Takes back a version of the message that begins with `first`, as it was made by an earlier start of
+    /// the daemon.
+    pub fn restore(
+        &mut self,
+        first: First<'_>,
+        version: &Arc<Publication>,
+        replaced: Option<ChannelSerial>,
+    ) {
+        let bytes = &mut self.bytes;
+        let entry = self.entries.entry(first.position()).or_insert_with(|| {
+            *bytes += ENTRY_BYTES;
+            Entry::default()
+        });
+        entry.versions.pop_if(|last| replaced == Some(last.channel_serial));
+        entry.is_run = replaced.is_some();
+        if replaced.is_none() {
+            entry.whole = Some(version.channel_serial);
+        }
+        entry.versions.push(Arc::clone(version));
     }
 
     /// Whether `annotation` of an existing message may be added.

@@ -1,6 +1,6 @@
 //! What earlier starts of the daemon have left behind.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::index::{Index, Note};
@@ -67,6 +67,8 @@ pub struct Recovery {
     home: fn(&str, usize) -> usize,
     segments: BTreeMap<SegmentId, Known>,
     afters: HashMap<SegmentId, After>,
+    /// Everything in them was written again.
+    superseded: HashSet<SegmentId>,
     damage: Vec<Damage>,
     /// Whether nothing is missing at the end of the latest segment in use, by shard that wrote.
     series: BTreeMap<u16, Vec<Start>>,
@@ -89,6 +91,7 @@ impl Recovery {
             home,
             segments: BTreeMap::new(),
             afters: HashMap::new(),
+            superseded: HashSet::new(),
             damage: Vec::new(),
             series: BTreeMap::new(),
             floor_ms: 0,
@@ -172,7 +175,7 @@ impl Recovery {
             let bytes = kept.map_or(0, |(_, bytes)| bytes);
             self.indexes.iter_mut().for_each(|index| index.cut(earlier, bytes));
             if kept.is_none() {
-                self.afters.remove(&earlier);
+                self.superseded.insert(earlier);
                 self.damage.retain(|damage| damage.segment != earlier);
             }
         }
@@ -184,6 +187,9 @@ impl Recovery {
         for (id, after) in &self.afters {
             past.reached_ms = past.reached_ms.max(after.reached_ms);
             let Some((number, bytes)) = after.previous else { continue };
+            if self.superseded.contains(id) {
+                continue;
+            }
             let previous = SegmentId { number, ..*id };
             // What was written to it is not all there.
             if self.segments.get(&previous).is_some_and(|known| known.bytes < u64::from(bytes)) {
@@ -208,10 +214,12 @@ impl Recovery {
         }
         for (&shard, starts) in &self.series {
             let first = SegmentId::first_of(shard)..SegmentId::first_of(shard + 1);
-            let mut of_shard = self.segments.range(first).map(|(id, _)| id);
-            // What lay before the oldest that is in use is gone.
-            let oldest = of_shard.find_map(|id| self.afters.get(id));
-            past.floor_ms = past.floor_ms.max(oldest.map_or(0, |after| after.reached_ms));
+            // What lay before the oldest is gone, unless that is the first of all.
+            let oldest = self.segments.range(first).next().filter(|(id, _)| id.number > 0);
+            if let Some((id, known)) = oldest {
+                let reached_ms = self.afters.get(id).map(|after| after.reached_ms);
+                past.floor_ms = past.floor_ms.max(reached_ms.unwrap_or(known.created_ms));
+            }
             past.series.extend(starts.iter().map(|start| start.series));
             for (at, start) in starts.iter().enumerate().filter(|(_, start)| !start.is_complete) {
                 debug_assert!(start.created_ms <= now_ms || now_ms == 0);

@@ -1,69 +1,12 @@
 //! A journal on a disk that fails when told to, and ends at any moment.
 
 use super::*;
+use crate::sim::{Disk, EIO, ENOSPC};
 
 const NOW: Now = Now { mono_ms: 0, unix_ms: 1_800_000_000_000 };
-const ENOSPC: i32 = 28;
-const EIO: i32 = 5;
 
 fn home(channel: &str, shards: usize) -> usize {
     channel.len() % shards
-}
-
-/// Files, and what their disk does next.
-#[derive(Clone, Default)]
-struct Disk {
-    files: BTreeMap<SegmentId, Vec<u8>>,
-    /// Bytes of each file that survive a loss of power.
-    synced: BTreeMap<SegmentId, usize>,
-    /// Errors for the next commands that write.
-    errors: VecDeque<Option<i32>>,
-    full: bool,
-}
-
-impl Disk {
-    fn execute(&mut self, command: Command) -> Done {
-        let error = match &command {
-            Command::Create { .. } if self.full => Some(ENOSPC),
-            Command::Read { .. } | Command::Remove { .. } => None,
-            _ => self.errors.pop_front().flatten(),
-        };
-        let result = error.map_or(Ok(()), Err);
-        match command {
-            Command::Create { segment, header, .. } => {
-                let written = if error.is_some() { &header[..5] } else { &header[..] };
-                assert!(self.files.insert(segment, written.to_vec()).is_none(), "made once");
-                self.synced.insert(segment, written.len());
-                Done::Created(segment, result)
-            }
-            Command::Write { segment, offset, bytes } => {
-                let file = self.files.get_mut(&segment).expect("made before");
-                let written = if error.is_some() { bytes.len() / 2 } else { bytes.len() };
-                let offset = offset as usize;
-                file.resize(file.len().max(offset + written), 0);
-                file[offset..offset + written].copy_from_slice(&bytes[..written]);
-                Done::Written(segment, result)
-            }
-            Command::Sync { segment } => {
-                if error.is_none() {
-                    self.synced.insert(segment, self.files[&segment].len());
-                }
-                Done::Synced(segment, result)
-            }
-            Command::Remove { segment } => {
-                self.files.remove(&segment);
-                Done::Removed(segment, Ok(()))
-            }
-            Command::Read { query, segment, offset, length } => {
-                let Some(file) = self.files.get(&segment) else {
-                    return Done::Read(query, Err(ENOENT));
-                };
-                let from = (offset as usize).min(file.len());
-                let to = (from + length).min(file.len());
-                Done::Read(query, Ok(file[from..to].to_vec()))
-            }
-        }
-    }
 }
 
 fn config() -> JournalConfig {
@@ -78,9 +21,7 @@ fn config() -> JournalConfig {
 /// Starts a journal on what a disk holds; `start` tells starts apart.
 fn start(disk: &Disk, start: u8, now: Now) -> (Journal, Vec<Damage>) {
     let mut recovery = Recovery::new(1, home);
-    for (id, data) in &disk.files {
-        recovery.add(*id, data);
-    }
+    disk.files.iter().for_each(|(id, data)| recovery.add(*id, data));
     let (mut recovered, _, damage) = recovery.finish(now.unix_ms);
     let key = (SeriesId::new([start; 10]), u32::from(start));
     let mut journal = Journal::new(config(), (0, 1), key, recovered.remove(0), now);
@@ -386,24 +327,10 @@ fn what_was_confirmed_survives_in_order_and_once() {
             }
             // The host ends, and takes with it what it had not synchronised; or the process alone.
             if wants_sync {
-                for (id, data) in &mut disk.files {
-                    let kept = disk.synced[id];
-                    let more = below((data.len() - kept) as u64 + 1) as usize;
-                    data.truncate(kept + more);
-                }
-            } else {
-                // Only now that the last start is over, what it has written is all there is.
-                disk.synced = disk.files.iter().map(|(id, data)| (*id, data.len())).collect();
+                disk.lose_power(&mut below);
             }
-            for command in under_way {
-                if let Command::Write { segment, offset, bytes } = command
-                    && disk.files[&segment].len() as u64 >= offset
-                {
-                    let torn = below(bytes.len() as u64 + 1) as usize;
-                    let bytes = bytes.slice(..torn);
-                    let _ = disk.execute(Command::Write { segment, offset, bytes });
-                }
-            }
+            under_way.into_iter().for_each(|command| disk.tear(command, &mut below));
+            // What is there by now stays, whatever the next start loses.
             disk.synced = disk.files.iter().map(|(id, data)| (*id, data.len())).collect();
         }
         assert!(seed > 1 || !confirmed.is_empty());

@@ -73,9 +73,9 @@ impl Shard {
         self.drain.is_some()
     }
 
-    /// Whether a drain has left no transport open.
+    /// Whether a drain has left no transport open, and everything is written that is to be.
     pub fn is_drained(&self) -> bool {
-        self.is_draining() && self.open_transports == 0
+        self.is_draining() && self.open_transports == 0 && self.has_ended_journal()
     }
 
     /// When the drain wants to go on.

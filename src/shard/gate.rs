@@ -162,14 +162,14 @@ impl Shard {
             while let Some(Held { reply_to, accepted, stage, .. }) = self.gates.take_first(key) {
                 let Stage::Decided(decision) = stage else { unreachable!("taken when decided") };
                 let result = match decision {
-                    Ok(()) => self.publish_here(reply_to, key.clone(), accepted),
+                    Ok(()) => self.publish_here(reply_to, key, accepted),
                     Err(error) => {
                         self.counters.rejected_publishes += 1;
                         Err(error)
                     }
                 };
                 let ReturnAddress { shard, transport, request } = reply_to;
-                self.post(usize::from(shard), Mail::Published { transport, request, result });
+                self.post_of(key, shard, Mail::Published { transport, request, result });
             }
             if !self.ask_next(key) {
                 break;

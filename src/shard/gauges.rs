@@ -1,6 +1,7 @@
 //! How much a shard holds, in numbers that are at hand: whoever asks holds nothing up.
 
 use super::Shard;
+use crate::journal::JournalGauges;
 
 /// What one shard holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct Gauges {
     pub channels: u64,
     /// Bytes of these channels' histories.
     pub history_bytes: u64,
+    /// What the message log holds.
+    pub journal: JournalGauges,
     /// Mail that has found no room in the mesh yet.
     pub mail_waiting: u64,
     /// Publishes that wait for the answer of a rule.
@@ -34,6 +37,7 @@ impl Shard {
             channels: self.homes.len() as u64,
             history_bytes: self.homes.history_bytes(),
             publishes_waiting: self.gates.waiting() as u64,
+            journal: self.journal_gauges(),
             mail_waiting: self.outboxes.iter().map(|outbox| outbox.len() as u64).sum(),
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::durable::Keeping;
 use super::encode::{EncodedOnce, Joining, Replay, encode_event, sync};
 use super::mail::{Append, ConnectionNews, Joined, MembersChange};
 use super::occupancy::occupancy_frame;
@@ -15,16 +16,17 @@ use super::streams::Stream;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::vcdiff::Encoder;
 use crate::ably::{
-    Accepted, Answer, ChannelsQuery, Counter, Directory, ErrorCode, ErrorInfo, FixtureMember,
-    Format, HistoryItem, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage,
-    PresenceRequest, Publication, PublishResult, Question, Rule, RuleSource, Rules, SeriesId,
-    Survey, no_such_message,
+    Accepted, Ack, Answer, ChannelsQuery, Counter, Directory, ErrorCode, ErrorInfo, FixtureMember,
+    Format, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage, PresenceRequest,
+    Publication, PublishResult, Question, Rule, RuleSource, Rules, SeriesId, Survey,
+    no_such_message,
 };
 use crate::base::{Level, LogLine, Now};
 use crate::channel::ChannelKey;
 use crate::channel::broadcast::Broadcast;
 use crate::channel::history::HistoryConfig;
-use crate::channel::home::{Annotated, HomeChannel, Published, StreamRef, Subscriber};
+use crate::channel::home::{Annotated, HomeChannel, Older, Published, StreamRef, Subscriber};
+use crate::channel::kept::{ChosenIds, Kept};
 use crate::channel::log::{Link, TransportRef};
 use crate::channel::presence::{Members, PresenceConfig};
 use crate::channel::revisions::{Revised, SUMMARY_PAUSE_MS};
@@ -59,7 +61,7 @@ pub(super) struct Homes {
     config: HistoryConfig,
     /// Says which channels are kept longer.
     directory: Arc<Directory>,
-    series: SeriesId,
+    pub series: SeriesId,
     /// Makes the deltas of all channels.
     encoder: Encoder,
     /// Counts changes of the rules, from 1.
@@ -69,6 +71,8 @@ pub(super) struct Homes {
     /// Messages whose summary was told within the last pause, with the end of that, oldest first. Each
     /// is in it once and is kept in a history, so there are no more than that has room for.
     summary_pauses: VecDeque<(u64, ChannelKey, Position)>,
+    /// Where channels are kept that outlive the process, if there is a place.
+    pub keeping: Option<Box<Keeping>>,
 }
 
 impl Homes {
@@ -89,7 +93,30 @@ impl Homes {
             rules_version: 1,
             replays: Replays::default(),
             summary_pauses: VecDeque::new(),
+            keeping: None,
         }
+    }
+
+    /// How long what is persisted is kept, in milliseconds.
+    pub fn persisted_ms(&self) -> u64 {
+        self.config.persisted_retention.as_millis() as u64
+    }
+
+    /// How the events of a channel are kept on disk; `None`: they are not.
+    pub fn ack(&self, key: &ChannelKey) -> Option<Ack> {
+        ack(self.keeping.as_deref(), &self.directory, key)
+    }
+
+    /// Whether messages of the channel can be changed.
+    pub fn has_mutable_messages(&self, key: &ChannelKey) -> bool {
+        let app = self.directory.app(key.app_id());
+        app.is_some_and(|app| app.namespace(key.name()).mutable_messages)
+    }
+
+    /// Whether what a join gets was made for another already.
+    pub fn has_replay(&self, key: &ChannelKey, joining: &Joining) -> bool {
+        let head = self.channels.get(key).map(HomeChannel::last_serial);
+        head.is_some_and(|head| self.replays.has(key, joining, head))
     }
 
     /// Channels that are at home here.
@@ -107,7 +134,8 @@ impl Homes {
         let sweep = (!self.channels.is_empty()).then(|| self.swept_ms + SWEEP_MS);
         let leave = self.leaving.first().map(|(leave_at_ms, _)| *leave_at_ms);
         let summary = self.summary_pauses.front().map(|(until_ms, ..)| *until_ms);
-        [sweep, leave, summary].into_iter().flatten().min()
+        let keeping = self.keeping.as_ref().and_then(|keeping| keeping.next_timeout_ms());
+        [sweep, leave, summary, keeping].into_iter().flatten().min()
     }
 
     /// A channel that is open.
@@ -132,20 +160,30 @@ impl Homes {
         Some(channels.get_mut(key)?.rules(*rules_version, find))
     }
 
-    fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
+    /// The channel, which begins now if it is not open.
+    pub fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
         let (series, keys, changes) = (self.series, &mut self.keys, &mut self.changes);
         let (config, directory) = (&self.config, &self.directory);
+        let keeping = self.keeping.as_deref();
         self.channels.entry(key.clone()).or_insert_with(|| {
             keys.insert(key.clone());
             changes.push((key.clone(), true));
             let retention = retention(config, directory, &key);
-            HomeChannel::new(now, key, series, retention)
+            let ack = ack(keeping, directory, &key);
+            let home = HomeChannel::new(now, key, series, retention);
+            match (keeping, ack) {
+                (Some(keeping), Some(ack)) => keeping.begin(now, home, ack != Ack::Memory),
+                _ => home,
+            }
         })
     }
 
     /// Takes another directory; channels hear of it with the next sweep over them, and of other rules with
     /// their next event.
     pub fn set_directory(&mut self, directory: Arc<Directory>) {
+        if let Some(keeping) = &mut self.keeping {
+            keeping.set_directory(&directory);
+        }
         if !directory.rules().is_same(self.directory.rules()) {
             self.rules_version = self.rules_version.wrapping_add(1).max(1);
         }
@@ -200,13 +238,14 @@ impl Homes {
             self.keys.range((from, Bound::Unbounded)).take(SWEEP_CHANNELS).cloned().collect();
         // Short of the end it goes on there the next time, otherwise at the beginning.
         self.swept_to = swept.last().filter(|_| swept.len() == SWEEP_CHANNELS).cloned();
+        let may_forget = self.keeping.as_ref().is_none_or(|keeping| keeping.may_forget());
         for key in swept {
             let channel = self.channels.get_mut(&key).expect("listed channels exist");
             let before_bytes = channel.history_bytes();
             channel.set_retention(retention(&self.config, &self.directory, &key));
             channel.trim(now, self.config.channel_bytes_max);
             self.history_bytes -= before_bytes - channel.history_bytes();
-            if channel.is_idle(now) {
+            if channel.is_idle(now) && (may_forget || !channel.is_durable()) {
                 self.channels.remove(&key);
                 self.keys.remove(&key);
                 self.changes.push((key, false));
@@ -221,6 +260,7 @@ impl Homes {
         channel: &ChannelKey,
         joining: &Joining,
         bytes_max: u64,
+        older: Option<&Older>,
     ) -> Replayed {
         let Homes { channels, encoder, replays, .. } = self;
         let home = channels.get_mut(channel).expect("opened by the caller");
@@ -228,7 +268,8 @@ impl Homes {
         if let Some(replayed) = replays.find(channel, joining, head) {
             return replayed;
         }
-        let Past { serial, resumed, error, events } = home.past(now, &joining.since, bytes_max);
+        let Past { serial, resumed, error, events } =
+            home.past(now, &joining.since, bytes_max, older);
         let Replay { pieces: frames, last } = Replay::new(&events, joining, home, encoder);
         let is_head = last.is_some_and(|last| last.channel_serial == head);
         let chain = home.chain();
@@ -295,6 +336,15 @@ fn retention(config: &HistoryConfig, directory: &Directory, key: &ChannelKey) ->
     }
 }
 
+/// How the events of a channel are kept on disk; `None`: they are not. Metachannels never are.
+fn ack(keeping: Option<&Keeping>, directory: &Directory, key: &ChannelKey) -> Option<Ack> {
+    if !keeping?.has_persisted() || key.name().starts_with('[') {
+        return None;
+    }
+    let namespace = directory.app(key.app_id())?.namespace(key.name());
+    namespace.persisted.then_some(namespace.ack)
+}
+
 impl Shard {
     /// A publish for a channel that is at home here.
     pub(super) fn handle_publish(
@@ -303,67 +353,81 @@ impl Shard {
         channel: ChannelKey,
         accepted: Accepted,
     ) {
-        let result = match self.hold(reply_to, &channel, accepted) {
-            Ok(Some(accepted)) => self.publish_here(reply_to, channel, accepted),
+        let key = channel;
+        let result = match self.hold(reply_to, &key, accepted) {
+            Ok(Some(accepted)) => self.publish_here(reply_to, &key, accepted),
             Ok(None) => return,
             Err(error) => Err(error),
         };
         let ReturnAddress { shard, transport, request } = reply_to;
-        self.post(usize::from(shard), Mail::Published { transport, request, result });
+        self.post_of(&key, shard, Mail::Published { transport, request, result });
     }
 
     /// Publishes what no rule has to be asked about any more.
     pub(super) fn publish_here(
         &mut self,
         reply_to: ReturnAddress,
-        key: ChannelKey,
+        key: &ChannelKey,
         accepted: Accepted,
     ) -> Result<PublishResult, ErrorInfo> {
-        self.check_subscribers(&key)?;
-        self.check_rules(&key, RuleSource::Message)?;
+        self.check_subscribers(key)?;
+        self.check_rules(key, RuleSource::Message)?;
+        if !matches!(&accepted, Accepted::Messages(messages) if messages.is_ephemeral()) {
+            self.check_journal(key)?;
+        }
         let publisher =
             accepted.is_from_connection().then_some((reply_to.shard, reply_to.transport));
         let now = self.now;
         match accepted {
             Accepted::Messages(messages) => {
                 let is_ephemeral = messages.is_ephemeral();
-                let published = self.homes.change(now, &key, |home| home.publish(now, messages));
-                let (publication, result) = match published {
+                let has_chosen_ids = messages.chosen_ids().next().is_some();
+                let published = self.homes.change(now, key, |home| home.publish(now, messages));
+                let (publication, result, ids) = match published {
                     Published::New(publication) => {
                         let result = PublishResult::of(&publication);
-                        (publication, result)
+                        let ids = if has_chosen_ids { ChosenIds::First } else { ChosenIds::None };
+                        (publication, result, ids)
                     }
-                    Published::Partly(publication, result) => (publication, result),
+                    Published::Partly(publication, result) => {
+                        (publication, result, ChosenIds::Each)
+                    }
                     Published::Repeated(result) => return Ok(result),
                 };
-                self.count_publication(&key, &publication);
+                self.count_publication(key, &publication);
+                if !is_ephemeral {
+                    self.keep(key, || Kept::Messages(Arc::clone(&publication), ids));
+                }
                 let event = Broadcast::Messages(publication);
                 match is_ephemeral {
-                    true => self.broadcast_to_streams(&key, &event, publisher),
-                    false => self.broadcast(&key, &event, publisher),
+                    true => self.broadcast_to_streams(key, &event, publisher),
+                    false => self.broadcast(key, &event, publisher),
                 }
                 Ok(result)
             }
             Accepted::Mutation(mutation) => {
-                let revised =
-                    self.homes.change_known(now, &key, |home| home.revise(now, &mutation));
+                let revised = self.homes.change_known(now, key, |home| home.revise(now, &mutation));
                 let revised = revised.ok_or_else(no_such_message)??;
-                self.count_publication(&key, &revised.version);
+                self.count_publication(key, &revised.version);
                 let result = PublishResult::of(&revised.version);
-                self.broadcast_revision(&key, &revised, publisher);
+                let (version, replaced) = (Arc::clone(&revised.version), revised.replaced);
+                self.keep(key, || Kept::Version { version, replaced });
+                self.broadcast_revision(key, &revised, publisher);
                 Ok(result)
             }
             Accepted::Annotations(annotations) => {
+                let has_chosen_id = annotations.chosen_id().is_some();
                 let annotated =
-                    self.homes.change_known(now, &key, |home| home.annotate(now, *annotations));
+                    self.homes.change_known(now, key, |home| home.annotate(now, *annotations));
                 let (publication, to_tell) = match annotated.ok_or_else(no_such_message)?? {
                     Annotated::New { publication, to_tell } => (publication, to_tell),
                     Annotated::Repeated(result) => return Ok(result),
                 };
                 let result = publication.result();
-                self.broadcast(&key, &Broadcast::Annotations(publication), publisher);
+                self.keep(key, || Kept::Annotations(Arc::clone(&publication), has_chosen_id));
+                self.broadcast(key, &Broadcast::Annotations(publication), publisher);
                 for message in to_tell {
-                    self.tell_summary(&key, message);
+                    self.tell_summary(key, message);
                 }
                 Ok(result)
             }
@@ -413,8 +477,9 @@ impl Shard {
         let Some(increment) = &revised.increment else {
             return self.broadcast(key, &whole, publisher);
         };
-        let Homes { channels, encoder, .. } = &mut self.homes;
+        let Homes { channels, encoder, keeping, .. } = &mut self.homes;
         let Some(home) = channels.get_mut(key) else { return };
+        let mut owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
         let increment = Broadcast::Messages(Arc::clone(increment));
         let (serial, has_members) = (whole.serial(), home.has_members());
         let mut wholes = EncodedOnce::new(&whole, home, encoder);
@@ -441,7 +506,10 @@ impl Shard {
                     Mail::Frame { stream, serial, publisher, has_members, frame, link }
                 }
             };
-            self.outboxes[usize::from(*shard)].push_back(mail);
+            match &mut owed {
+                None => self.outboxes[usize::from(*shard)].push_back(mail),
+                Some(owed) => owed.push_mail(*shard, mail),
+            }
         }
         let occupancy = home.occupancy();
         self.count_deliveries(key, &increment, &occupancy);
@@ -481,21 +549,19 @@ impl Shard {
         event: &Broadcast,
         publisher: Option<(u16, TransportRef)>,
     ) {
-        let Homes { channels, encoder, .. } = &mut self.homes;
+        let Homes { channels, encoder, keeping, .. } = &mut self.homes;
         let Some(home) = channels.get_mut(key) else { return };
+        let mut owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
         let (serial, has_members) = (event.serial(), home.has_members());
         let mut encoded = EncodedOnce::new(event, home, encoder);
         for subscriber in home.subscribers() {
             let (frame, link) = encoded.frame(subscriber).unzip();
             let (stream, link) = (subscriber.stream, link.unwrap_or_default());
-            self.outboxes[usize::from(subscriber.shard)].push_back(Mail::Frame {
-                stream,
-                serial,
-                publisher,
-                has_members,
-                frame,
-                link,
-            });
+            let mail = Mail::Frame { stream, serial, publisher, has_members, frame, link };
+            match &mut owed {
+                None => self.outboxes[usize::from(subscriber.shard)].push_back(mail),
+                Some(owed) => owed.push_mail(subscriber.shard, mail),
+            }
         }
         let occupancy = home.occupancy();
         self.count_deliveries(key, event, &occupancy);
@@ -507,20 +573,19 @@ impl Shard {
     /// Another shard, or this one, has subscribers for a channel that is at home here.
     pub(super) fn handle_subscribe(&mut self, channel: ChannelKey, subscriber: Subscriber) {
         let (shard, stream) = (subscriber.shard, subscriber.stream);
-        let home = self.homes.open(self.now, channel);
+        let home = self.homes.open(self.now, channel.clone());
         if subscriber.view.filter.as_ref().is_some_and(|filter| !home.takes_filter(filter)) {
             let text = "the channel has as many different filters as it may have";
             let error = ErrorInfo::new(ErrorCode::TOO_MANY_CHANNELS, text);
-            return self.post(usize::from(shard), Mail::Refused { stream, error });
+            return self.post_of(&channel, shard, Mail::Refused { stream, error });
         }
         home.subscribe(subscriber);
         let is_first = home.subscribers().len() == 1;
         let (serial, has_members) = (home.last_serial(), home.has_members());
         if is_first {
-            let channel = home.key().clone();
             self.listeners_changed(&channel, true);
         }
-        self.post(usize::from(shard), Mail::Subscribed { stream, serial, has_members });
+        self.post_of(&channel, shard, Mail::Subscribed { stream, serial, has_members });
     }
 
     /// An attachment wants what it has missed, and who is present.
@@ -531,10 +596,24 @@ impl Shard {
         joining: &Joining,
     ) {
         self.homes.open(self.now, channel.clone());
+        if !self.read_for_join(reply_to, &channel, joining) {
+            self.join_with(reply_to, &channel, joining, None);
+        }
+    }
+
+    /// The same with what was read for it.
+    pub(super) fn join_with(
+        &mut self,
+        reply_to: ReturnAddress,
+        channel: &ChannelKey,
+        joining: &Joining,
+        older: Option<&Older>,
+    ) {
+        self.homes.open(self.now, channel.clone());
         let bytes_max = self.config.replay_bytes_max.into();
         let Replayed { serial, resumed, error, has_base, mut frames } =
-            self.homes.replay(self.now, &channel, joining, bytes_max);
-        let home = self.homes.get_mut(&channel).expect("opened above");
+            self.homes.replay(self.now, channel, joining, bytes_max, older);
+        let home = self.homes.get_mut(channel).expect("opened above");
         let has_backlog = !frames.is_empty();
         if let Some(category) = joining.view.occupancy {
             let key = (joining.format, &*joining.display_name, category);
@@ -547,7 +626,7 @@ impl Shard {
         let joined = Joined { serial, resumed, error, has_backlog, has_members, has_base, frames };
         let ReturnAddress { shard, transport, request } = reply_to;
         let joined = Box::new(joined);
-        self.post(usize::from(shard), Mail::Joined { transport, request, joined });
+        self.post_of(channel, shard, Mail::Joined { transport, request, joined });
     }
 
     /// A client wants something of its members on a channel that is at home here.
@@ -559,7 +638,7 @@ impl Shard {
     ) {
         let result = self.change_members_here(channel, change);
         let ReturnAddress { shard, transport, request } = reply_to;
-        self.post(usize::from(shard), Mail::MembersChanged { transport, request, result });
+        self.post_of(channel, shard, Mail::MembersChanged { transport, request, result });
     }
 
     fn change_members_here(
@@ -670,8 +749,8 @@ impl Shard {
         display_name: &Arc<str>,
     ) {
         let (transport, stream) = to;
-        let frames = sync(self.homes.open(self.now, channel), format, display_name);
-        self.post(usize::from(shard), Mail::Synced { transport, stream, frames });
+        let frames = sync(self.homes.open(self.now, channel.clone()), format, display_name);
+        self.post_of(&channel, shard, Mail::Synced { transport, stream, frames });
     }
 
     /// A shard has no subscribers left for a stream.
@@ -705,13 +784,12 @@ impl Shard {
                 Ok(Answer::Status(home.map(HomeChannel::occupancy).unwrap_or_default()))
             }
             Question::History(query) => {
+                if self.read_history(reply_to, channel, query) {
+                    return;
+                }
+                let home = self.homes.channels.get(channel);
                 let page = home.map(|home| home.read_history(query)).unwrap_or_default();
-                let size = |item: &HistoryItem| item.publication.messages[item.index].size_bytes();
-                let tally = self.stats.of(channel.app_id(), self.now.unix_ms);
-                tally.add(Counter::OutboundRestMessages, page.items.len() as u64);
-                let bytes = page.items.iter().map(size).sum();
-                tally.add(Counter::OutboundRestMessageBytes, bytes);
-                Ok(Answer::History(page))
+                return self.answer_history(reply_to, channel, page);
             }
             Question::Message(message) => {
                 let item = home.and_then(|home| home.message(*message));
@@ -741,7 +819,7 @@ impl Shard {
             }
         };
         let ReturnAddress { shard, transport, request } = reply_to;
-        self.post(usize::from(shard), Mail::Answer { transport, request, answer });
+        self.post_of(channel, shard, Mail::Answer { transport, request, answer });
     }
 
     /// Counts what was published at home here.

@@ -32,7 +32,7 @@ impl HookOutbox {
 
     /// Takes an event. Where there is no room, the oldest goes that may be dropped; there may be none, as
     /// a rule that refuses has been asked before.
-    fn push(&mut self, event: RuleEvent) {
+    pub fn push(&mut self, event: RuleEvent) {
         if self.is_full() {
             let may_go = |event: &RuleEvent| event.rule().when_full == WhenFull::DropOldest;
             if let Some(at) = self.events.iter().position(may_go) {
@@ -93,15 +93,21 @@ impl Shard {
 
     /// Has the rules of the event's channel told of it.
     pub(super) fn hook(&mut self, key: &ChannelKey, event: &Broadcast) {
+        let mut keeping = self.homes.keeping.take();
+        let mut owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
         let rules = self.homes.rules_of(key).unwrap_or_default();
         let (outbox, channel) = (&mut self.hooks, key.name());
+        let mut push = |event| match &mut owed {
+            None => outbox.push(event),
+            Some(owed) => owed.push_event(event),
+        };
         for rule in rules.iter().filter(|rule| rule.gate.is_none()) {
             match (rule.source, event) {
                 (RuleSource::Message, Broadcast::Messages(publication)) => {
-                    message_events(rule, channel, publication, |event| outbox.push(event));
+                    message_events(rule, channel, publication, &mut push);
                 }
                 (RuleSource::Presence, Broadcast::Presence(events)) => {
-                    presence_events(rule, channel, events, |event| outbox.push(event));
+                    presence_events(rule, channel, events, &mut push);
                 }
                 (
                     RuleSource::Message
@@ -112,6 +118,7 @@ impl Shard {
                 ) => {}
             }
         }
+        self.homes.keeping = keeping;
     }
 
     /// Whether a rule of a channel that is open is told of `source`.

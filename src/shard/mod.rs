@@ -21,6 +21,7 @@
 //! | `lifecycle.rs` | what metachannels tell of channels and connections |
 //! | `presence.rs` | what clients ask of their members, and what becomes of those with a connection |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
+//! | `durable.rs` | channels that outlive the process: to the disk, and back |
 //! | `replays.rs` | what was made lately for those who have missed something |
 //! | `hooks.rs` | events on their way to the endpoints of rules |
 //! | `gate.rs` | publishes that wait for the answer of a rule |
@@ -33,6 +34,7 @@ mod attach;
 mod auth;
 mod dormant;
 mod drain;
+mod durable;
 mod encode;
 mod events;
 mod fanout;
@@ -78,6 +80,7 @@ use crate::channel::home::Subscriber;
 use crate::channel::log::{Due, Owed, TransportRef};
 use crate::connection::ConnectionConfig;
 use crate::http::RequestParser;
+use crate::journal::JournalCounters;
 use crate::sys::SendBuf;
 
 pub use self::drain::DRAIN_GRACE;
@@ -173,6 +176,8 @@ pub struct Counters {
     pub slow_consumers: u64,
     /// Realtime transports that were told to try again later.
     pub connects_refused: u64,
+    /// Of the message log.
+    pub journal: JournalCounters,
     /// Questions that rules were asked before a publish.
     pub questions: u64,
     /// Questions that had no answer, or none that could be used.
@@ -282,7 +287,7 @@ impl Shard {
 
     /// What was counted so far.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters { journal: self.journal_counters(), ..self.counters }
     }
 
     /// Sets the time for everything until the next turn. Wall time never goes backwards here, since
@@ -393,6 +398,7 @@ impl Shard {
         self.expire_dormant();
         self.tell_summaries();
         self.withdraw_due_members();
+        self.advance_journal();
         self.sweep_homes();
         self.tell_due_occupancy();
     }
@@ -427,6 +433,9 @@ impl Shard {
         self.deliver_own_mail();
         self.commit_staged();
         self.advance_drain();
+        if self.is_draining() && self.open_transports == 0 {
+            self.end_journal();
+        }
     }
 
     fn deliver_own_mail(&mut self) {
@@ -438,6 +447,13 @@ impl Shard {
     /// Mail has arrived from shard `from`.
     pub fn handle_mail(&mut self, from: usize, mail: Mail) {
         let from = from as u16;
+        let mail = match &self.homes.keeping {
+            None => mail,
+            Some(_) => match self.wait_for_channel(from, mail) {
+                Some(mail) => mail,
+                None => return,
+            },
+        };
         match mail {
             Mail::Publish { reply_to, channel, accepted } => {
                 self.handle_publish(reply_to, channel, accepted);

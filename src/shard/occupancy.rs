@@ -116,6 +116,7 @@ impl Shard {
         let told = std::mem::replace(&mut watch.told, metrics);
         let (serial, has_members) = (home.last_serial(), home.has_members());
         let mut frames: Vec<((Format, &str, Category), Bytes)> = Vec::new();
+        let mut letters = Vec::new();
         for subscriber in home.subscribers() {
             let Some(category) = subscriber.view.occupancy else { continue };
             if !metrics.differs(&told, category) {
@@ -129,14 +130,18 @@ impl Shard {
                 frame
             });
             // It becomes what clients apply the next delta to, and cannot be that for all of them.
-            self.outboxes[usize::from(subscriber.shard)].push_back(Mail::Frame {
+            let mail = Mail::Frame {
                 stream: subscriber.stream,
                 serial,
                 publisher: None,
                 has_members,
                 frame: Some(frame),
                 link: Link::Break,
-            });
+            };
+            letters.push((subscriber.shard, mail));
+        }
+        for (shard, mail) in letters {
+            self.post_of(channel, shard, mail);
         }
     }
 }

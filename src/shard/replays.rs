@@ -36,6 +36,12 @@ pub(super) struct Replays {
 }
 
 impl Replays {
+    /// Whether [`find`](Self::find) finds it.
+    pub fn has(&self, channel: &ChannelKey, joining: &Joining, head: ChannelSerial) -> bool {
+        let mut made = self.made.iter();
+        made.any(|(of, asked, then, _)| *then == head && asked == joining && of == channel)
+    }
+
     /// What `joining` gets, if that was made for another since the channel's newest event, `head`.
     pub fn find(
         &self,

@@ -23,6 +23,7 @@ use crate::ws::{self, CloseCode};
 mod apps;
 mod auth;
 mod drain;
+mod durable;
 mod events;
 mod gate;
 mod hooks;
@@ -39,16 +40,20 @@ impl Host {
     }
 
     fn with_config(shards: usize, seed: u64, config: ShardConfig) -> Host {
-        let api_key: ApiKey = KEY.parse().expect("well-formed");
-        let key = KeySpec::new(api_key, &Capability::all().to_string(), false).expect("valid");
         let mutable =
             Namespace { id: "mutable".into(), mutable_messages: true, ..Namespace::default() };
-        let app = AppSpec {
-            id: "app".into(),
-            keys: vec![key],
-            namespaces: vec![mutable],
-            ..AppSpec::default()
-        };
+        Host::with_namespaces(shards, seed, config, vec![mutable])
+    }
+
+    fn with_namespaces(
+        shards: usize,
+        seed: u64,
+        config: ShardConfig,
+        namespaces: Vec<Namespace>,
+    ) -> Host {
+        let api_key: ApiKey = KEY.parse().expect("well-formed");
+        let key = KeySpec::new(api_key, &Capability::all().to_string(), false).expect("valid");
+        let app = AppSpec { id: "app".into(), keys: vec![key], namespaces, ..AppSpec::default() };
         Host::with_directory(shards, seed, config, Directory::new([app]))
     }
 

@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Random;
+use super::{Disk, Random};
 use crate::ably::{Directory, RuleEvent};
 use crate::base::{Entropy, Now};
+use crate::journal::Command;
 use crate::shard::{Mail, Shard, ShardConfig};
 use crate::sys::SendBuf;
 
@@ -34,6 +35,12 @@ pub struct Host {
     pub takes_hooks: bool,
     /// The one source of chance.
     pub random: Random,
+    /// Where channels are kept, if there is a place.
+    pub disk: Option<Disk>,
+    /// What is to be done there, with the shard that wants it.
+    pub disk_commands: Vec<(usize, Command)>,
+    /// Whether the disk does nothing.
+    pub is_disk_stalled: bool,
     /// Mail that each shard has sent to each other and that has not arrived.
     mesh: Vec<Vec<VecDeque<Mail>>>,
     /// How much of it there may be in each of these queues.
@@ -113,6 +120,9 @@ impl Host {
             hooks: Vec::new(),
             takes_hooks: false,
             random: Random::new(seed),
+            disk: None,
+            disk_commands: Vec::new(),
+            is_disk_stalled: false,
             mesh: (0..shards).map(|_| queues()).collect(),
             mesh_entries: usize::MAX,
             slots: vec![Vec::new(); shards],
@@ -234,6 +244,7 @@ impl Host {
         shard.handle_timeout();
         shard.settle();
         self.collect_mail(id);
+        self.turn_disk(id);
         let shard = &mut self.shards[id];
         if self.takes_hooks && shard.has_hooks() {
             self.hooks.append(&mut shard.take_hooks());
@@ -241,6 +252,19 @@ impl Host {
         self.collect_sends(id);
         self.collect_closes(id);
         while self.shards[id].poll_log().is_some() {}
+    }
+
+    /// Takes what a shard wants to have done with its files, and does something of what is to be done.
+    fn turn_disk(&mut self, id: usize) {
+        let Some(disk) = &mut self.disk else { return };
+        while let Some(command) = self.shards[id].poll_journal() {
+            self.disk_commands.push((id, command));
+        }
+        if !self.is_disk_stalled && !self.disk_commands.is_empty() {
+            let next = self.random.below(self.disk_commands.len());
+            let (shard, command) = self.disk_commands.swap_remove(next);
+            self.shards[shard].handle_journal(disk.execute(command));
+        }
     }
 
     /// What has happened to the sockets of a shard since its last turn, in any order.

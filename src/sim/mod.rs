@@ -4,6 +4,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `host.rs` | shards, sockets, the mesh; unit tests of the shards use it too |
+//! | `disk.rs` | files that survive the process, and a disk that fails |
 //! | `sdk.rs` | a client as Ably's SDKs are |
 //! | `rest.rs` | requests over HTTP |
 //! | `credentials.rs` | who clients are and what each may do |
@@ -12,6 +13,7 @@
 //! | `oracle.rs` | who judges it |
 
 mod credentials;
+mod disk;
 pub mod frame;
 mod host;
 mod members;
@@ -22,6 +24,7 @@ mod rest;
 mod sdk;
 mod world;
 
+pub use self::disk::{Disk, EIO, ENOSPC};
 pub use self::host::{Client, Host, Tamper};
 pub use self::members::Members;
 pub use self::oracle::Finding;

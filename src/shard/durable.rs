@@ -1,0 +1,628 @@
+//! Events of channels at home here that outlive the process: on their way to the disk, and back.
+//!
+//! A home that has given an event its place goes on at once. What it tells of the channel from then on,
+//! to whomever, waits here until the event is as safe as its namespace asks for: frames, confirmations,
+//! answers, events for rules. So nobody ever learns of an event that the next start will not know of, and
+//! what waits goes out in the order in which it was told. Other channels are not concerned.
+//!
+//! A channel of which something is kept is loaded when it is first asked for: the newest of its events
+//! come back into memory, while the mail for it waits. What lies further back is read for those who need
+//! it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::encode::Joining;
+use super::{Mail, ReturnAddress, Shard};
+use crate::ably::{
+    Ack, Answer, ChannelSerial, Counter, Direction, Directory, ErrorCode, ErrorInfo, HistoryItem,
+    HistoryPage, HistoryQuery, MESSAGES_MAX, Publication, Question, RuleEvent, SeriesId,
+};
+use crate::base::{Level, LogLine, Now};
+use crate::channel::ChannelKey;
+use crate::channel::history::History;
+use crate::channel::home::{Durable, HomeChannel, Older, OlderWanted};
+use crate::channel::kept::Kept;
+use crate::journal::{
+    self, Command, Done, Event, Journal, JournalCounters, JournalGauges, Notice, Query, Refusal,
+    Safety, Stored,
+};
+
+/// Mail and events that wait for the disk, at most; publishes to channels that are kept are refused then.
+const OWED_MAX: usize = 65_536;
+
+/// Mail that waits for channels to be loaded; beyond it they begin without what is kept of them in
+/// memory, and it is read when somebody needs it.
+const LOADING_MAIL_MAX: usize = 65_536;
+
+/// Who waits for the same part of a channel's past, at most.
+const READERS_MAX: usize = 65_536;
+
+/// Bytes that are read for one page of history.
+const PAGE_BYTES_MAX: u64 = 2 << 20;
+
+/// What a home has told and nobody hears yet.
+enum Owed {
+    Mail(u16, Mail),
+    Event(RuleEvent),
+}
+
+/// Where what is told of one channel waits.
+pub(super) struct OwedQueue<'a> {
+    queue: &'a mut VecDeque<(u64, Owed)>,
+    until: u64,
+}
+
+impl OwedQueue<'_> {
+    pub fn push_mail(&mut self, to: u16, mail: Mail) {
+        self.queue.push_back((self.until, Owed::Mail(to, mail)));
+    }
+
+    pub fn push_event(&mut self, event: RuleEvent) {
+        self.queue.push_back((self.until, Owed::Event(event)));
+    }
+}
+
+/// What a query to the journal is for.
+enum Purpose {
+    /// A channel begins.
+    Load(ChannelKey),
+    /// Somebody has missed something.
+    Join {
+        key: ChannelKey,
+        joining: Box<Joining>,
+        until: ChannelSerial,
+        readers: Vec<ReturnAddress>,
+    },
+    /// Somebody reads the history.
+    History {
+        key: ChannelKey,
+        query: HistoryQuery,
+        until: Option<ChannelSerial>,
+        reply_to: ReturnAddress,
+    },
+}
+
+/// The journal of this shard, and who waits for it.
+pub(super) struct Keeping {
+    journal: Journal,
+    series: Arc<[SeriesId]>,
+    /// Channels of which an event is not as safe as it is to be, with its number.
+    awaited: HashMap<ChannelKey, (Safety, u64)>,
+    /// By [`Safety`]: what waits for the event with that number, in the order in which it was told.
+    owed: [VecDeque<(u64, Owed)>; 2],
+    queries: HashMap<u64, Purpose>,
+    readers: usize,
+    /// Mail for channels that are being loaded, with whom it is from.
+    loading: HashMap<ChannelKey, Vec<(u16, Mail)>>,
+    loading_mail: usize,
+    /// Whether any namespace is kept.
+    has_persisted: bool,
+    has_ended: bool,
+    /// By [`Safety`]: up to where what has waited was let go.
+    settled: [u64; 2],
+}
+
+impl Keeping {
+    fn new(journal: Journal) -> Keeping {
+        Keeping {
+            series: journal.series().collect(),
+            journal,
+            awaited: HashMap::new(),
+            owed: Default::default(),
+            queries: HashMap::new(),
+            readers: 0,
+            loading: HashMap::new(),
+            loading_mail: 0,
+            has_persisted: false,
+            has_ended: false,
+            settled: [0; 2],
+        }
+    }
+
+    /// Where what is told of the channel has to wait, if it has to.
+    pub fn owed_of(&mut self, key: &ChannelKey) -> Option<OwedQueue<'_>> {
+        if self.awaited.is_empty() {
+            return None;
+        }
+        let (safety, until) = self.awaited.get_mut(key)?;
+        let queue = &mut self.owed[*safety as usize];
+        // What was told of another channel before may wait for longer; the queue keeps its order.
+        *until = queue.back().map_or(*until, |(last, _)| *last.max(until));
+        Some(OwedQueue { queue, until: *until })
+    }
+
+    /// Has a channel that begins go on where what is kept of it ends.
+    pub fn begin(&self, now: Now, home: HomeChannel, is_awaited: bool) -> HomeChannel {
+        let key = home.key().as_str();
+        let (floor, newest) = (self.journal.floor(key, is_awaited), self.journal.newest(key));
+        let durable = Durable { series: Arc::clone(&self.series), floor };
+        home.with_durable(now, durable, newest)
+    }
+
+    /// Whether channels may be forgotten whose events are kept: all of those can be read.
+    pub fn may_forget(&self) -> bool {
+        self.journal.is_written()
+    }
+
+    /// As in [`Journal::next_timeout_ms`].
+    pub fn next_timeout_ms(&self) -> Option<u64> {
+        self.journal.next_timeout_ms()
+    }
+
+    /// Takes another directory.
+    pub fn set_directory(&mut self, directory: &Directory) {
+        self.has_persisted = directory.has_persisted();
+        self.journal.set_wanted(self.has_persisted);
+    }
+
+    /// Whether any namespace is kept.
+    pub fn has_persisted(&self) -> bool {
+        self.has_persisted
+    }
+
+    fn owed_count(&self) -> usize {
+        self.owed.iter().map(VecDeque::len).sum()
+    }
+}
+
+impl Shard {
+    /// What the serials made here end with; unique to this start of the daemon and this shard.
+    pub fn series(&self) -> SeriesId {
+        self.homes.series
+    }
+
+    /// Has the shard keep channels of persisted namespaces in `journal`.
+    #[must_use]
+    pub fn with_journal(mut self, journal: Journal) -> Shard {
+        let mut keeping = Keeping::new(journal);
+        keeping.set_directory(&self.directory);
+        self.homes.keeping = Some(Box::new(keeping));
+        self
+    }
+
+    /// The next thing to be done with the files of the journal.
+    pub fn poll_journal(&mut self) -> Option<Command> {
+        self.homes.keeping.as_mut()?.journal.poll_command()
+    }
+
+    /// Something was done with the files of the journal.
+    pub fn handle_journal(&mut self, done: Done) {
+        let keeping = self.homes.keeping.as_mut().expect("it has asked for it");
+        keeping.journal.handle_done(done);
+        self.settle_journal();
+    }
+
+    /// Lets the journal know the time.
+    pub(super) fn advance_journal(&mut self) {
+        let Some(keeping) = &mut self.homes.keeping else { return };
+        keeping.journal.handle_timeout(self.now);
+        self.settle_journal();
+    }
+
+    /// Has everything written that is not, and notes that nothing is missing.
+    pub(super) fn end_journal(&mut self) {
+        if let Some(keeping) = &mut self.homes.keeping {
+            keeping.has_ended = keeping.journal.end();
+        }
+    }
+
+    /// Whether everything is written and nothing came behind.
+    pub(super) fn has_ended_journal(&self) -> bool {
+        self.homes.keeping.as_ref().is_none_or(|keeping| keeping.has_ended)
+    }
+
+    /// How much the journal holds.
+    pub(super) fn journal_gauges(&self) -> JournalGauges {
+        self.homes.keeping.as_ref().map(|keeping| keeping.journal.gauges()).unwrap_or_default()
+    }
+
+    /// What the journal has counted.
+    pub(super) fn journal_counters(&self) -> JournalCounters {
+        self.homes.keeping.as_ref().map(|keeping| keeping.journal.counters()).unwrap_or_default()
+    }
+
+    /// Lets go what has waited, answers those who have asked, and tells the log.
+    fn settle_journal(&mut self) {
+        let Some(keeping) = &mut self.homes.keeping else { return };
+        for safety in [Safety::Written, Safety::Synced] {
+            let progress = keeping.journal.progress(safety);
+            if std::mem::replace(&mut keeping.settled[safety as usize], progress) == progress {
+                continue;
+            }
+            let owed = &mut keeping.owed[safety as usize];
+            while let Some((_, owed)) = owed.pop_front_if(|(until, _)| *until <= progress) {
+                match owed {
+                    Owed::Mail(to, mail) => self.outboxes[usize::from(to)].push_back(mail),
+                    Owed::Event(event) => self.hooks.push(event),
+                }
+            }
+            keeping.awaited.retain(|_, (of, until)| *of != safety || *until > progress);
+        }
+        while let Some(keeping) = &mut self.homes.keeping
+            && let Some(answer) = keeping.journal.poll_answer()
+        {
+            self.handle_kept(answer);
+        }
+        while let Some(keeping) = &mut self.homes.keeping
+            && let Some(notice) = keeping.journal.poll_notice()
+        {
+            self.log_line(line_of(notice));
+        }
+    }
+
+    /// Sends what a home tells of a channel, now or once it may be known.
+    pub(super) fn post_of(&mut self, key: &ChannelKey, to: u16, mail: Mail) {
+        match self.homes.keeping.as_mut().and_then(|keeping| keeping.owed_of(key)) {
+            Some(mut owed) => owed.push_mail(to, mail),
+            None => self.post(usize::from(to), mail),
+        }
+    }
+
+    /// Whether another event of the channel can be kept, if it is to be. Asked before it has a place in the
+    /// order.
+    pub(super) fn check_journal(&self, key: &ChannelKey) -> Result<(), ErrorInfo> {
+        let Some(keeping) = &self.homes.keeping else { return Ok(()) };
+        if self.homes.ack(key).is_none() {
+            return Ok(());
+        }
+        let text = match keeping.journal.check() {
+            Ok(()) if keeping.owed_count() < OWED_MAX => return Ok(()),
+            Ok(()) | Err(Refusal::Behind) => {
+                "the disk is behind with what is to be kept of this channel; try again"
+            }
+            Err(Refusal::Failing) => {
+                "this channel's messages are kept on disk, which is full or fails; try again later"
+            }
+        };
+        Err(ErrorInfo::new(ErrorCode::BUSY, text))
+    }
+
+    /// Keeps an event that has its place in the order now. What is told of the channel from here on waits
+    /// for it, as its namespace asks for.
+    pub(super) fn keep(&mut self, key: &ChannelKey, kept: impl FnOnce() -> Kept) {
+        let Some(ack) = self.homes.ack(key) else { return };
+        let Some(keeping) = &mut self.homes.keeping else { return };
+        let kept = kept();
+        let mut body = Vec::new();
+        kept.encode(&mut body);
+        let event = Event {
+            channel: key.as_str(),
+            serial: kept.serial(),
+            timestamp_ms: kept.timestamp_ms(),
+            messages: kept.messages(),
+            is_awaited: ack != Ack::Memory,
+            body: &body,
+        };
+        let number = keeping.journal.append(&event, ack == Ack::Fsynced);
+        keeping.has_ended = false;
+        let safety = match ack {
+            Ack::Memory => return,
+            Ack::Written => Safety::Written,
+            Ack::Fsynced => Safety::Synced,
+        };
+        match keeping.awaited.get_mut(key) {
+            // What waits for less safety is let go first. What waits for more is not overtaken, although
+            // the namespace may ask for less by now.
+            Some((of, until)) => (*of, *until) = (safety.max(*of), number),
+            None => drop(keeping.awaited.insert(key.clone(), (safety, number))),
+        }
+    }
+
+    /// Has mail wait for the channel that it is for, if that is not loaded; otherwise gives it back.
+    pub(super) fn wait_for_channel(&mut self, from: u16, mail: Mail) -> Option<Mail> {
+        let Some((key, opens)) = mail.channel_at_home() else { return Some(mail) };
+        let keeping = self.homes.keeping.as_mut()?;
+        if let Some(waiting) = keeping.loading.get_mut(key) {
+            keeping.loading_mail += 1;
+            waiting.push((from, mail));
+            return None;
+        }
+        if !opens
+            || !keeping.journal.has(key.as_str())
+            || keeping.loading_mail >= LOADING_MAIL_MAX
+            || self.homes.get(key).is_some()
+            || self.homes.ack(key).is_none()
+        {
+            return Some(mail);
+        }
+        // Reading its history does not open a channel, unless that takes what only memory has.
+        let is_history = matches!(&mail, Mail::Ask { question: Question::History(_), .. });
+        if is_history && !self.homes.has_mutable_messages(key) {
+            return Some(mail);
+        }
+        let key = key.clone();
+        let bytes_max = self.config.history.channel_bytes_max;
+        let oldest_ms = self.now.unix_ms.saturating_sub(self.homes.persisted_ms());
+        let keeping = self.homes.keeping.as_mut().expect("asked above");
+        let query = Query {
+            channel: key.as_str().into(),
+            after: None,
+            until: None,
+            start_ms: oldest_ms,
+            end_ms: u64::MAX,
+            direction: Direction::Backwards,
+            messages_max: u32::MAX,
+            bytes_max,
+        };
+        let Some(number) = keeping.journal.read(query) else { return Some(mail) };
+        keeping.queries.insert(number, Purpose::Load(key.clone()));
+        keeping.loading_mail += 1;
+        keeping.loading.insert(key, vec![(from, mail)]);
+        None
+    }
+
+    /// The journal has answered.
+    fn handle_kept(&mut self, answer: journal::Answer) {
+        let journal::Answer { query, events, is_complete, is_damaged } = answer;
+        let keeping = self.homes.keeping.as_mut().expect("it has answered");
+        let purpose = keeping.queries.remove(&query).expect("every query has its purpose");
+        let count = events.len();
+        let events: Vec<Kept> = events.into_iter().filter_map(decode).collect();
+        let is_damaged = is_damaged || events.len() < count;
+        match purpose {
+            Purpose::Load(key) => {
+                let waiting = keeping.loading.remove(&key).expect("it was being loaded");
+                keeping.loading_mail -= waiting.len();
+                self.homes.open(self.now, key.clone());
+                // Where something is missing, what is in memory begins with what comes now, and all before
+                // is read by those who need it, who then hear of the damage.
+                if !is_damaged {
+                    let now = self.now;
+                    self.homes.change(now, &key, |home| home.restore(now, events, is_complete));
+                }
+                for (from, mail) in waiting {
+                    self.handle_mail(usize::from(from), mail);
+                }
+            }
+            Purpose::Join { key, joining, until, readers } => {
+                keeping.readers -= readers.len();
+                // Continuity is not to be had across damage, and then there is nothing to replay.
+                let older = Older { events, until, is_cut: !is_complete || is_damaged };
+                for reply_to in readers {
+                    let older = (!is_damaged).then_some(&older);
+                    self.join_with(reply_to, &key, &joining, older);
+                }
+            }
+            Purpose::History { key, query, until, reply_to } => {
+                keeping.readers -= 1;
+                if self.homes.get(&key).map(HomeChannel::memory_from) != until
+                    && self.read_history(reply_to, &key, &query)
+                {
+                    // What is in memory begins elsewhere by now.
+                    return;
+                }
+                let publications = |event| match event {
+                    Kept::Messages(publication, _) => Some(publication),
+                    Kept::Version { .. } | Kept::Annotations(..) => None,
+                };
+                let older: Vec<Arc<Publication>> =
+                    events.into_iter().filter_map(publications).collect();
+                let page = match self.homes.get(&key) {
+                    Some(home) => home.read_history_with(&older, !is_complete, &query),
+                    None => History::default().read_with(&older, !is_complete, &query),
+                };
+                self.answer_history(reply_to, &key, page);
+            }
+        }
+    }
+
+    /// Has a join wait for what it needs from disk. False: it needs nothing, or cannot have it.
+    pub(super) fn read_for_join(
+        &mut self,
+        reply_to: ReturnAddress,
+        key: &ChannelKey,
+        joining: &Joining,
+    ) -> bool {
+        if self.homes.keeping.is_none() || self.homes.has_replay(key, joining) {
+            return false;
+        }
+        let home = self.homes.get(key).expect("opened by the caller");
+        let Some(wanted) = home.older_wanted(self.now, &joining.since) else { return false };
+        let bytes_max = self.config.replay_bytes_max.into();
+        let keeping = self.homes.keeping.as_mut().expect("asked above");
+        if keeping.readers >= READERS_MAX {
+            return false;
+        }
+        let same = keeping.queries.values_mut().find_map(|purpose| match purpose {
+            Purpose::Join { key: of, joining: known, until, readers }
+                if of == key && **known == *joining && *until == wanted.until =>
+            {
+                Some(readers)
+            }
+            Purpose::Join { .. } | Purpose::Load(_) | Purpose::History { .. } => None,
+        });
+        if let Some(readers) = same {
+            readers.push(reply_to);
+            keeping.readers += 1;
+            return true;
+        }
+        let OlderWanted { after, until, start_ms, messages_max } = wanted;
+        let query = Query {
+            channel: key.as_str().into(),
+            after,
+            until: Some(until),
+            start_ms,
+            end_ms: u64::MAX,
+            direction: if after.is_some() { Direction::Forwards } else { Direction::Backwards },
+            messages_max,
+            bytes_max,
+        };
+        let Some(number) = keeping.journal.read(query) else { return false };
+        keeping.readers += 1;
+        let (key, joining) = (key.clone(), Box::new(joining.clone()));
+        let readers = vec![reply_to];
+        keeping.queries.insert(number, Purpose::Join { key, joining, until, readers });
+        true
+    }
+
+    /// Has a page of history wait for what it needs from disk. False: it needs nothing.
+    pub(super) fn read_history(
+        &mut self,
+        reply_to: ReturnAddress,
+        key: &ChannelKey,
+        query: &HistoryQuery,
+    ) -> bool {
+        let Some(wanted) = self.history_wanted(key, query) else { return false };
+        let until = self.homes.get(key).map(HomeChannel::memory_from);
+        let keeping = self.homes.keeping.as_mut().expect("it wants something");
+        if keeping.readers >= READERS_MAX {
+            return self.refuse_history(reply_to);
+        }
+        let Some(number) = keeping.journal.read(wanted) else {
+            return self.refuse_history(reply_to);
+        };
+        keeping.readers += 1;
+        let (key, query) = (key.clone(), query.clone());
+        keeping.queries.insert(number, Purpose::History { key, query, until, reply_to });
+        true
+    }
+
+    fn refuse_history(&mut self, reply_to: ReturnAddress) -> bool {
+        let text = "as many read what is kept on disk as may at once; try again";
+        let answer = Err(ErrorInfo::new(ErrorCode::BUSY, text));
+        let ReturnAddress { shard, transport, request } = reply_to;
+        self.post(usize::from(shard), Mail::Answer { transport, request, answer });
+        true
+    }
+
+    /// What a page of history needs from disk.
+    fn history_wanted(&self, key: &ChannelKey, query: &HistoryQuery) -> Option<Query> {
+        let keeping = self.homes.keeping.as_ref()?;
+        self.homes.ack(key)?;
+        // Whoever changes a message has it in memory; what was changed is not looked for on disk.
+        if !keeping.journal.has(key.as_str()) || self.homes.has_mutable_messages(key) {
+            return None;
+        }
+        let home = self.homes.get(key);
+        let memory_from = home.map(HomeChannel::memory_from);
+        let after = query.after.map(|after| after.serial);
+        let (behind, mut until) = match query.direction {
+            Direction::Forwards => {
+                let is_in_memory = |from: ChannelSerial| {
+                    after.is_some_and(|after| after > from)
+                        || query.start_ms.is_some_and(|start_ms| start_ms > from.time_ms())
+                };
+                if memory_from.is_some_and(is_in_memory) {
+                    return None;
+                }
+                (after.map(|after| after.preceding()), query.until)
+            }
+            Direction::Backwards => {
+                if home.is_some_and(|home| home.read_history(query).next.is_some()) {
+                    return None;
+                }
+                (None, [query.until, after].into_iter().flatten().min())
+            }
+        };
+        until = [until, memory_from].into_iter().flatten().min();
+        let oldest_ms = self.now.unix_ms.saturating_sub(self.homes.persisted_ms());
+        // Of the publication that the page before ended in, some may be left.
+        let partly = if after.is_some() { MESSAGES_MAX as u32 } else { 0 };
+        Some(Query {
+            channel: key.as_str().into(),
+            after: behind,
+            until,
+            start_ms: query.start_ms.unwrap_or(0).max(oldest_ms),
+            end_ms: query.end_ms.unwrap_or(u64::MAX),
+            direction: query.direction,
+            messages_max: query.limit as u32 + 1 + partly,
+            bytes_max: PAGE_BYTES_MAX,
+        })
+    }
+
+    /// Answers a question for history.
+    pub(super) fn answer_history(
+        &mut self,
+        reply_to: ReturnAddress,
+        key: &ChannelKey,
+        page: HistoryPage,
+    ) {
+        let size = |item: &HistoryItem| item.publication.messages[item.index].size_bytes();
+        let tally = self.stats.of(key.app_id(), self.now.unix_ms);
+        tally.add(Counter::OutboundRestMessages, page.items.len() as u64);
+        let bytes = page.items.iter().map(size).sum();
+        tally.add(Counter::OutboundRestMessageBytes, bytes);
+        let ReturnAddress { shard, transport, request } = reply_to;
+        let answer = Ok(Answer::History(page));
+        self.post_of(key, shard, Mail::Answer { transport, request, answer });
+    }
+}
+
+impl Mail {
+    /// The channel at home with its reader that the mail is for, and whether that has to know its past to
+    /// take it.
+    fn channel_at_home(&self) -> Option<(&ChannelKey, bool)> {
+        match self {
+            Mail::Publish { channel, .. }
+            | Mail::Subscribe { channel, .. }
+            | Mail::Join { channel, .. }
+            | Mail::ChangeMembers { channel, .. }
+            | Mail::Sync { channel, .. }
+            | Mail::Fixture { channel, .. } => Some((channel, true)),
+            Mail::Ask { channel, question, .. } => Some((
+                channel,
+                match question {
+                    Question::Message(_)
+                    | Question::Versions(..)
+                    | Question::Annotations(..)
+                    | Question::ClientSummary(..)
+                    | Question::History(_) => true,
+                    Question::Status | Question::Members(_) | Question::PresenceHistory(_) => false,
+                },
+            )),
+            Mail::Counts { channel, .. }
+            | Mail::Unsubscribe { channel, .. }
+            | Mail::Connection { channel, .. }
+            | Mail::Lifecycle { channel, .. } => Some((channel, false)),
+            Mail::Published { .. }
+            | Mail::Subscribed { .. }
+            | Mail::Refused { .. }
+            | Mail::Joined { .. }
+            | Mail::Resume { .. }
+            | Mail::Resumed { .. }
+            | Mail::GiveBack { .. }
+            | Mail::MembersChanged { .. }
+            | Mail::Synced { .. }
+            | Mail::Frame { .. }
+            | Mail::Append(_)
+            | Mail::Nonce { .. }
+            | Mail::Change { .. }
+            | Mail::Directory { .. }
+            | Mail::DirectoryTaken { .. }
+            | Mail::Listeners { .. }
+            | Mail::FindConnection { .. }
+            | Mail::Survey { .. }
+            | Mail::Answer { .. } => None,
+        }
+    }
+}
+
+fn decode(stored: Stored) -> Option<Kept> {
+    Kept::decode(stored.serial, stored.timestamp_ms, &stored.body)
+}
+
+fn line_of(notice: Notice) -> LogLine {
+    let error = |errno| std::io::Error::from_raw_os_error(errno);
+    let name = |segment: journal::SegmentId| format!("{}/{}", segment.shard, segment.number);
+    match notice {
+        Notice::Failing(errno) => {
+            let text =
+                "the message log cannot be written: publishes to persisted channels are refused";
+            LogLine::new(Level::Error, text).with("error", error(errno))
+        }
+        Notice::Recovered => LogLine::new(Level::Warn, "the message log is written again"),
+        Notice::Unreadable(segment, errno) => {
+            let line = LogLine::new(Level::Error, "part of the message log cannot be read");
+            let line = line.with("segment", name(segment));
+            match errno {
+                Some(errno) => line.with("error", error(errno)),
+                None => line.with("error", "it is not what was written"),
+            }
+        }
+        Notice::Unremovable(segment, errno) => {
+            let line = LogLine::new(Level::Warn, "a segment of the message log cannot be removed");
+            line.with("segment", name(segment)).with("error", error(errno))
+        }
+    }
+}

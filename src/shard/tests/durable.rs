@@ -1,0 +1,456 @@
+//! Channels that outlive the process.
+
+use super::apps::request;
+use super::*;
+use crate::ably::Ack;
+use crate::journal::{Journal, JournalConfig};
+use crate::sim::{Disk, EIO};
+
+/// A host whose channels are kept on `disk`; `start` tells starts apart. Channels called `kept:..` are
+/// confirmed when written, `safe:..` when synchronised, `loose:..` at once; messages of `changing:..` can
+/// be changed.
+fn host_with(
+    config: ShardConfig,
+    shards: usize,
+    seed: u64,
+    (disk, start): (Disk, u8),
+    unix_ms: u64,
+) -> Host {
+    let namespace =
+        |id: &str, ack| Namespace { id: id.into(), persisted: true, ack, ..Namespace::default() };
+    let namespaces = vec![
+        namespace("kept", Ack::Written),
+        namespace("safe", Ack::Fsynced),
+        namespace("loose", Ack::Memory),
+        Namespace { mutable_messages: true, ..namespace("changing", Ack::Written) },
+    ];
+    let seed = seed + 1_000_003 * u64::from(start);
+    let mut host = Host::with_namespaces(shards, seed, config, namespaces);
+    host.now.unix_ms = unix_ms;
+    let recovered = disk.recover(shards, ChannelKey::home_of, host.now);
+    let made = std::mem::take(&mut host.shards).into_iter().zip(recovered).enumerate();
+    host.shards = made
+        .map(|(id, (mut shard, recovered))| {
+            shard.begin_turn(host.now);
+            let journal = JournalConfig {
+                segment_bytes: 8192,
+                waiting_bytes_max: 6000,
+                ..JournalConfig::default()
+            };
+            let key = (shard.series(), seed as u32);
+            let ids = (id as u16, shards as u16);
+            let mut journal = Journal::new(journal, ids, key, recovered, host.now);
+            journal.number_from(disk.next_number(id as u16));
+            shard.with_journal(journal)
+        })
+        .collect();
+    host.disk = Some(disk);
+    host
+}
+
+fn host(shards: usize, seed: u64, disk: Disk, start: u8) -> Host {
+    let unix_ms = 1_800_000_000_000 + 10_000 * u64::from(start);
+    host_with(ShardConfig::default(), shards, seed, (disk, start), unix_ms)
+}
+
+impl Host {
+    /// The process is killed; what is left.
+    fn kill(mut self) -> Disk {
+        let mut disk = self.disk.take().expect("it had one");
+        for (_, command) in std::mem::take(&mut self.disk_commands) {
+            disk.tear(command, &mut |bound| self.below(bound as usize) as u64);
+        }
+        disk
+    }
+
+    fn acks(&mut self, client: usize) -> usize {
+        let messages = self.messages(client);
+        messages.iter().filter(|message| message["action"] == 1).count()
+    }
+
+    /// The data of a page of history, and of those that follow.
+    fn history(&mut self, channel: &str, direction: &str, limit: usize) -> Vec<String> {
+        let path = format!("/channels/{channel}/messages");
+        let mut query = format!("direction={direction}&limit={limit}");
+        let mut data = Vec::new();
+        for _ in 0..1000 {
+            let line = format!("GET {path}?key={KEY}&{query}");
+            let (status, page, link) = request_page(self, &line);
+            assert_eq!(status, 200, "{page}");
+            let page = page.as_array().expect("a page");
+            data.extend(page.iter().map(|item| item["data"].as_str().expect("text").to_owned()));
+            match link {
+                Some(next) => query = next,
+                None => return data,
+            }
+        }
+        panic!("there is no end to it")
+    }
+
+    /// Attaches with a serial; the answer, and the data that came behind it.
+    fn attach_from(
+        &mut self,
+        client: usize,
+        channel: &str,
+        serial: &Value,
+    ) -> (Value, Vec<String>) {
+        self.send(client, &json!({"action": 10, "channel": channel, "channelSerial": serial}));
+        self.settle();
+        let mut messages = self.messages(client);
+        let at = messages.iter().position(|it| it["action"] == 11).expect("answered");
+        let answer = messages.remove(at);
+        let data = messages.iter().filter(|it| it["action"] == 15);
+        (answer, data.map(|it| it["messages"][0]["data"].as_str().unwrap().into()).collect())
+    }
+}
+
+/// A page, and the query of the next one.
+fn request_page(host: &mut Host, line: &str) -> (u64, Value, Option<String>) {
+    let client = apps::send_request(host, 0, line, "", "");
+    host.settle();
+    let received = std::mem::take(&mut host.clients[client].received);
+    let text = String::from_utf8(received).expect("text");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    let next = head.lines().find(|line| line.contains("rel=\"next\""));
+    let next = next.and_then(|line| Some(line.split_once('?')?.1.split_once('>')?.0.to_owned()));
+    let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
+    (status, serde_json::from_str(body).expect("JSON"), next)
+}
+
+fn is_resumed(attached: &Value) -> bool {
+    attached["flags"].as_u64().expect("flags") & 4 != 0
+}
+
+fn numbers(range: std::ops::RangeInclusive<u64>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+#[test]
+fn nobody_hears_of_what_is_not_kept_yet_and_other_channels_go_on() {
+    for (channel, waits) in [("kept:a", true), ("safe:a", true), ("loose:a", false), ("b", false)] {
+        let mut host = host(2, 5, Disk::default(), 1);
+        let (publisher, subscriber) = (host.connect(0, ""), host.connect(1, ""));
+        host.attach(subscriber, channel);
+        host.attach(subscriber, "other");
+        host.messages(publisher);
+        host.settle();
+        host.is_disk_stalled = true;
+        host.publish(publisher, 0, channel, "hello");
+        host.settle();
+        assert_eq!(host.data(subscriber, channel).is_empty(), waits, "{channel}");
+        assert_eq!(host.acks(publisher), usize::from(!waits), "{channel}");
+        let late = host.connect(0, "");
+        host.messages(late);
+        host.send(late, &json!({"action": 10, "channel": channel}));
+        host.publish(late, 0, "other", "still");
+        host.settle();
+        assert_eq!(host.data(subscriber, "other"), ["still"]);
+        host.is_disk_stalled = false;
+        host.settle();
+        assert_eq!(host.acks(publisher), usize::from(waits), "{channel}");
+        assert_eq!(host.data(subscriber, channel).len(), usize::from(waits), "{channel}");
+        let of_late = host.messages(late);
+        assert_eq!(of_late.iter().filter(|it| it["action"] == 11).count(), 1, "{channel}");
+    }
+}
+
+#[test]
+fn after_a_kill_history_is_whole_and_subscribers_go_on_where_they_were() {
+    for seed in 1..=6 {
+        let shards = 1 + seed as usize % 3;
+        let mut first = host(shards, seed, Disk::default(), 1);
+        let (publisher, subscriber) = (first.connect(0, ""), first.connect(shards - 1, ""));
+        let attached = first.attach(subscriber, "kept:room");
+        for number in 1..=30u64 {
+            first.publish(publisher, number - 1, "kept:room", &number.to_string());
+        }
+        first.settle();
+        let messages = first.messages(subscriber);
+        let serials: Vec<Value> = std::iter::once(&attached)
+            .chain(messages.iter().filter(|it| it["action"] == 15))
+            .map(|it| it["channelSerial"].clone())
+            .collect();
+        assert_eq!(serials.len(), 31, "seed={seed}");
+        // Another number of shards: channels are at home elsewhere.
+        let mut second = host(1 + (seed as usize + 1) % 3, seed, first.kill(), 2);
+        assert_eq!(second.history("kept:room", "forwards", 7), numbers(1..=30), "seed={seed}");
+        let mut backwards = numbers(1..=30);
+        backwards.reverse();
+        assert_eq!(second.history("kept:room", "backwards", 7), backwards, "seed={seed}");
+        for (received, serial) in serials.iter().enumerate().step_by(5) {
+            let client = second.connect(0, "");
+            let (attached, data) = second.attach_from(client, "kept:room", serial);
+            assert!(is_resumed(&attached), "seed={seed} {attached}");
+            assert_eq!(data, numbers(received as u64 + 1..=30), "seed={seed}");
+        }
+        let publisher = second.connect(0, "");
+        let subscriber = second.connect(0, "");
+        second.attach_from(subscriber, "kept:room", &serials[30]);
+        second.publish(publisher, 0, "kept:room", "31");
+        second.settle();
+        assert_eq!(second.data(subscriber, "kept:room"), ["31"]);
+        // What begins anew is after everything that was.
+        let mut third = host(shards, seed, second.kill(), 3);
+        assert_eq!(third.history("kept:room", "forwards", 100), numbers(1..=31), "seed={seed}");
+        let client = third.connect(0, "");
+        let (attached, data) = third.attach_from(client, "kept:room", &serials[2]);
+        assert!(is_resumed(&attached), "seed={seed}");
+        assert_eq!(data, numbers(3..=31), "seed={seed}");
+        let (attached, _) = third.attach_from(client, "kept:never", &serials[2]);
+        assert!(is_resumed(&attached), "nothing of it was ever confirmed");
+        let (attached, _) = third.attach_from(client, "other", &serials[2]);
+        assert_eq!((is_resumed(&attached), &attached["error"]["code"]), (false, &json!(90005)));
+    }
+}
+
+#[test]
+fn a_loose_channel_goes_on_after_a_clean_end_only() {
+    for is_clean in [true, false] {
+        let mut first = host(1, 4, Disk::default(), 1);
+        let (publisher, subscriber) = (first.connect(0, ""), first.connect(0, ""));
+        let attached = first.attach(subscriber, "loose:room");
+        first.publish(publisher, 0, "loose:room", "1");
+        first.settle();
+        if is_clean {
+            first.shards[0].begin_drain(Duration::ZERO);
+            first.settle();
+            for _ in 0..10 {
+                first.pass(Duration::from_millis(500));
+                first.settle();
+            }
+            assert!(first.shards[0].is_drained());
+        }
+        let mut second = host(1, 4, first.kill(), 2);
+        let client = second.connect(0, "");
+        let (again, data) = second.attach_from(client, "loose:room", &attached["channelSerial"]);
+        assert_eq!(is_resumed(&again), is_clean);
+        assert_eq!(data.len(), usize::from(is_clean));
+        assert_eq!(again["error"].is_null(), is_clean);
+        assert_eq!(second.history("loose:room", "forwards", 10), ["1"]);
+    }
+}
+
+#[test]
+fn what_memory_has_no_room_for_is_read_from_disk() {
+    let mut config = ShardConfig::default();
+    config.history.channel_bytes_max = 4000;
+    let mut host = host_with(config, 2, 9, (Disk::default(), 1), 1_800_000_000_000);
+    let (publisher, subscriber) = (host.connect(0, ""), host.connect(1, ""));
+    let first = host.attach(subscriber, "kept:room")["channelSerial"].clone();
+    for number in 1..=100u64 {
+        host.publish(publisher, number - 1, "kept:room", &number.to_string());
+        host.settle_quickly();
+    }
+    host.settle();
+    assert!(host.shards.iter().map(|shard| shard.homes.history_bytes()).sum::<u64>() < 5000);
+    assert_eq!(host.history("kept:room", "forwards", 9), numbers(1..=100));
+    let mut backwards = numbers(1..=100);
+    backwards.reverse();
+    assert_eq!(host.history("kept:room", "backwards", 9), backwards);
+    let clients: Vec<usize> = (0..4).map(|client| host.connect(client % 2, "")).collect();
+    for &client in &clients {
+        let asked = json!({"action": 10, "channel": "kept:room", "channelSerial": first});
+        host.send(client, &asked);
+    }
+    host.publish(publisher, 100, "kept:room", "101");
+    host.settle();
+    for client in clients {
+        let messages = host.messages(client);
+        let attached = messages.iter().find(|it| it["action"] == 11).expect("attached");
+        assert!(is_resumed(attached));
+        let data = messages.iter().filter(|it| it["action"] == 15);
+        let data: Vec<_> = data.map(|it| it["messages"][0]["data"].as_str().unwrap()).collect();
+        assert_eq!(data, numbers(1..=101));
+    }
+    let rewinding = host.connect(0, "");
+    let params = json!({ "rewind": "50" });
+    host.send(rewinding, &json!({"action": 10, "channel": "kept:room", "params": params}));
+    host.settle();
+    assert_eq!(host.data(rewinding, "kept:room"), numbers(52..=101));
+}
+
+#[test]
+fn a_full_disk_refuses_with_a_code_and_nothing_else_stops() {
+    let mut host = host(1, 6, Disk::default(), 1);
+    let (publisher, subscriber) = (host.connect(0, ""), host.connect(0, ""));
+    host.attach(subscriber, "safe:room");
+    host.attach(subscriber, "other");
+    host.settle();
+    host.messages(publisher);
+    host.disk.as_mut().expect("has one").full = true;
+    let mut accepted = Vec::new();
+    let mut refused = 0;
+    for number in 0..200u64 {
+        host.publish(publisher, number, "safe:room", &number.to_string());
+        host.settle_quickly();
+        host.settle_quickly();
+        for answer in host.messages(publisher) {
+            match answer["action"].as_u64() {
+                Some(1) => accepted.push(number.to_string()),
+                Some(2) => {
+                    refused += 1;
+                    assert_eq!(answer["error"]["code"], 50004, "{answer}");
+                    assert_eq!(answer["error"]["statusCode"], 503, "{answer}");
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(refused > 100 && accepted.len() > 10, "{refused} {}", accepted.len());
+    host.publish(publisher, 200, "other", "goes on");
+    host.settle();
+    assert_eq!(host.data(subscriber, "other").len(), 1);
+    assert_eq!(host.history("safe:room", "forwards", 100), accepted);
+    host.disk.as_mut().expect("has one").full = false;
+    host.pass(Duration::from_millis(1100));
+    host.settle();
+    host.publish(publisher, 201, "safe:room", "again");
+    host.settle();
+    assert_eq!(host.acks(publisher), 2);
+    accepted.push("again".into());
+    assert_eq!(host.history("safe:room", "forwards", 100), accepted);
+}
+
+#[test]
+fn a_publish_that_is_repeated_after_a_kill_is_not_published_again() {
+    let mut first = host(2, 3, Disk::default(), 1);
+    let body = r#"[{"id":"own:0","data":"a"},{"id":"own:1","data":"b"}]"#;
+    let line = format!("POST /channels/kept:room/messages?key={KEY}");
+    let (status, before) = request(&mut first, 0, &line, "", body);
+    assert_eq!(status, 201, "{before}");
+    let mut second = host(2, 3, first.kill(), 2);
+    let (status, after) = request(&mut second, 1, &line, "", body);
+    assert_eq!((status, after), (201, before));
+    assert_eq!(second.history("kept:room", "forwards", 10), ["a", "b"]);
+    second.pass(Duration::from_secs(130));
+    second.settle();
+    let mut third = host(2, 3, second.kill(), 14);
+    request(&mut third, 1, &line, "", body);
+    assert_eq!(third.history("kept:room", "forwards", 10), ["a", "b", "a", "b"]);
+}
+
+#[test]
+fn changed_and_annotated_messages_are_what_they_were() {
+    let mut first = host(1, 8, Disk::default(), 1);
+    let post = |host: &mut Host, method: &str, path: &str, body: &str| {
+        let line = format!("{method} /channels/changing:room/messages{path}?key={KEY}");
+        let (status, answer) = request(host, 0, &line, "", body);
+        assert!(status < 300, "{line} {answer}");
+        answer
+    };
+    let created = post(&mut first, "POST", "", r#"{"data":"one"}"#);
+    let serial = created["serials"][0].as_str().expect("a serial").to_owned();
+    post(&mut first, "PATCH", &format!("/{serial}"), r#"{"action":1,"data":"two"}"#);
+    for more in ["+", "-"] {
+        let body = format!(r#"{{"action":5,"data":"{more}"}}"#);
+        post(&mut first, "PATCH", &format!("/{serial}"), &body);
+    }
+    let annotation = r#"[{"type":"a:total.v1"}]"#;
+    post(&mut first, "POST", &format!("/{serial}/annotations"), annotation);
+    let ask = |host: &mut Host, path: &str| {
+        let line = format!("GET /channels/changing:room/messages{path}?key={KEY}");
+        request(host, 0, &line, "", "").1
+    };
+    let paths = [
+        String::new(),
+        format!("/{serial}"),
+        format!("/{serial}/versions"),
+        format!("/{serial}/annotations"),
+    ];
+    let before: Vec<Value> = paths.iter().map(|path| ask(&mut first, path)).collect();
+    assert_eq!(before[0][0]["data"], "two+-");
+    let mut second = host(1, 8, first.kill(), 2);
+    for (path, before) in paths.iter().zip(before) {
+        assert_eq!(ask(&mut second, path), before, "{path}");
+    }
+    post(&mut second, "PATCH", &format!("/{serial}"), r#"{"action":5,"data":"!"}"#);
+    assert_eq!(ask(&mut second, "")[0]["data"], "two+-!");
+}
+
+/// Publishers, subscribers and a disk that may fail; the process is killed at random moments. Whatever
+/// was confirmed is in the history once and in order, and whoever goes on from its serial gets each of
+/// them once.
+#[test]
+fn kills_at_random_moments_lose_nothing_that_was_confirmed() {
+    for seed in 1..=60 {
+        let channel = ["kept:room", "safe:room"][seed as usize % 2];
+        let mut disk = Disk::default();
+        let (mut confirmed, mut received) = (Vec::<String>::new(), Vec::<String>::new());
+        let mut serial: Option<Value> = None;
+        let mut number = 0;
+        for start in 1..=4 {
+            let mut config = ShardConfig::default();
+            config.history.channel_bytes_max = 3000;
+            let unix_ms = 1_800_000_000_000 + 10_000 * u64::from(start);
+            let shards = 1 + (seed as usize + usize::from(start)) % 2;
+            let mut host = host_with(config, shards, seed, (disk, start), unix_ms);
+            let (publisher, subscriber) = (host.connect(0, ""), host.connect(shards - 1, ""));
+            host.messages(publisher);
+            host.messages(subscriber);
+            let ask = match &serial {
+                None => json!({"action": 10, "channel": channel}),
+                Some(serial) => json!({"action": 10, "channel": channel, "channelSerial": serial}),
+            };
+            host.send(subscriber, &ask);
+            let has_errors = host.below(3) == 0;
+            let (mut msg_serial, mut sent, mut acked) = (0, Vec::new(), 0);
+            let steps = 200 + host.below(1500);
+            for step in 0..steps {
+                if step % 7 == 0 && start < 4 {
+                    number += 1;
+                    host.publish(publisher, msg_serial, channel, &number.to_string());
+                    msg_serial += 1;
+                    sent.push(number.to_string());
+                }
+                if step % 50 == 0 {
+                    host.pass(Duration::from_millis(300));
+                }
+                if has_errors && host.below(10) == 0 {
+                    host.disk.as_mut().expect("has one").errors = [Some(EIO)].into();
+                }
+                host.step();
+            }
+            if start == 4 {
+                host.settle();
+            }
+            for message in host.messages(publisher) {
+                let count = message["count"].as_u64().unwrap_or(0) as usize;
+                match message["action"].as_u64() {
+                    Some(1) => confirmed.extend(sent[acked..acked + count].iter().cloned()),
+                    Some(2) => assert_eq!(message["error"]["code"], 50004, "seed={seed}"),
+                    _ => continue,
+                }
+                acked += count;
+            }
+            for message in host.messages(subscriber) {
+                match message["action"].as_u64() {
+                    Some(11) if serial.is_some() => {
+                        assert!(is_resumed(&message), "seed={seed} start={start} {message}");
+                    }
+                    Some(15) => {
+                        let data = message["messages"][0]["data"].as_str().expect("text");
+                        received.push(data.to_owned());
+                    }
+                    Some(11) => {}
+                    _ => continue,
+                }
+                serial = Some(message["channelSerial"].clone());
+            }
+            if start == 4 {
+                let history = host.history(channel, "forwards", 40);
+                let missing: Vec<_> = confirmed.iter().filter(|it| !history.contains(it)).collect();
+                assert!(missing.is_empty(), "seed={seed} {missing:?}");
+                let as_numbers = |all: &[String]| -> Vec<u64> {
+                    all.iter().map(|it| it.parse().expect("a number")).collect()
+                };
+                assert!(as_numbers(&history).is_sorted_by(|one, other| one < other), "seed={seed}");
+                // It may have begun later than the channel, and then has everything.
+                let from = history.iter().position(|it| Some(it) == received.first());
+                let from = from.unwrap_or(history.len());
+                assert_eq!(received, history[from..], "seed={seed}");
+            }
+            disk = host.kill();
+        }
+        assert!(!confirmed.is_empty(), "seed={seed}");
+    }
+}
