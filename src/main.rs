@@ -127,6 +127,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             let name = flags.config.as_ref().map(|path| path.display().to_string());
             let config = flags.into_config()?;
             let (cores, shards) = config.placement()?;
+            config.directory()?;
             config.hooks()?;
             config.admin()?;
             let acceptor = config.tls.to_acceptor()?;

@@ -1,6 +1,6 @@
 //! Apps as they are configured: the rules and bounds of their channels.
 
-use crate::ably::{AppLimits, AppSpec, Namespace};
+use crate::ably::{Ack, AppLimits, AppSpec, Namespace};
 use crate::config::reader::{ConfigError, Section};
 use crate::config::{key, units};
 
@@ -60,6 +60,19 @@ fn read_namespace(mut section: Section) -> Result<Namespace, ConfigError> {
     })?;
     section.read("mutable_messages", &mut namespace.mutable_messages, units::boolean)?;
     section.read("identified", &mut namespace.authenticated, units::boolean)?;
+    section.read("persist", &mut namespace.persisted, units::boolean)?;
+    let mut ack = None;
+    section.read("ack", &mut ack, |value| match units::text(value)? {
+        "memory" => Ok(Some(Ack::Memory)),
+        "written" => Ok(Some(Ack::Written)),
+        "fsynced" => Ok(Some(Ack::Fsynced)),
+        _ => Err("wants `memory`, `written` or `fsynced`".into()),
+    })?;
+    match ack {
+        Some(ack) if namespace.persisted => namespace.ack = ack,
+        Some(_) => return Err(section.error("ack", "goes with `persist = true`")),
+        None => {}
+    }
     section.finish()?;
     if namespace.id.is_empty() {
         return Err(section.error("id", "is missing"));

@@ -37,6 +37,7 @@ pub use crate::config::tls::TlsSettings;
 use crate::config::units::{KIB, MIB};
 use crate::connection::ConnectionConfig;
 use crate::hooks::{HooksConfig, Secret, SigningKey};
+use crate::journal::JournalConfig;
 use crate::server::ServerConfig;
 use crate::shard::ShardConfig;
 use crate::sys::SocketRingConfig;
@@ -77,6 +78,8 @@ pub struct Config {
     pub connection: ConnectionTimes,
     /// The recent past of each channel.
     pub history: HistoryBounds,
+    /// The messages that outlive the process.
+    pub log: LogBounds,
     /// Keys that clients may use, of all apps; none: nobody can connect.
     pub keys: Vec<ApiKey>,
     /// What the channels of apps obey. An app that has keys only need not be here.
@@ -144,6 +147,17 @@ pub struct HistoryBounds {
     pub shard_bytes_max: usize,
 }
 
+/// How much of persisted channels is kept on disk.
+#[derive(Clone, Debug)]
+pub struct LogBounds {
+    /// Age at which a message is dropped.
+    pub retention: Duration,
+    /// Bytes of the messages of all channels that one shard is home of.
+    pub shard_bytes_max: usize,
+    /// Bytes that may wait for the disk, of one shard.
+    pub waiting_bytes_max: usize,
+}
+
 impl Default for Config {
     fn default() -> Config {
         Config {
@@ -192,6 +206,11 @@ impl Default for Config {
                 retention: Duration::from_secs(120),
                 channel_bytes_max: 4 * MIB,
                 shard_bytes_max: 64 * MIB,
+            },
+            log: LogBounds {
+                retention: Duration::from_secs(24 * 60 * 60),
+                shard_bytes_max: 1024 * MIB,
+                waiting_bytes_max: 8 * MIB,
             },
             keys: Vec::new(),
             apps: Vec::new(),
@@ -242,6 +261,7 @@ impl Config {
         config.limits.read(root.section("limits")?)?;
         config.connection.read(root.section("connection")?)?;
         config.history.read(root.section("history")?)?;
+        config.log.read(root.section("log")?)?;
         for section in root.sections("keys")? {
             config.add_key(section, None)?;
         }
@@ -378,10 +398,19 @@ impl Config {
     /// Every app that has a key or a table of its own.
     ///
     /// # Errors
-    /// A capability is refused by the protocol layer.
+    /// A capability is refused by the protocol layer, or there is no place for a namespace that is kept.
     pub fn directory(&self) -> anyhow::Result<Directory> {
         let mut apps: BTreeMap<&str, AppSpec> =
             self.apps.iter().map(|app| (&*app.id, app.to_spec())).collect();
+        for app in &self.apps {
+            let kept = app.namespaces.iter().find(|namespace| namespace.persisted);
+            if let (Some(namespace), None) = (kept, &self.state_dir) {
+                let (app, id) = (&app.id, &namespace.id);
+                anyhow::bail!(
+                    "`apps.namespaces.persist` of `{id}` of the app `{app}` wants a `server.state_dir`"
+                );
+            }
+        }
         for key in &self.keys {
             let id: Box<str> = key.app.as_str().into();
             let app = apps.entry(&key.app).or_insert_with(|| AppSpec { id, ..AppSpec::default() });
@@ -450,8 +479,9 @@ impl Config {
             retention: self.history.retention,
             channel_bytes_max: self.history.channel_bytes_max as u64,
             shard_bytes_max: self.history.shard_bytes_max as u64,
-            ..ShardConfig::default().history
+            persisted_retention: self.log.retention,
         };
+        let journal = self.state_dir.as_ref().map(|at| (at.join("log"), self.log.to_journal()));
         let shard = ShardConfig {
             connection,
             history,
@@ -485,6 +515,7 @@ impl Config {
             busy_poll_us: self.busy_poll_us,
             stall: self.stall,
             shard,
+            journal,
             hooks,
             helper_cores,
         };
@@ -552,6 +583,26 @@ impl ConnectionTimes {
     }
 }
 
+impl LogBounds {
+    fn read(&mut self, mut section: Section) -> Result<(), ConfigError> {
+        section.read("retention", &mut self.retention, units::duration("1m"..="8760h"))?;
+        let bytes = units::bytes(64 * MIB..=16 * 1024 * 1024 * MIB);
+        section.read("shard_bytes_max", &mut self.shard_bytes_max, bytes)?;
+        let bytes = units::bytes(64 * KIB..=8 * MIB);
+        section.read("waiting_bytes_max", &mut self.waiting_bytes_max, bytes)?;
+        section.finish()
+    }
+
+    fn to_journal(&self) -> JournalConfig {
+        JournalConfig {
+            retention: self.retention,
+            bytes_max: self.shard_bytes_max as u64,
+            waiting_bytes_max: self.waiting_bytes_max as u64,
+            ..JournalConfig::default()
+        }
+    }
+}
+
 impl HistoryBounds {
     fn read(&mut self, mut section: Section) -> Result<(), ConfigError> {
         section.read("retention", &mut self.retention, units::duration("1s"..="24h"))?;
@@ -610,6 +661,7 @@ fn read_key(mut section: Section) -> Result<ApiKey, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ably::Ack;
     use crate::hooks::Sink;
 
     fn refusal(text: &str) -> String {
@@ -877,6 +929,10 @@ mod tests {
                 "2:13: `history.retention`: 25h is not from 1s to 24h",
             ),
             (
+                "[log]\nwaiting_bytes_max = \"9MiB\"",
+                "2:21: `log.waiting_bytes_max`: 9MiB is not from 64KiB to 8MiB",
+            ),
+            (
                 "[server]\nlisten = \"localhost\"",
                 "2:10: `server.listen`: wants ADDRESS:PORT, such as \"127.0.0.1:8080\"",
             ),
@@ -969,6 +1025,36 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_that_is_kept_says_when_it_confirms_and_has_a_place() {
+        let text = |namespace: &str| {
+            format!("[[apps]]\nid = \"shop\"\n[[apps.namespaces]]\nid = \"a\"\n{namespace}")
+        };
+        let parse = |namespace: &str| Config::parse("r.toml", &text(namespace));
+        for (ack, expected) in [
+            ("", Ack::Written),
+            ("ack = \"memory\"", Ack::Memory),
+            ("ack = \"written\"", Ack::Written),
+            ("ack = \"fsynced\"", Ack::Fsynced),
+        ] {
+            let mut config = parse(&format!("persist = true\n{ack}")).expect("valid");
+            let error = config.directory().expect_err("without a place").to_string();
+            assert!(error.contains("wants a `server.state_dir`"), "{error}");
+            config.state_dir = Some("/var/lib/ringcast".into());
+            let directory = config.directory().expect("with a place");
+            let shop = directory.app("shop").expect("configured");
+            let namespace = shop.namespace("a:room");
+            assert_eq!((namespace.persisted, namespace.ack), (true, expected));
+        }
+        for (wrong, message) in [
+            ("ack = \"written\"", "`apps.namespaces.ack`: goes with `persist = true`"),
+            ("ack = \"disk\"", "`apps.namespaces.ack`: wants `memory`, `written` or `fsynced`"),
+        ] {
+            let error = parse(wrong).expect_err("against a rule").to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
     fn apps_that_cannot_work_are_refused() {
         for (text, expected) in [
             ("[[apps]]\n", "1:1: `apps.id`: is missing"),
@@ -987,7 +1073,7 @@ mod tests {
             ),
             (
                 "[[apps]]\nid = \"a\"\n[[apps.namespaces]]\nmutable = true",
-                "4:1: unknown key `apps.namespaces.mutable`; known here: `id`, `mutable_messages`, `identified`",
+                "4:1: unknown key `apps.namespaces.mutable`; known here: `id`, `mutable_messages`, `identified`, `persist`, `ack`",
             ),
             (
                 "[[apps]]\nid = \"a\"\nnamespaces = 1",

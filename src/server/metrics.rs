@@ -59,6 +59,12 @@ const OF_SHARDS: &[Metric] = &metrics! {
     Counter "ringcast_rejected_publishes_total" "Publishes that a rule has refused." counters.rejected_publishes;
     Counter "ringcast_tls_handshakes_total" "TLS handshakes that have ended well." tls.handshakes;
     Counter "ringcast_tls_resumed_total" "Of them, those that a ticket has shortened." tls.resumed;
+    Counter "ringcast_log_events_total" "Events of persisted channels that were given to the message log." counters.journal.events;
+    Counter "ringcast_log_written_bytes_total" "Bytes written to the message log." counters.journal.written_bytes;
+    Counter "ringcast_log_writes_total" "Writes to the message log." counters.journal.writes;
+    Counter "ringcast_log_syncs_total" "Synchronisations of the message log." counters.journal.syncs;
+    Counter "ringcast_log_failures_total" "Operations on the message log that have failed." counters.journal.failures;
+    Counter "ringcast_log_read_bytes_total" "Bytes read from the message log." counters.journal.read_bytes;
     Gauge "ringcast_transports" "Open sockets." gauges.transports;
     Gauge "ringcast_transports_max" "Sockets that the shard accepts at most." transports_max;
     Gauge "ringcast_connections" "Realtime connections with a transport." gauges.connections;
@@ -66,6 +72,10 @@ const OF_SHARDS: &[Metric] = &metrics! {
     Gauge "ringcast_streams" "Channels, formats and views with subscribers here." gauges.streams;
     Gauge "ringcast_channels" "Channels that are at home here." gauges.channels;
     Gauge "ringcast_history_bytes" "Bytes of the histories of these channels." gauges.history_bytes;
+    Gauge "ringcast_log_bytes" "Bytes of the message log on disk." gauges.journal.disk_bytes;
+    Gauge "ringcast_log_waiting_bytes" "Bytes that wait for the disk." gauges.journal.waiting_bytes;
+    Gauge "ringcast_log_index_entries" "Entries of the index of the message log." gauges.journal.index_entries;
+    Gauge "ringcast_log_failing" "1 while the message log cannot be written." gauges.journal.failing;
     Gauge "ringcast_publishes_waiting" "Publishes that wait for the answer of a rule." gauges.publishes_waiting;
     Gauge "ringcast_mail_waiting" "Mail to other shards that has found no room in the mesh." gauges.mail_waiting;
 };

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "the layer that reads clocks and starts threads")]
 
 mod bell;
+mod journal;
 mod log;
 mod mesh;
 mod metrics;
@@ -31,7 +32,9 @@ use crate::ably::Directory;
 use crate::admin::{self, AdminConfig, ControlSocket, Doors, Question};
 use crate::base::{Entropy, Level, LogLine};
 use crate::hooks::{Hooks, HooksConfig, VerdictSender};
+use crate::journal::{Journal, JournalConfig};
 use crate::server::bell::Bell;
+use crate::server::journal::JournalFiles;
 use crate::server::mesh::Mesh;
 use crate::server::monitor::Monitor;
 use crate::server::orders::News;
@@ -73,6 +76,8 @@ pub struct ServerConfig {
     pub stall: bool,
     /// What a shard may hold and for how long.
     pub shard: ShardConfig,
+    /// Where messages of persisted channels are kept and how many; none: they are not.
+    pub journal: Option<(PathBuf, JournalConfig)>,
     /// Rules, and where their events go.
     pub hooks: HooksConfig,
     /// CPUs for everything but shards; may be none.
@@ -233,6 +238,13 @@ pub fn run(
     let hooks = Hooks::start(hooks_config, &config.helper_cores, verdicts, move |words| {
         hooks_log.line(LogLine::new(Level::Warn, "rules").with("detail", words));
     })?;
+    let found = config.journal.as_ref().map(|(root, _)| {
+        let now = pump::Clock::start().read();
+        journal::find(root, config.shards, now, &mut log)
+            .map_err(|error| anyhow::anyhow!("the message log {}: {error}", root.display()))
+    });
+    let mut found = found.transpose()?;
+    let mut journals = found.as_mut().map(|found| std::mem::take(&mut found.shards).into_iter());
     let mesh = Mesh::new(config.shards, config.mesh_entries);
     let (sender, news) = orders::news();
     let keeper = rules::spawn(book, state_dir, hooks.control(), sender.clone(), log.clone())?;
@@ -258,6 +270,7 @@ pub fn run(
         let (directory, mesh) = (Arc::clone(&directory), mesh.clone());
         let (log, news) = (log.clone(), sender.clone());
         let hooks = hooks.sender();
+        let journal = journals.as_mut().and_then(Iterator::next);
         let (order_sender, order_receiver) = line;
         let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("shard-{id}"))
@@ -271,15 +284,30 @@ pub fn run(
                     getrandom::fill(page).expect("the kernel has random bytes after boot");
                 });
                 let shards = config.shards;
-                let shard =
-                    Shard::new(config.shard.clone(), directory, id, shards, entropy, clock.read());
+                let now = clock.read();
+                let mut shard =
+                    Shard::new(config.shard.clone(), directory, id, shards, entropy, now);
                 let bell = Rc::new(Bell::default());
+                let mut files = None;
+                if let (Some((root, journal)), Some((recovered, next_number))) =
+                    (&config.journal, journal)
+                {
+                    let mut salt = [0; 4];
+                    getrandom::fill(&mut salt).expect("the kernel has random bytes after boot");
+                    let key = (shard.series(), u32::from_ne_bytes(salt));
+                    let place = (id as u16, shards as u16);
+                    let mut journal = Journal::new(journal.clone(), place, key, recovered, now);
+                    journal.number_from(next_number);
+                    shard = shard.with_journal(journal);
+                    files = Some(JournalFiles::new(root.clone(), &bell));
+                }
                 let mesh = mesh.join(id, &bell).await?;
                 let line = pump::Line {
                     shard: id,
                     orders: order_receiver.open(&bell)?,
                     news,
                     hooks,
+                    files,
                     log,
                     clock,
                     report_interval: monitor::report_interval(watchdog),

@@ -15,6 +15,7 @@ use glommio::timer::Timer;
 
 use super::ServerConfig;
 use super::bell::Bell;
+use super::journal::JournalFiles;
 use super::log::Log;
 use super::mesh::MeshEnds;
 use super::orders::{News, Order, Orders, Report};
@@ -84,6 +85,8 @@ pub(super) struct Line {
     pub news: SyncSender<News>,
     /// Where events for rules go.
     pub hooks: HookSender,
+    /// The files of the message log, if there is one.
+    pub files: Option<JournalFiles>,
     pub log: Log,
     pub clock: Clock,
     /// Time between two reports.
@@ -235,9 +238,15 @@ impl Pump {
         }
         busy |= self.tls.shake_hands(&mut self.shard);
         busy |= self.mesh.deliver_to(&mut self.shard);
+        if let Some(files) = &self.line.files {
+            busy |= files.deliver_to(&mut self.shard);
+        }
         self.shard.handle_timeout();
         self.shard.settle();
         let mail_waits = self.mesh.collect_from(&mut self.shard)? | self.hand_over_hooks();
+        if let Some(files) = &self.line.files {
+            files.collect_from(&mut self.shard);
+        }
         busy |= self.send();
         self.close();
         self.accept(now);

@@ -311,8 +311,10 @@ impl Shard {
 
     /// Has mail wait for the channel that it is for, if that is not loaded; otherwise gives it back.
     pub(super) fn wait_for_channel(&mut self, from: u16, mail: Mail) -> Option<Mail> {
-        let Some((key, opens)) = mail.channel_at_home() else { return Some(mail) };
-        let keeping = self.homes.keeping.as_mut()?;
+        let keeping = self.homes.keeping.as_mut().filter(|keeping| keeping.has_persisted);
+        let (Some(keeping), Some((key, opens))) = (keeping, mail.channel_at_home()) else {
+            return Some(mail);
+        };
         if let Some(waiting) = keeping.loading.get_mut(key) {
             keeping.loading_mail += 1;
             waiting.push((from, mail));

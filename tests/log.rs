@@ -1,0 +1,293 @@
+//! Persisted channels on a real disk: the daemon is killed under load, and what was confirmed is there.
+#![allow(clippy::disallowed_methods, reason = "a test may start threads and wait")]
+
+mod daemon;
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use daemon::{Daemon, PATIENCE};
+use serde_json::{Value, json};
+use tungstenite::{Message, WebSocket};
+
+const KEY: &str = "app.key:secret";
+
+/// Publishes without their ACK.
+const IN_FLIGHT: u64 = 32;
+
+/// A directory with a configuration, gone with its test.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Place {
+        let name = format!("ringcast-log-{}-{name}", std::process::id());
+        let place = Place(std::env::temp_dir().join(name));
+        let _ = fs::remove_dir_all(&place.0);
+        fs::create_dir_all(&place.0).expect("can be made");
+        let config = format!(
+            "[server]\nstate_dir = \"state\"\nshards = 2\ndrain_window = \"0s\"\n\
+             [[keys]]\nkey = \"{KEY}\"\n[[apps]]\nid = \"app\"\n\
+             [[apps.namespaces]]\nid = \"kept\"\npersist = true\n\
+             [[apps.namespaces]]\nid = \"safe\"\npersist = true\nack = \"fsynced\"\n"
+        );
+        fs::write(place.0.join("ringcast.toml"), config).expect("can be written");
+        place
+    }
+
+    fn start(&self) -> Daemon {
+        let log = fs::File::options().append(true).create(true).open(self.0.join("stderr"));
+        let mut program = Command::new(env!("CARGO_BIN_EXE_ringcast"));
+        program.args(["serve", "--listen", "127.0.0.1:0", "--config"]);
+        program.arg(self.0.join("ringcast.toml"));
+        Daemon::spawn(program.stderr(Stdio::from(log.expect("can be opened"))))
+    }
+
+    fn stderr(&self) -> String {
+        fs::read_to_string(self.0.join("stderr")).expect("can be read")
+    }
+
+    fn segments(&self) -> Vec<PathBuf> {
+        let shards = fs::read_dir(self.0.join("state/log")).expect("is there");
+        let shards = shards.map(|entry| entry.expect("can be read").path());
+        let of_shard = |shard| fs::read_dir(shard).expect("is there");
+        let files = shards.filter(|path| path.is_dir()).flat_map(of_shard);
+        files.map(|entry| entry.expect("can be read").path()).collect()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A client over a WebSocket, in JSON.
+struct Client(WebSocket<TcpStream>);
+
+impl Client {
+    fn connect(daemon: &Daemon) -> Client {
+        let url = format!("ws://{}/?key={KEY}&format=json&v=6", daemon.address);
+        let (socket, _) = tungstenite::client(url, daemon.connect()).expect("upgraded");
+        let mut client = Client(socket);
+        assert_eq!(client.next().expect("a greeting")["action"], 4);
+        client
+    }
+
+    fn send(&mut self, message: &Value) -> bool {
+        self.0.send(Message::text(message.to_string())).is_ok()
+    }
+
+    /// The next protocol message; `None`: the daemon is gone.
+    fn next(&mut self) -> Option<Value> {
+        loop {
+            match self.0.read().ok()? {
+                Message::Text(text) => return serde_json::from_str(&text).ok(),
+                Message::Close(_) => return None,
+                _ => {}
+            }
+        }
+    }
+
+    /// Attaches, and returns the answer.
+    fn attach(&mut self, channel: &str, serial: Option<&Value>) -> Value {
+        let mut attach = json!({ "action": 10, "channel": channel });
+        if let Some(serial) = serial {
+            attach["channelSerial"] = serial.clone();
+        }
+        assert!(self.send(&attach));
+        let answer = self.next().expect("an answer");
+        assert_eq!(answer["action"], 11, "{answer}");
+        answer
+    }
+}
+
+fn is_resumed(attached: &Value) -> bool {
+    attached["flags"].as_u64().expect("flags") & 4 != 0
+}
+
+/// Publishes numbers from `next` on until the daemon is gone; returns those that were confirmed, and the
+/// next one.
+fn publish(mut client: Client, channel: &'static str, next: u64) -> JoinHandle<(Vec<u64>, u64)> {
+    thread::spawn(move || {
+        let (mut sent, mut acked) = (0, 0);
+        loop {
+            while sent < acked + IN_FLIGHT {
+                let messages = json!([{ "data": (next + sent).to_string() }]);
+                let publish = json!({ "action": 15, "channel": channel, "msgSerial": sent,
+                    "messages": messages });
+                if !client.send(&publish) {
+                    break;
+                }
+                sent += 1;
+            }
+            match client.next() {
+                Some(answer) if answer["action"] == 1 => {
+                    assert_eq!(answer["msgSerial"], acked, "in order");
+                    acked += answer["count"].as_u64().expect("a number");
+                }
+                Some(_) => {}
+                None => return ((next..next + acked).collect(), next + sent),
+            }
+        }
+    })
+}
+
+/// Takes what comes on the channel behind `serial` until the daemon is gone or `is_over`; returns the
+/// numbers and the last serial.
+fn subscribe(
+    mut client: Client,
+    channel: &'static str,
+    serial: Option<Value>,
+    is_over: impl Fn(u64) -> bool + Send + 'static,
+    is_attached: Arc<AtomicBool>,
+) -> JoinHandle<(Vec<u64>, Value)> {
+    thread::spawn(move || {
+        let attached = client.attach(channel, serial.as_ref());
+        assert!(serial.is_none() || is_resumed(&attached), "{attached}");
+        is_attached.store(true, Ordering::Release);
+        let mut last = attached["channelSerial"].clone();
+        let mut numbers = Vec::new();
+        while let Some(message) = client.next() {
+            if message["action"] != 15 {
+                continue;
+            }
+            last = message["channelSerial"].clone();
+            let messages = message["messages"].as_array().expect("messages").iter();
+            let data = messages.map(|it| it["data"].as_str().expect("text"));
+            numbers.extend(data.map(|text| text.parse::<u64>().expect("a number")));
+            if numbers.last().is_some_and(|last| is_over(*last)) {
+                break;
+            }
+        }
+        (numbers, last)
+    })
+}
+
+/// The numbers in the history of a channel, oldest first.
+fn history(daemon: &Daemon, channel: &str) -> Vec<u64> {
+    let mut query = "direction=forwards&limit=1000".to_owned();
+    let mut numbers = Vec::new();
+    loop {
+        let response = daemon.exchange(&format!(
+            "GET /channels/{channel}/messages?key={KEY}&{query} HTTP/1.1\r\nHost: localhost\r\n\
+             Connection: close\r\n\r\n"
+        ));
+        let (head, body) = response.split_once("\r\n\r\n").expect("a response");
+        assert!(head.starts_with("HTTP/1.1 200"), "{response}");
+        let page: Vec<Value> = serde_json::from_str(body).expect("a page");
+        let data = page.iter().map(|item| item["data"].as_str().expect("text"));
+        numbers.extend(data.map(|text| text.parse::<u64>().expect("a number")));
+        let next = head.lines().find(|line| line.contains("rel=\"next\""));
+        match next.and_then(|line| Some(line.split_once('?')?.1.split_once('>')?.0)) {
+            Some(next) => query = next.to_owned(),
+            None => return numbers,
+        }
+    }
+}
+
+/// How often the daemon is killed: `RINGCAST_KILLS`, or a few times.
+fn kills() -> u32 {
+    std::env::var("RINGCAST_KILLS").map_or(5, |text| text.parse().expect("a number"))
+}
+
+fn killed_under_load(name: &str, channel: &'static str) {
+    let place = Place::new(name);
+    let (mut confirmed, mut received) = (Vec::new(), Vec::new());
+    let (mut next, mut serial) = (0, None);
+    let mut random = u64::from(std::process::id()) | 1;
+    for _ in 0..kills() {
+        let mut daemon = place.start();
+        let is_attached = Arc::new(AtomicBool::new(false));
+        let (client, flag) = (Client::connect(&daemon), Arc::clone(&is_attached));
+        let subscriber = subscribe(client, channel, serial.take(), |_| false, flag);
+        let start = Instant::now();
+        while !is_attached.load(Ordering::Acquire) && !subscriber.is_finished() {
+            assert!(start.elapsed() < PATIENCE, "not attached");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let publisher = publish(Client::connect(&daemon), channel, next);
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        thread::sleep(Duration::from_micros(random % 400_000));
+        daemon.signal("KILL");
+        daemon.wait();
+        let (acked, following) = publisher.join().expect("the publisher is well");
+        confirmed.extend(acked);
+        next = following;
+        let (numbers, last) = subscriber.join().expect("the subscriber is well");
+        received.extend(numbers);
+        serial = Some(last);
+    }
+    let daemon = place.start();
+    let kept = history(&daemon, channel);
+    assert!(kept.is_sorted_by(|one, other| one < other), "each once and in order");
+    let missing: Vec<_> = confirmed.iter().filter(|it| kept.binary_search(it).is_err()).collect();
+    assert!(missing.is_empty(), "confirmed and not there: {missing:?}");
+    let end = *kept.last().expect("something was published");
+    if received.last() != Some(&end) {
+        let client = Client::connect(&daemon);
+        let rest = subscribe(client, channel, serial, move |last| last == end, Arc::default());
+        received.extend(rest.join().expect("the subscriber is well").0);
+    }
+    assert_eq!(received, kept, "each once and in order");
+    println!("{channel}: {} kills, {} confirmed, {} kept", kills(), confirmed.len(), kept.len());
+}
+
+#[test]
+fn what_was_confirmed_as_written_survives_kills_under_load() {
+    killed_under_load("written", "kept:room");
+}
+
+#[test]
+fn what_was_confirmed_as_synchronised_survives_kills_under_load() {
+    killed_under_load("fsynced", "safe:room");
+}
+
+#[test]
+fn damage_on_disk_is_told_and_never_served() {
+    let place = Place::new("damage");
+    let mut daemon = place.start();
+    let mut client = Client::connect(&daemon);
+    let first = client.attach("kept:room", None)["channelSerial"].clone();
+    for number in 0..100u64 {
+        let messages = json!([{ "data": number.to_string() }]);
+        let publish = json!({ "action": 15, "channel": "kept:room", "msgSerial": number,
+            "messages": messages });
+        assert!(client.send(&publish));
+    }
+    let mut acked = 0;
+    while acked < 100 {
+        let message = client.next().expect("the daemon lives");
+        if message["action"] == 1 {
+            acked += message["count"].as_u64().expect("a number");
+        }
+    }
+    daemon.signal("KILL");
+    daemon.wait();
+    let segment = place.segments().into_iter().filter(|path| path.extension().is_some());
+    let segment = segment.max_by_key(|path| {
+        let data = fs::read(path).expect("can be read");
+        data.iter().filter(|&&byte| byte != 0).count()
+    });
+    let segment = segment.expect("one was written");
+    let mut data = fs::read(&segment).expect("can be read");
+    let end = data.iter().rposition(|&byte| byte != 0).expect("not empty");
+    data[end / 2] ^= 0x20;
+    fs::write(&segment, data).expect("can be written");
+
+    let daemon = place.start();
+    let kept = history(&daemon, "kept:room");
+    assert!((98..100).contains(&kept.len()), "{}", kept.len());
+    let attached = Client::connect(&daemon).attach("kept:room", Some(&first));
+    assert!(!is_resumed(&attached), "{attached}");
+    assert_eq!(attached["error"]["code"], 90003, "{attached}");
+    let log = place.stderr();
+    assert!(log.contains("the message log is damaged"), "{log}");
+}
