@@ -64,7 +64,7 @@ class Endpoint(asyncio.Protocol):
             self.answer()
 
     def answer(self):
-        body = MEGABYTE if self.kind == "1 MB" else b""
+        body = {"1 MB": MEGABYTE, "accepts": b'{"action":"accept"}'}.get(self.kind, b"")
         self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
 
 
@@ -298,6 +298,8 @@ def throughput(args):
     for _ in range(args.rounds):
         through(args, "batch", "well", args.rate, 'mode = "batch"\n')
         through(args, "single", "well", args.rate, 'mode = "single"\n')
+        ask = 'invocation = "before-publish"\n'
+        through(args, "before publish, one question a channel", "accepts", args.rate, ask)
         # 25 at a time, 20 ms each: 1,250 a second at the very most.
         refuse = 'mode = "single"\nwhen_full = "refuse"\nwaiting_bytes_max = "1MiB"\n'
         through(args, "single, endpoint takes 20 ms, 1 MiB may wait, then refuse", "paced", args.rate, refuse)

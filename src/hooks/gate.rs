@@ -60,8 +60,11 @@ pub async fn ask(client: Arc<Client>, places: Arc<Semaphore>, inquiry: Inquiry) 
         loop {
             let meaning = match client.ask(inquiry.body.clone()).await {
                 Ok(reply) => {
-                    failure = format!("status {}", reply.status);
-                    judge(&gate, &reply)
+                    let meaning = judge(&gate, &reply);
+                    if let Meaning::Failed(why) | Meaning::Again(why) = meaning {
+                        failure = format!("status {}, {why}", reply.status);
+                    }
+                    meaning
                 }
                 Err(note) => {
                     failure = note;
