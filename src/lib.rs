@@ -18,7 +18,7 @@
 //! | 2 | [`tls`] | TLS records of one client, without I/O |
 //! | 3 | [`shard`] | everything one core owns |
 //! | 4 | [`sim`] | shards under a clock, a network and a chance of its own making; feature `sim`, and tests |
-//! | 4 | [`hooks`] | delivery of events to HTTP endpoints, on a thread beside the cores |
+//! | 4 | [`hooks`] | delivery of events to endpoints, functions and queues, on a thread beside the cores |
 //! | 5 | [`admin`] | what operators ask of a running daemon, over HTTP on a thread beside the cores |
 //! | 6 | [`server`] | executors, socket rings, the mesh between cores: all that is async on a core |
 //! | 7 | [`config`] | flags and file to the structs that the layers below define |

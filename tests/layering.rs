@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A word and the modules that may say it; a path into a module stands for that part of it.
-const RESERVED: [(&str, &[&str]); 12] = [
+const RESERVED: [(&str, &[&str]); 13] = [
     ("glommio", &["server"]),
     ("tokio", &["hooks", "admin"]),
     ("axum", &["admin"]),
     ("hyper", &["admin"]),
     ("reqwest", &["hooks"]),
     ("rustls", &["tls"]),
+    ("aws_sigv4", &["hooks"]),
     ("unsafe", &["sys"]),
     ("allow(unsafe_code)", &["sys"]),
     ("Instant::now", &["server", "hooks", "admin", "bench", "sys"]),

@@ -97,6 +97,18 @@ fn rules_that_are_asked_before_a_publish() {
 }
 
 #[test]
+#[ignore = "needs npm packages: tests/run"]
+fn rules_that_invoke_functions() {
+    run(&mut node_tests_with_daemons("aws.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages and openssl: tests/run"]
+fn rules_and_whom_they_trust() {
+    run(&mut node_tests_with_daemons("https.test.mjs"));
+}
+
+#[test]
 #[ignore = "needs npm packages and Chromium: tests/run"]
 fn the_chat_example_in_a_browser() {
     run(&mut node_tests_with_daemons("chat.test.mjs"));

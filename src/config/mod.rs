@@ -36,7 +36,7 @@ pub use crate::config::rule::RuleConfig;
 pub use crate::config::tls::TlsSettings;
 use crate::config::units::{KIB, MIB};
 use crate::connection::ConnectionConfig;
-use crate::hooks::{HooksConfig, Secret, SigningKey};
+use crate::hooks::{Authorities, HooksConfig, Secret, SigningKey};
 use crate::journal::JournalConfig;
 use crate::server::ServerConfig;
 use crate::shard::ShardConfig;
@@ -86,6 +86,8 @@ pub struct Config {
     pub apps: Vec<AppConfig>,
     /// Which events go to which endpoints, of all apps.
     pub rules: Vec<RuleConfig>,
+    /// Authorities that rules trust which name none of their own.
+    pub hooks_ca_file: Option<PathBuf>,
     /// Where that is kept which outlives the process; without it there is no such thing.
     pub state_dir: Option<PathBuf>,
     /// Lets clients make apps and delete them: `ringcast sandbox`.
@@ -215,6 +217,7 @@ impl Default for Config {
             keys: Vec::new(),
             apps: Vec::new(),
             rules: Vec::new(),
+            hooks_ca_file: None,
             state_dir: None,
             sandbox: false,
             echo: false,
@@ -282,6 +285,12 @@ impl Config {
             config.apps.push(app);
         }
         config.read_admin(root.section("admin")?)?;
+        let mut hooks = root.section("hooks")?;
+        let directory = hooks.directory();
+        hooks.read("ca_file", &mut config.hooks_ca_file, |value| {
+            units::text(value).map(|path| Some(directory.join(path)))
+        })?;
+        hooks.finish()?;
         for section in root.sections("rules")? {
             config.add_rule(section, None)?;
         }
@@ -422,16 +431,18 @@ impl Config {
     /// The rules, as those see them who act on them.
     ///
     /// # Errors
-    /// A rule signs with a key that is not there.
+    /// A rule signs with a key that is not there, or authorities cannot be read.
     pub fn hooks(&self) -> anyhow::Result<HooksConfig> {
-        let rules = self.rules.iter().map(|rule| rule.to_hook(&self.keys));
+        let ca = self.hooks_ca_file.as_deref().map(Authorities::read).transpose();
+        let ca = ca.map_err(|why| anyhow::anyhow!("`hooks.ca_file`: {why}"))?;
+        let rules = self.rules.iter().map(|rule| rule.to_hook(&self.keys, ca.as_ref()));
         let rules = rules.collect::<anyhow::Result<_>>()?;
         let key = |key: &ApiKey| {
             let (name, secret) = (key.name().into(), Secret::new(&key.secret));
             SigningKey { name, secret }
         };
         let keys = self.keys.iter().map(key).collect();
-        Ok(HooksConfig { rules, keys, state_dir: self.state_dir.clone() })
+        Ok(HooksConfig { rules, keys, ca, state_dir: self.state_dir.clone() })
     }
 
     /// The admin server's part, with its token.
@@ -760,6 +771,7 @@ mod tests {
         ] {
             assert_eq!(file.take(), Some(PathBuf::from(path)));
         }
+        assert_eq!(config.hooks_ca_file.take(), Some(PathBuf::from("ca.pem")));
         (config.cores, config.shards) = (None, None); // their defaults depend on the machine
         assert_eq!(config.core_overrides.len(), 1, "the example");
         config.core_overrides.clear();

@@ -110,7 +110,8 @@ pub(super) fn keys() -> Vec<KeyDoc> {
         let Some(section) = sections.first() else { continue };
         let (section, is_in_list) = match section.strip_prefix('[') {
             Some(section) => (section, true),
-            None => (section.as_str(), false),
+            // A table of a table that may be there several times is there as often.
+            None => (section.as_str(), section.starts_with("apps.")),
         };
         let found = |section: &str| {
             let mut examples = examples.iter();
@@ -144,8 +145,8 @@ fn examples() -> Vec<Example> {
     let mut section = String::new();
     let mut examples = Vec::new();
     for line in file.lines() {
-        if line.starts_with('[') {
-            section = line.trim_matches(['[', ']']).into();
+        if line.starts_with('[') || line.starts_with("# [") {
+            section = line.trim_matches(['#', ' ', '[', ']']).into();
         } else if let Some((key, value)) = line.split_once(" = ") {
             let is_comment = key.starts_with("# ");
             let value = value.trim();

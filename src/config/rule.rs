@@ -13,7 +13,7 @@ use crate::config::key::{self, ApiKey};
 use crate::config::reader::{ConfigError, Section, advise};
 use crate::config::sink;
 use crate::config::units::{self, KIB, MIB};
-use crate::hooks::{HookRule, Invocation, Pace, Secret, SigningKey, Sink, Target};
+use crate::hooks::{Authorities, HookRule, Invocation, Pace, Secret, SigningKey, Sink, Target};
 
 /// One table `[[apps.rules]]` or `[[rules]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,12 +54,13 @@ const QUESTIONS: [(&str, QuestionShape); 2] =
     [("messages", QuestionShape::Messages), ("chat", QuestionShape::Chat)];
 
 /// Keys that mean something only where a rule is told of what was published.
-const AFTER_PUBLISH_KEYS: [&str; 9] = [
+const AFTER_PUBLISH_KEYS: [&str; 10] = [
     "mode",
     "format",
     "enveloped",
     "requests_per_second_max",
     "batch_events_max",
+    "batch_bytes_max",
     "batch_interval",
     "retry_for",
     "when_full",
@@ -96,10 +97,16 @@ impl RuleConfig {
         let shape = match (is_batch, enveloped) {
             (false, true) => RequestShape::Enveloped,
             (false, false) => RequestShape::Bare,
-            (true, true) => RequestShape::Batch,
+            (true, _) if matches!(&sink, Some(Sink::Nats(nats)) if !nats.subject.is_without_channel()) =>
+            {
+                return Err(
+                    section.error("mode", "is \"single\" where the subject has a {channel}")
+                );
+            }
             (true, false) => {
                 return Err(section.error("enveloped", "is true where `mode` is \"batch\""));
             }
+            (true, true) => RequestShape::Batch,
         };
         let mut signing_key = None;
         section.read("signing_key", &mut signing_key, |value| {
@@ -121,6 +128,7 @@ impl RuleConfig {
             concurrency: if is_asked { 1 } else { 25 },
             requests_per_second_max: 0,
             batch_events_max: 1000,
+            batch_bytes_max: sink.as_ref().map_or(0, Sink::batch_bytes_max),
             batch_interval: Duration::from_secs(1),
             retry_for: Duration::from_secs(86_400),
         };
@@ -129,6 +137,8 @@ impl RuleConfig {
         section.read("requests_per_second_max", &mut pace.requests_per_second_max, rate)?;
         let events = units::count(1..=10_000);
         section.read("batch_events_max", &mut pace.batch_events_max, events)?;
+        let bytes = units::bytes(KIB..=64 * MIB);
+        section.read("batch_bytes_max", &mut pace.batch_bytes_max, bytes)?;
         let interval = units::duration("10ms"..="1m");
         section.read("batch_interval", &mut pace.batch_interval, interval)?;
         section.read("retry_for", &mut pace.retry_for, units::duration("1s"..="168h"))?;
@@ -181,11 +191,15 @@ impl RuleConfig {
         })
     }
 
-    /// The rule, as those see it who act on it.
+    /// The rule, as those see it who act on it; without authorities of its own it trusts those of `ca`.
     ///
     /// # Errors
     /// The key that it signs with is none of `keys`.
-    pub(super) fn to_hook(&self, keys: &[ApiKey]) -> anyhow::Result<HookRule> {
+    pub(super) fn to_hook(
+        &self,
+        keys: &[ApiKey],
+        ca: Option<&Authorities>,
+    ) -> anyhow::Result<HookRule> {
         let find = |name: &String| {
             let key = keys.iter().find(|key| key.name() == *name);
             let key = key.with_context(|| {
@@ -210,6 +224,7 @@ impl RuleConfig {
             None => rule,
         };
         let mut target = self.target.clone();
+        target.tls.ca = target.tls.ca.or_else(|| ca.cloned());
         if let Sink::Http(http) = &mut target.sink {
             http.signing_key = signing_key;
         }

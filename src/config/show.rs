@@ -118,6 +118,10 @@ impl Config {
         if let Some(path) = &self.admin_token_file {
             add(section, "token_file", text(path.display()));
         }
+        section = "hooks";
+        if let Some(path) = &self.hooks_ca_file {
+            add(section, "ca_file", text(path.display()));
+        }
         section = "test";
         add(section, "echo", self.echo.to_string());
         add(section, "stall", self.stall.to_string());
@@ -200,7 +204,7 @@ mod tests {
     use super::*;
 
     /// Keys that are shown only where they are set.
-    const NO_DEFAULT: [&str; 7] = [
+    const NO_DEFAULT: [&str; 8] = [
         "cores",
         "shards",
         "state_dir",
@@ -208,6 +212,7 @@ mod tests {
         "key_file",
         "client_ca_file",
         "token_file",
+        "ca_file",
     ];
 
     #[test]

@@ -9,9 +9,9 @@ use crate::config::reader::{ConfigError, Section};
 use crate::config::rule::one_of;
 use crate::config::units;
 use crate::hooks::{
-    AccessKey, AssumedRole, AwsAccess, CredentialSource, FunctionName, HttpTarget, Invocation,
-    LambdaTarget, NatsLogin, NatsTarget, Secret, Sink, SubjectTemplate, Tls, check_server,
-    check_url, is_region, parse_qualifier, region_of_url,
+    AccessKey, AssumedRole, Authorities, AwsAccess, CredentialSource, FunctionName, HttpTarget,
+    Invocation, LambdaTarget, NatsLogin, NatsTarget, Secret, Sink, SubjectTemplate, Tls,
+    check_server, check_url, is_region, parse_qualifier, region_of_url,
 };
 
 /// Reads what takes the events; `None` if nothing is named.
@@ -55,15 +55,16 @@ pub(super) fn read(
 
 /// Reads whom the target's connections trust, and who they say we are.
 pub(super) fn read_tls(section: &mut Section) -> Result<Tls, ConfigError> {
-    let mut tls = Tls::default();
-    let directory = section.directory();
-    section.read("ca_file", &mut tls.ca, |value| {
-        Tls::read_ca(&directory.join(units::text(value)?)).map(Some)
+    let (mut ca, directory) = (None, section.directory());
+    section.read("ca_file", &mut ca, |value| {
+        Authorities::read(&directory.join(units::text(value)?)).map(Some)
     })?;
     let (mut certificate, mut key) = (None, None);
-    section.read("client_certificate_file", &mut certificate, |value| path(&directory, value))?;
-    section.read("client_key_file", &mut key, |value| path(&directory, value))?;
-    tls.identity = match (certificate, key) {
+    section.read("client_certificate_file", &mut certificate, |value| {
+        units::text(value).map(|path| Some(directory.join(path)))
+    })?;
+    section.read("client_key_file", &mut key, |value| secret_path(&directory, value))?;
+    let identity = match (certificate, key) {
         (None, None) => None,
         (Some(certificate), Some(key)) => {
             let identity = Tls::read_identity(&certificate, &key);
@@ -72,7 +73,7 @@ pub(super) fn read_tls(section: &mut Section) -> Result<Tls, ConfigError> {
         (Some(_), None) => return Err(section.error("client_key_file", "is missing")),
         (None, Some(_)) => return Err(section.error("client_certificate_file", "is missing")),
     };
-    Ok(tls)
+    Ok(Tls { ca, identity })
 }
 
 fn read_lambda(
@@ -123,7 +124,7 @@ fn read_aws(
     section.read("session_token", &mut session_token, secret)?;
     let (mut file, mut profile) = (None, None);
     let directory = section.directory();
-    section.read("credentials_file", &mut file, |value| path(&directory, value))?;
+    section.read("credentials_file", &mut file, |value| secret_path(&directory, value))?;
     section.read("profile", &mut profile, text)?;
     let (mut arn, mut external_id) = (None, None);
     section.read("role_arn", &mut arn, |value| match units::text(value)? {
@@ -191,7 +192,7 @@ fn read_nats(
     let mut credentials = None;
     let directory = section.directory();
     section.read("credentials_file", &mut credentials, |value| {
-        let path = directory.join(units::text(value)?);
+        let path = units::secret_path(&directory, units::text(value)?)?;
         let text = std::fs::read_to_string(&path)
             .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         Ok(Some(Secret::new(&text)))
@@ -237,7 +238,7 @@ fn read_headers(value: &DeValue) -> Result<Vec<(String, String)>, String> {
     Ok(headers)
 }
 
-/// A path relative to that of the configuration file.
-fn path(directory: &Path, value: &DeValue) -> Result<Option<PathBuf>, String> {
-    units::text(value).map(|path| Some(directory.join(path)))
+/// Where a secret is.
+fn secret_path(directory: &Path, value: &DeValue) -> Result<Option<PathBuf>, String> {
+    units::secret_path(directory, units::text(value)?).map(Some)
 }

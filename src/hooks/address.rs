@@ -46,7 +46,7 @@ impl Resolve for PublicResolver {
 }
 
 /// Whether an address belongs to the public internet (IANA's registries of special-purpose addresses).
-fn is_public(address: IpAddr) -> bool {
+pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_public_v4(v4),
         IpAddr::V6(v6) => {

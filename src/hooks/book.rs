@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::spec::{self, Faults, OPTIONS};
-use super::target::SigningKey;
+use super::target::{Authorities, SigningKey};
 use super::{HookRule, HooksConfig};
 use crate::ably::Directory;
 
@@ -81,6 +81,8 @@ struct Made {
 pub struct Book {
     apps: Vec<Box<str>>,
     keys: Vec<SigningKey>,
+    /// Authorities that made rules trust.
+    ca: Option<Authorities>,
     configured: Vec<HookRule>,
     configured_ms: u64,
     /// By id.
@@ -94,6 +96,7 @@ impl Book {
         let mut book = Book {
             apps: Vec::new(),
             keys: Vec::new(),
+            ca: None,
             configured: Vec::new(),
             configured_ms: now_ms,
             made: BTreeMap::new(),
@@ -121,6 +124,7 @@ impl Book {
     fn configure(&mut self, config: HooksConfig, directory: &Directory, now_ms: u64) {
         self.apps = directory.app_ids().map(Box::from).collect();
         self.keys = config.keys;
+        self.ca = config.ca;
         let before = std::mem::replace(&mut self.configured, config.rules);
         for hook in &mut self.configured {
             let before = before.iter().find(|before| before.rule.id == hook.rule.id);
@@ -183,14 +187,14 @@ impl Book {
     /// Finds out again what made rules come to: an app or a key may have gone or come.
     fn reread(&mut self) -> anyhow::Result<Vec<String>> {
         let mut out_of_effect = Vec::new();
-        let Book { apps, keys, configured, made, .. } = self;
+        let Book { apps, keys, ca, configured, made, .. } = self;
         for (id, made) in made {
             if configured.iter().any(|hook| *hook.rule.id == **id) {
                 anyhow::bail!("the rule `{id}` is configured, and was made over the API as well");
             }
             let was_well = made.hook.is_ok();
             let read = match apps.contains(&made.app_id) {
-                true => spec::read(id, &made.app_id, &made.spec, keys)
+                true => spec::read(id, &made.app_id, &made.spec, keys, ca.as_ref())
                     .map_err(|faults| RuleError::invalid(faults).message),
                 false => Err("its app is gone".to_owned()),
             };
@@ -288,7 +292,7 @@ impl Book {
         app_id: &str,
         spec: &Map<String, Value>,
     ) -> Result<HookRule, RuleError> {
-        spec::read(id, app_id, spec, &self.keys).map_err(RuleError::invalid)
+        spec::read(id, app_id, spec, &self.keys, self.ca.as_ref()).map_err(RuleError::invalid)
     }
 
     fn find_made(&self, app_id: &str, id: &str) -> Result<&Made, RuleError> {
@@ -513,6 +517,7 @@ mod tests {
         let mut signed = spec();
         signed["target"]["signingKeyId"] = "key".into();
         let config = HooksConfig {
+            ca: None,
             keys: vec![SigningKey {
                 name: "app.key".into(),
                 secret: super::super::Secret::new("hush"),

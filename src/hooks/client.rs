@@ -6,6 +6,7 @@ use bytes::Bytes;
 use super::courier::{Outcome, Parcel};
 use super::gate::Reply;
 use super::http::HttpClient;
+use super::lambda::LambdaClient;
 use super::target::{Sink, Target};
 use crate::ably::{ContentType, RequestShape, batch_body};
 
@@ -16,6 +17,8 @@ pub const VERSION: &str = "1.2";
 pub enum Client {
     /// To an HTTP endpoint.
     Http(HttpClient),
+    /// To a function.
+    Lambda(LambdaClient),
 }
 
 /// What is said of a request that did not go well.
@@ -41,7 +44,7 @@ impl Client {
     pub fn new(target: &Target) -> anyhow::Result<Client> {
         match &target.sink {
             Sink::Http(http) => Ok(Client::Http(HttpClient::new(target, http)?)),
-            Sink::Lambda(_) => anyhow::bail!("functions cannot be invoked by name yet"),
+            Sink::Lambda(lambda) => Ok(Client::Lambda(LambdaClient::new(target, lambda)?)),
             Sink::Nats(_) => anyhow::bail!("NATS cannot be reached yet"),
         }
     }
@@ -50,6 +53,7 @@ impl Client {
     pub async fn send(&self, parcel: &Parcel) -> Answer {
         match self {
             Client::Http(client) => client.send(parcel).await,
+            Client::Lambda(client) => client.send(parcel).await,
         }
     }
 
@@ -60,6 +64,7 @@ impl Client {
     pub async fn ask(&self, question: Bytes) -> Result<Reply, String> {
         match self {
             Client::Http(client) => client.ask(question).await,
+            Client::Lambda(client) => client.ask(question).await,
         }
     }
 }

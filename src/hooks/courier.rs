@@ -22,9 +22,6 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// Failures in a row, of all lanes together, after which one request at a time tries the endpoint.
 const BREAKER_FAILURES: u32 = 5;
 
-/// Bytes of events in one batch; one larger event is sent alone.
-const BATCH_BYTES_MAX: u64 = 1 << 20;
-
 /// How far requests may run ahead of `requests_per_second_max`: the clock here counts milliseconds, and
 /// whoever asks for the next request may be late.
 const AHEAD_US: u64 = 10_000;
@@ -38,6 +35,8 @@ pub struct Pace {
     pub requests_per_second_max: usize,
     /// Events of one batch.
     pub batch_events_max: usize,
+    /// Bytes of events in one batch; one larger event is sent alone.
+    pub batch_bytes_max: u64,
     /// From one batch to the next, unless a whole one waits.
     pub batch_interval: Duration,
     /// Age at which an event is given up.
@@ -222,9 +221,10 @@ impl Courier {
                 continue;
             }
             let mut bytes = 0;
+            let bytes_max = self.pace.batch_bytes_max;
             let fits = |entry: &&Entry| {
                 bytes += entry.event.body.len() as u64;
-                bytes <= BATCH_BYTES_MAX
+                bytes <= bytes_max
             };
             let count = match self.shape {
                 RequestShape::Batch => {
@@ -408,6 +408,7 @@ mod tests {
         concurrency: 3,
         requests_per_second_max: 0,
         batch_events_max: 4,
+        batch_bytes_max: 1 << 20,
         batch_interval: Duration::from_secs(1),
         retry_for: Duration::from_secs(600),
     };

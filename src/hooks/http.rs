@@ -11,7 +11,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use sha2::Sha256;
 
 use super::address::{PublicResolver, check_url};
-use super::aws::AwsAccess;
+use super::aws::{self, AwsAccess, Signer};
 use super::client::{Answer, VERSION, body};
 use super::courier::{Outcome, Parcel};
 use super::gate::{self, Reply};
@@ -40,6 +40,7 @@ pub struct HttpClient {
     url: reqwest::Url,
     headers: HeaderMap,
     signing_key: Option<SigningKey>,
+    signer: Option<Signer>,
 }
 
 impl HttpClient {
@@ -57,35 +58,32 @@ impl HttpClient {
             let value = HeaderValue::try_from(value).context("a header's value is malformed")?;
             headers.insert(name, value);
         }
-        anyhow::ensure!(endpoint.aws.is_none(), "requests cannot be signed for AWS yet");
         let http = prepare(target)?;
         let signing_key = endpoint.signing_key.clone();
-        Ok(HttpClient { http, url, headers, signing_key })
+        let signer = endpoint.aws.as_ref().map(|access| Signer::new(access, http.clone()));
+        Ok(HttpClient { http, url, headers, signing_key, signer })
     }
 
     /// Sends one parcel.
     pub async fn send(&self, parcel: &Parcel) -> Answer {
         let (content_type, body) = body(parcel);
         let request = self.post(content_type, &parcel.entries[0].event.headers, body);
-        match request.send().await {
-            Ok(mut response) => {
-                let answer = judge(response.status().as_u16(), parcel.shape(), || {
-                    retry_after(response.headers(), SystemTime::now())
-                });
-                let mut bytes = 0;
-                // Its deadline is that of the whole request.
-                while bytes < ANSWER_BYTES_MAX
-                    && let Ok(Some(chunk)) = response.chunk().await
-                {
-                    bytes += chunk.len();
-                }
-                answer
+        let response = match self.execute(request).await {
+            Ok(response) => response,
+            Err(why) => return Answer::failed(why),
+        };
+        let answer = match (&self.signer, aws::error_type(response.headers())) {
+            // AWS does not let us in; what the function would have said is not known.
+            (Some(signer), Some(name)) if response.status().as_u16() == 403 => {
+                signer.distrust().await;
+                Answer::failed(format!("status 403 {name}"))
             }
-            Err(error) => {
-                // Without the URL, which may hold a secret.
-                Answer::failed(root_cause(&error.without_url()))
-            }
-        }
+            _ => judge(response.status().as_u16(), parcel.shape(), || {
+                retry_after(response.headers(), SystemTime::now())
+            }),
+        };
+        read_bytes(response, ANSWER_BYTES_MAX).await;
+        answer
     }
 
     /// Asks one question.
@@ -93,18 +91,20 @@ impl HttpClient {
     /// # Errors
     /// Why nothing came back; for the log.
     pub async fn ask(&self, question: Bytes) -> Result<Reply, String> {
-        let note = |error: reqwest::Error| root_cause(&error.without_url());
         let request = self.post(ContentType::Json, &[], question);
-        let mut response = request.send().await.map_err(note)?;
+        let response = self.execute(request).await?;
         let status = response.status().as_u16();
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(note)? {
-            if body.len() + chunk.len() > gate::ANSWER_BYTES_MAX {
-                return Err(format!("the answer is longer than {} bytes", gate::ANSWER_BYTES_MAX));
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let body = read_whole(response, gate::ANSWER_BYTES_MAX).await?;
         Ok(Reply { status, body: body.into() })
+    }
+
+    /// Signs a request for AWS if it wants that, and makes it.
+    async fn execute(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, String> {
+        let mut request = request.build().map_err(root_cause)?;
+        if let Some(signer) = &self.signer {
+            signer.sign(&mut request).await?;
+        }
+        self.http.execute(request).await.map_err(root_cause)
     }
 
     /// A request with this body, signed.
@@ -130,11 +130,41 @@ impl HttpClient {
     }
 }
 
+/// Reads what an answer holds, up to a bound; its deadline is that of the whole request. What is read to
+/// its end leaves a connection that can be used again.
+pub async fn read_bytes(mut response: reqwest::Response, bytes_max: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < bytes_max
+        && let Ok(Some(chunk)) = response.chunk().await
+    {
+        bytes.extend_from_slice(&chunk[..chunk.len().min(bytes_max - bytes.len())]);
+    }
+    bytes
+}
+
+/// Reads the whole of an answer.
+///
+/// # Errors
+/// It breaks off, or is longer than `bytes_max`.
+pub async fn read_whole(
+    mut response: reqwest::Response,
+    bytes_max: usize,
+) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(root_cause)? {
+        if bytes.len() + chunk.len() > bytes_max {
+            return Err(format!("the answer is longer than {bytes_max} bytes"));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
 /// What makes requests, with pools of connections that nobody else uses.
 ///
 /// # Errors
 /// The system's root certificates cannot be read, or the target's are malformed.
-fn prepare(target: &Target) -> anyhow::Result<reqwest::Client> {
+pub fn prepare(target: &Target) -> anyhow::Result<reqwest::Client> {
     let mut http = reqwest::Client::builder()
         .timeout(target.timeout)
         .connect_timeout(target.timeout.min(Duration::from_secs(10)))
@@ -148,7 +178,7 @@ fn prepare(target: &Target) -> anyhow::Result<reqwest::Client> {
         http = http.dns_resolver(Arc::new(PublicResolver));
     }
     if let Some(ca) = &target.tls.ca {
-        for certificate in reqwest::Certificate::from_pem_bundle(ca.as_bytes())? {
+        for certificate in reqwest::Certificate::from_pem_bundle(ca.as_pem())? {
             http = http.add_root_certificate(certificate);
         }
     }
@@ -158,8 +188,10 @@ fn prepare(target: &Target) -> anyhow::Result<reqwest::Client> {
     http.build().context("cannot prepare HTTP requests")
 }
 
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
+/// What an error comes from, without the URL, which may hold a secret.
+pub fn root_cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut cause: &dyn std::error::Error = &error;
     while let Some(source) = cause.source() {
         cause = source;
     }
@@ -183,7 +215,7 @@ fn judge(
 }
 
 /// `Retry-After`, in seconds or as a date (RFC 9110 section 10.2.3).
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get("retry-after")?.to_str().ok()?.trim();
     match text.parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),

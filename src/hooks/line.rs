@@ -129,6 +129,7 @@ mod tests {
         concurrency: 3,
         requests_per_second_max: 0,
         batch_events_max: 10,
+        batch_bytes_max: 1 << 20,
         batch_interval: Duration::from_secs(1),
         retry_for: Duration::from_secs(600),
     };

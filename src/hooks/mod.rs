@@ -56,7 +56,7 @@ pub use self::courier::{Pace, Reason};
 pub use self::http::HttpTarget;
 pub use self::lambda::{FunctionName, Invocation, LambdaTarget, parse_qualifier};
 pub use self::nats::{NatsLogin, NatsTarget, SubjectTemplate, check_server};
-pub use self::target::{Secret, SigningKey, Sink, Target, Tls};
+pub use self::target::{Authorities, Secret, SigningKey, Sink, Target, Tls};
 use self::thread::HookThread;
 use crate::ably::{Answered, Inquiry, Rule, RuleEvent, Rules};
 
@@ -87,6 +87,8 @@ pub struct HooksConfig {
     pub rules: Vec<HookRule>,
     /// Keys that rules which are made while the daemon runs may sign with.
     pub keys: Vec<SigningKey>,
+    /// Authorities that those rules trust.
+    pub ca: Option<Authorities>,
     /// Where events survive the process; without it they wait in memory.
     pub state_dir: Option<PathBuf>,
 }

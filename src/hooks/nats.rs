@@ -1,5 +1,7 @@
 //! Events as messages on subjects of a NATS server.
 
+use std::fmt;
+
 use super::address::check_url;
 use super::target::Secret;
 
@@ -46,6 +48,18 @@ enum Part {
     App,
     Channel,
     Rule,
+}
+
+/// As it was given.
+impl fmt::Display for SubjectTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|part| match part {
+            Part::Text(text) => f.write_str(text),
+            Part::App => f.write_str("{app}"),
+            Part::Channel => f.write_str("{channel}"),
+            Part::Rule => f.write_str("{rule}"),
+        })
+    }
 }
 
 /// What subjects of events are made from.
@@ -121,6 +135,11 @@ impl SubjectTemplate {
         Ok(SubjectTemplate(parts.into()))
     }
 
+    /// Whether events of several channels have one subject.
+    pub fn is_without_channel(&self) -> bool {
+        !self.0.contains(&Part::Channel)
+    }
+
     /// The subject of one event.
     pub fn fill(&self, event: SubjectParts<'_>) -> String {
         let mut subject = String::new();
@@ -155,6 +174,7 @@ mod tests {
     #[test]
     fn a_channel_is_one_token_of_a_subject() {
         let template = SubjectTemplate::parse("ringcast.{app}.{rule}-x.{channel}").expect("valid");
+        assert_eq!(template.to_string(), "ringcast.{app}.{rule}-x.{channel}");
         let fill = |channel| template.fill(SubjectParts { app: "a", rule: "r", channel });
         for (channel, subject) in [
             ("chat:room", "ringcast.a.r-x.chat:room"),

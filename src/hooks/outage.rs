@@ -31,6 +31,7 @@ const PACE: Pace = Pace {
     concurrency: 25,
     requests_per_second_max: 0,
     batch_events_max: 1000,
+    batch_bytes_max: 1 << 20,
     batch_interval: Duration::from_secs(1),
     retry_for: Duration::from_secs(86_400),
 };

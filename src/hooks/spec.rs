@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::aws::{AccessKey, AssumedRole, AwsAccess, CredentialSource, is_region};
 use super::http::HttpTarget;
-use super::lambda::{FunctionName, Invocation, LambdaTarget};
+use super::lambda::{FunctionName, Invocation, LambdaTarget, parse_qualifier};
 use super::nats::{NatsLogin, NatsTarget, SubjectTemplate, check_server};
-use super::target::{Secret, SigningKey, Sink, Target, Tls};
+use super::target::{Authorities, Secret, SigningKey, Sink, Target, Tls};
 use super::{HookRule, Pace, check_url};
 use crate::ably::{
     ChannelFilter, Format, Gate, OnFailure, QuestionShape, RequestShape, Rule, RuleSource, WhenFull,
@@ -75,7 +75,7 @@ const FAILED_ACTIONS: [(&str, OnFailure); 2] =
     [("REJECT", OnFailure::Reject), ("PUBLISH", OnFailure::Publish)];
 const THROTTLED_ACTIONS: [(&str, bool); 2] = [("RETRY", true), ("FAIL", false)];
 
-/// Reads the rule `spec`, which is called `id`; `keys` are those that may sign.
+/// Reads the rule `spec`, which is called `id`; `keys` are those that may sign, `ca` is trusted.
 ///
 /// # Errors
 /// Everything that is wrong with it.
@@ -84,11 +84,15 @@ pub fn read(
     app_id: &str,
     spec: &Map<String, Value>,
     keys: &[SigningKey],
+    ca: Option<&Authorities>,
 ) -> Result<HookRule, Faults> {
     let mut faults = Faults::new();
     let rule = Fields::new("", spec, &mut faults).rule(id, app_id, keys);
     match rule {
-        Some(rule) if faults.is_empty() => Ok(rule),
+        Some(mut rule) if faults.is_empty() => {
+            rule.target.tls.ca = ca.cloned();
+            Ok(rule)
+        }
         _ => Err(faults),
     }
 }
@@ -211,8 +215,10 @@ impl<'a> Fields<'a> {
             Some(gate) => rule.with_gate(gate),
             None => rule,
         };
-        let Options { allow_private, timeout, pace, .. } = options;
-        let target = Target { sink: sink?, allow_private, timeout, pace, tls: Tls::default() };
+        let sink = sink?;
+        let Options { allow_private, timeout, mut pace, batch_bytes_max, .. } = options;
+        pace.batch_bytes_max = batch_bytes_max.unwrap_or(sink.batch_bytes_max());
+        let target = Target { sink, allow_private, timeout, pace, tls: Tls::default() };
         Some(HookRule { rule: Arc::new(rule), target, is_enabled })
     }
 }
@@ -222,6 +228,8 @@ struct Options {
     allow_private: bool,
     timeout: Duration,
     pace: Pace,
+    /// Depends on what takes the events, if it is not said.
+    batch_bytes_max: Option<u64>,
     when_full: WhenFull,
     waiting_bytes_max: u64,
 }
@@ -239,14 +247,17 @@ impl Options {
             concurrency: count("concurrency", 1, 1000, if is_gate { 1 } else { 25 }) as usize,
             requests_per_second_max: count("requestsPerSecondMax", 0, 100_000, 0) as usize,
             batch_events_max: count("batchEventsMax", 1, 10_000, 1000) as usize,
+            batch_bytes_max: 0,
             batch_interval: ms(count("batchIntervalMs", 10, 60_000, 1000)),
             retry_for: ms(count("retryForMs", 1000, 168 * 3_600_000, 24 * 3_600_000)),
         };
         let waiting_bytes_max = count("waitingBytesMax", 64 << 10, 16 << 30, 64 << 20);
+        let batch_bytes_max = |value| number(value, 1 << 10, 64 << 20);
+        let batch_bytes_max = fields.opt("batchBytesMax", batch_bytes_max);
         let allow_private = fields.opt("allowPrivate", boolean).unwrap_or(false);
         let when_full = fields.opt("whenFull", one_of(&WHEN_FULL));
         let when_full = when_full.unwrap_or(WhenFull::DropOldest);
-        Options { allow_private, timeout, pace, when_full, waiting_bytes_max }
+        Options { allow_private, timeout, pace, batch_bytes_max, when_full, waiting_bytes_max }
     }
 }
 
@@ -290,7 +301,7 @@ fn read_target(
     let format = if has_format { target.opt("format", one_of(&FORMATS)) } else { None };
     let sink = match kind {
         Kind::Lambda | Kind::LambdaGate => read_lambda(target, kind).map(Sink::Lambda),
-        Kind::Nats => read_nats(target, options).map(Sink::Nats),
+        Kind::Nats => read_nats(target, is_batch, options).map(Sink::Nats),
         Kind::Http | Kind::Plain | Kind::Ifttt | Kind::Azure | Kind::Google | Kind::HttpGate => {
             let url = match kind {
                 Kind::Ifttt => read_ifttt(target),
@@ -347,6 +358,7 @@ fn read_lambda(target: &mut Fields<'_>, kind: Kind) -> Option<LambdaTarget> {
         name => Err(format!("`{name}` is no region, such as \"eu-west-1\"")),
     });
     let function = target.need("functionName", |value| FunctionName::parse(text(value)?));
+    let own_qualifier = target.opt("qualifier", |value| parse_qualifier(text(value)?));
     if !target.left.contains_key("authentication") {
         target.fault("authentication", "is missing");
     }
@@ -371,6 +383,10 @@ fn read_lambda(target: &mut Fields<'_>, kind: Kind) -> Option<LambdaTarget> {
         }
     });
     let (function, qualifier) = function?;
+    if qualifier.is_some() && own_qualifier.is_some() {
+        target.fault("qualifier", "is in the function's name already");
+    }
+    let qualifier = own_qualifier.or(qualifier);
     let aws = AwsAccess { region: region?.into(), credentials, role, sts_endpoint: None };
     let invocation = match kind {
         Kind::LambdaGate => Invocation::RequestResponse,
@@ -379,7 +395,7 @@ fn read_lambda(target: &mut Fields<'_>, kind: Kind) -> Option<LambdaTarget> {
     Some(LambdaTarget { function, qualifier, invocation, aws, endpoint: None })
 }
 
-fn read_nats(target: &mut Fields<'_>, options: &Options) -> Option<NatsTarget> {
+fn read_nats(target: &mut Fields<'_>, is_batch: bool, options: &Options) -> Option<NatsTarget> {
     let servers = target.need("servers", |value| {
         let wanted = || "wants a list of 1 to 16 URLs".to_owned();
         let list = value.as_array().filter(|list| (1..=16).contains(&list.len()));
@@ -390,6 +406,9 @@ fn read_nats(target: &mut Fields<'_>, options: &Options) -> Option<NatsTarget> {
         list.ok_or_else(wanted)?.iter().map(server).collect::<Result<Vec<_>, _>>()
     });
     let subject = target.need("subject", |value| SubjectTemplate::parse(text(value)?));
+    if is_batch && subject.as_ref().is_some_and(|subject| !subject.is_without_channel()) {
+        target.fault("subject", "has no {channel} where requestMode is \"batch\"");
+    }
     let jetstream = target.opt("jetstream", boolean).unwrap_or(false);
     let headers = read_headers(target).unwrap_or_default();
     let token = target.opt("token", text);
@@ -519,11 +538,13 @@ pub fn show(hook: &HookRule) -> Map<String, Value> {
             json!({
                 "region": lambda.aws.region,
                 "functionName": lambda.function.as_str(),
+                "qualifier": lambda.qualifier,
                 "authentication": authentication,
             })
         }
         Sink::Nats(nats) => json!({
             "servers": nats.servers,
+            "subject": nats.subject.to_string(),
             "jetstream": nats.jetstream,
             "headers": headers(&nats.headers),
         }),
@@ -552,6 +573,7 @@ pub fn show(hook: &HookRule) -> Map<String, Value> {
             "concurrency": pace.concurrency,
             "requestsPerSecondMax": pace.requests_per_second_max,
             "batchEventsMax": pace.batch_events_max,
+            "batchBytesMax": pace.batch_bytes_max,
             "batchIntervalMs": ms(pace.batch_interval),
             "retryForMs": ms(pace.retry_for),
             "whenFull": word_of(&WHEN_FULL, &rule.when_full),
@@ -583,7 +605,7 @@ mod tests {
 
     fn read_json(spec: Value) -> Result<HookRule, Faults> {
         let Value::Object(spec) = spec else { panic!("an object") };
-        read("83IzAB", "app", &spec, &keys())
+        read("83IzAB", "app", &spec, &keys(), None)
     }
 
     fn http(target: Value) -> Value {

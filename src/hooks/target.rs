@@ -1,7 +1,7 @@
 //! Where the events of a rule go, as it is configured. What sends them is in the file of each sink.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::courier::Pace;
@@ -66,28 +66,64 @@ pub enum Sink {
     Nats(NatsTarget),
 }
 
+impl Sink {
+    /// Bytes of events in one batch, unless somebody knows better.
+    pub fn batch_bytes_max(&self) -> u64 {
+        match self {
+            Sink::Http(_) => 1 << 20,
+            // What AWS takes of an event that it queues was 256 KiB for long, its frame included.
+            Sink::Lambda(_) => 240 << 10,
+            // A server takes 1 MiB with headers and frame, unless it is told otherwise.
+            Sink::Nats(_) => 960 << 10,
+        }
+    }
+}
+
 /// Whom connections over TLS trust, and how they show who we are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Certificates of authorities that are trusted as the system's are, as PEM.
-    pub ca: Option<Box<str>>,
+    /// Authorities that are trusted as the system's are.
+    pub ca: Option<Authorities>,
     /// Our own certificate with its key, both as PEM.
     pub identity: Option<Secret>,
 }
 
-impl Tls {
-    /// Reads a file of authorities.
+/// Certificates of authorities.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Authorities {
+    /// Where they are from.
+    pub path: PathBuf,
+    pem: Box<str>,
+}
+
+impl Authorities {
+    /// Reads a file of certificates.
     ///
     /// # Errors
-    /// It cannot be read, or holds no certificate.
-    pub fn read_ca(path: &Path) -> Result<Box<str>, String> {
-        let text = read(path)?;
-        match reqwest::Certificate::from_pem_bundle(text.as_bytes()) {
-            Ok(found) if !found.is_empty() => Ok(text.into()),
+    /// It cannot be read, or holds none.
+    pub fn read(path: &Path) -> Result<Authorities, String> {
+        let pem = read(path)?;
+        match reqwest::Certificate::from_pem_bundle(pem.as_bytes()) {
+            Ok(found) if !found.is_empty() => {
+                Ok(Authorities { path: path.into(), pem: pem.into() })
+            }
             _ => Err(format!("{} holds no certificate in PEM", path.display())),
         }
     }
 
+    /// The certificates.
+    pub fn as_pem(&self) -> &[u8] {
+        self.pem.as_bytes()
+    }
+}
+
+impl fmt::Debug for Authorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.fmt(f)
+    }
+}
+
+impl Tls {
     /// Reads a certificate, with the others that lead to its authority if there are any, and its key.
     ///
     /// # Errors

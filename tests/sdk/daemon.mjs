@@ -33,13 +33,14 @@ export async function directory(t) {
   return path;
 }
 
-/** Starts a daemon with this configuration; `kill` ends it as kill -9 does. */
-export async function daemon(t, path, config) {
+/** Starts a daemon with this configuration and more variables; `kill` ends it as kill -9 does. */
+export async function daemon(t, path, config, variables = {}) {
   const file = join(path, 'ringcast.toml');
   await writeFile(file, config);
   const port = await freePort();
   const args = ['serve', '--config', file, '--listen', `127.0.0.1:${port}`, '--shards', '2'];
-  const child = spawn(process.env.RINGCAST_BINARY, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const env = { ...process.env, ...variables };
+  const child = spawn(process.env.RINGCAST_BINARY, args, { stdio: ['ignore', 'pipe', 'pipe'], env });
   const log = [];
   createInterface(child.stderr).on('line', (line) => log.push(line));
   const gone = new Promise((resolve) => child.once('close', resolve));
