@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A word and the modules that may say it; a path into a module stands for that part of it.
-const RESERVED: [(&str, &[&str]); 13] = [
+const RESERVED: [(&str, &[&str]); 14] = [
     ("glommio", &["server"]),
     ("tokio", &["hooks", "admin"]),
     ("axum", &["admin"]),
     ("hyper", &["admin"]),
     ("reqwest", &["hooks"]),
-    ("rustls", &["tls"]),
+    ("rustls", &["tls", "hooks"]),
+    ("async_nats", &["hooks"]),
     ("aws_sigv4", &["hooks"]),
     ("unsafe", &["sys"]),
     ("allow(unsafe_code)", &["sys"]),

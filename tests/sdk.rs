@@ -103,6 +103,12 @@ fn rules_that_invoke_functions() {
 }
 
 #[test]
+#[ignore = "needs npm packages and nats-server: tests/run"]
+fn rules_that_publish_to_nats() {
+    run(&mut node_tests_with_daemons("nats.test.mjs"));
+}
+
+#[test]
 #[ignore = "needs npm packages and openssl: tests/run"]
 fn rules_and_whom_they_trust() {
     run(&mut node_tests_with_daemons("https.test.mjs"));

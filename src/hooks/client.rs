@@ -7,6 +7,7 @@ use super::courier::{Outcome, Parcel};
 use super::gate::Reply;
 use super::http::HttpClient;
 use super::lambda::LambdaClient;
+use super::nats::NatsClient;
 use super::target::{Sink, Target};
 use crate::ably::{ContentType, RequestShape, batch_body};
 
@@ -19,6 +20,8 @@ pub enum Client {
     Http(HttpClient),
     /// To a function.
     Lambda(LambdaClient),
+    /// To a subject.
+    Nats(Box<NatsClient>),
 }
 
 /// What is said of a request that did not go well.
@@ -45,7 +48,7 @@ impl Client {
         match &target.sink {
             Sink::Http(http) => Ok(Client::Http(HttpClient::new(target, http)?)),
             Sink::Lambda(lambda) => Ok(Client::Lambda(LambdaClient::new(target, lambda)?)),
-            Sink::Nats(_) => anyhow::bail!("NATS cannot be reached yet"),
+            Sink::Nats(nats) => Ok(Client::Nats(Box::new(NatsClient::new(target, nats)?))),
         }
     }
 
@@ -54,6 +57,7 @@ impl Client {
         match self {
             Client::Http(client) => client.send(parcel).await,
             Client::Lambda(client) => client.send(parcel).await,
+            Client::Nats(client) => client.send(parcel).await,
         }
     }
 
@@ -65,6 +69,7 @@ impl Client {
         match self {
             Client::Http(client) => client.ask(question).await,
             Client::Lambda(client) => client.ask(question).await,
+            Client::Nats(_) => Err("a subject cannot be asked".into()),
         }
     }
 }
