@@ -225,7 +225,14 @@ fn the_units_are_as_closed_as_a_network_daemon_can_be() {
     let drop_ins = directory.join("ringcast.service.d");
     let from = repository().join("systemd");
     let unit = directory.join("ringcast.service");
-    for (drop_in, tenths) in [(None, 15), (Some("high-port.conf"), 14), (Some("socket.conf"), 6)] {
+    for (drop_in, tenths) in [
+        (None, 15),
+        (Some("https.conf"), 18),
+        (Some("high-port.conf"), 14),
+        (Some("socket.conf"), 6),
+        (Some("cpus.conf"), 15),
+        (Some("numa.conf"), 15),
+    ] {
         std::fs::create_dir_all(&drop_ins).expect("the temporary directory can be written");
         std::fs::copy(from.join("ringcast.service"), &unit).expect("the unit is there");
         if let Some(name) = drop_in {
@@ -241,6 +248,53 @@ fn the_units_are_as_closed_as_a_network_daemon_can_be() {
         assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
         std::fs::remove_dir_all(&directory).expect("made above");
     }
+}
+
+#[test]
+fn the_units_are_understood_by_systemd() {
+    let directory = std::env::temp_dir().join(format!("ringcast-verify-{}", std::process::id()));
+    let drop_ins = directory.join("ringcast.service.d");
+    std::fs::create_dir_all(&drop_ins).expect("the temporary directory can be written");
+    let from = repository().join("systemd");
+    for unit in ["ringcast.service", "ringcast.socket", "ringcast.slice"] {
+        let text = std::fs::read_to_string(from.join(unit)).expect("the unit is there");
+        // Programs have to exist.
+        let text = text.replace("/usr/bin/ringcast", env!("CARGO_BIN_EXE_ringcast"));
+        std::fs::write(directory.join(unit), text).expect("as above");
+    }
+    for drop_in in std::fs::read_dir(from.join("drop-ins")).expect("the examples are there") {
+        let path = drop_in.expect("as above").path();
+        std::fs::copy(&path, drop_ins.join(path.file_name().expect("a file"))).expect("as above");
+    }
+    let verify = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", "--recursive-errors=no"])
+        .args(
+            ["ringcast.service", "ringcast.socket", "ringcast.slice"]
+                .map(|unit| directory.join(unit)),
+        )
+        .output();
+    let Ok(output) = verify else {
+        eprintln!("systemd-analyze is not here: not checked");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && !said.contains("ringcast"), "{said}");
+    for (tool, flags, file) in [
+        ("systemd-sysusers", &["--dry-run"][..], "sysusers.d/ringcast.conf"),
+        ("systemd-tmpfiles", &["--create", "--root"], "tmpfiles.d/ringcast.conf"),
+    ] {
+        let root = directory.join("root");
+        std::fs::create_dir_all(root.join("etc")).expect("as above");
+        let mut program = Command::new(tool);
+        program.args(flags);
+        if flags.contains(&"--root") {
+            program.arg(&root);
+        }
+        let output = program.arg(from.join(file)).output().expect("comes with systemd-analyze");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.contains(file) && !said.contains("Unknown"), "{tool}: {said}");
+    }
+    std::fs::remove_dir_all(&directory).expect("made above");
 }
 
 /// What a subscriber has received until it was sent away.
@@ -411,7 +465,10 @@ fn a_shard_that_polls_turns_while_it_has_nothing_to_do_and_serves_all_the_same()
     loop {
         let answer = daemon.exchange("GET /time HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-        let text = ask_admin(admin, "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+        let text = ask_admin(
+            admin,
+            "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        );
         let turns = text.lines().filter_map(|line| {
             line.strip_prefix("ringcast_turns_total{")?.split_once("} ")?.1.parse::<f64>().ok()
         });
@@ -424,4 +481,54 @@ fn a_shard_that_polls_turns_while_it_has_nothing_to_do_and_serves_all_the_same()
     daemon.signal("TERM");
     assert_eq!(daemon.wait().code(), Some(0));
     std::fs::remove_file(path).expect("made above");
+}
+
+#[test]
+fn the_running_daemon_opens_no_file_that_it_was_not_configured_to() {
+    let base = std::env::temp_dir().join(format!("ringcast-confined-{}", std::process::id()));
+    let (inside, outside) = (base.join("inside"), base.join("outside"));
+    for directory in [&inside, &outside] {
+        std::fs::create_dir_all(directory).expect("the temporary directory can be written");
+        std::fs::write(directory.join("new.key"), "app.new:hush").expect("as above");
+    }
+    let config = inside.join("ringcast.toml");
+    let write = |key: &str| {
+        // As editors do: the file is another one afterwards.
+        let next = inside.join("ringcast.toml.new");
+        std::fs::write(&next, format!("[[keys]]\n{key}\n")).expect("as above");
+        std::fs::rename(&next, &config).expect("as above");
+    };
+    for is_confined in [true, false] {
+        write("key = \"app.old:hush\"");
+        let manager = Manager::new(&format!("landlock-{is_confined}"));
+        let mut program = Command::new(env!("CARGO_BIN_EXE_ringcast"));
+        program
+            .args(["serve", "--listen", "127.0.0.1:0", "--shards", "2", "--config"])
+            .arg(&config);
+        program.arg("--set").arg(format!("server.landlock={is_confined}"));
+        program.arg("--set").arg(format!("server.state_dir={}", base.join("state").display()));
+        program.env("NOTIFY_SOCKET", &manager.path);
+        let daemon = Daemon::spawn(&mut program);
+        manager.wait_for("READY=1");
+        let status = || {
+            let request = "GET /channels/x/messages?key=app.new:hush HTTP/1.1\r\nHost: h\r\n\
+                           Connection: close\r\n\r\n";
+            daemon.exchange(request).split(' ').nth(1).expect("a status").to_owned()
+        };
+        let reload = |key: &str| {
+            write(key);
+            daemon.signal("HUP");
+            manager.wait_for("RELOADING=1");
+            manager.wait_for("READY=1");
+        };
+        reload(&format!("key_file = \"{}\"", outside.join("new.key").display()));
+        assert_eq!(status(), if is_confined { "401" } else { "200" });
+        reload("key_file = \"new.key\"");
+        assert_eq!(status(), "200", "what is beside the configuration can be read");
+        let process = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid()));
+        let process = process.expect("it runs");
+        let line = format!("NoNewPrivs:\t{}", u8::from(is_confined));
+        assert!(process.lines().any(|found| found == line), "{process}");
+    }
+    std::fs::remove_dir_all(base).expect("made above");
 }

@@ -127,7 +127,7 @@ pub(super) fn run(
     shared: &Arc<Shared>,
     publisher: &Thread,
 ) -> anyhow::Result<Histogram> {
-    let mut ring = SocketRing::new(&SocketRingConfig {
+    let mut ring = SocketRing::for_clients(&SocketRingConfig {
         ring_entries: 4096,
         table_entries: part.count.max(16),
         receive_buffers: 1024,

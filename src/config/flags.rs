@@ -107,6 +107,7 @@ impl ServeFlags {
     fn resolve(self) -> anyhow::Result<(Config, Origins)> {
         let sources = Sources::gather(self.config.as_deref(), std::env::vars_os(), &self.settings)?;
         let (mut config, mut origins) = Config::from_sources(&sources)?;
+        config.file_directories = sources.file_directories()?;
         let flags = [
             (self.listen.is_some(), "listen"),
             (self.cores.is_some(), "cores"),

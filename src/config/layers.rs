@@ -228,6 +228,41 @@ impl Sources {
         origins
     }
 
+    /// Directories of the files that were read, and of those that a value names: every key that ends in
+    /// `_file` is a path. A file is often replaced by another of its name, so the directory counts.
+    pub(super) fn file_directories(&self) -> Result<Vec<PathBuf>, ConfigError> {
+        let mut directories = Vec::new();
+        for source in self.sources.iter().filter(|source| source.key.is_none()) {
+            add_directories(Path::new(&source.name), &mut directories);
+        }
+        self.collect_directories(&self.parse()?, &mut directories);
+        for directory in &mut directories {
+            if directory.as_os_str().is_empty() {
+                directory.push(".");
+            }
+        }
+        directories.sort();
+        directories.dedup();
+        Ok(directories)
+    }
+
+    fn collect_directories(&self, table: &DeTable, directories: &mut Vec<PathBuf>) {
+        for (key, value) in table {
+            match value.get_ref() {
+                DeValue::String(path) if key.get_ref().ends_with("_file") => {
+                    add_directories(&self.directory.join(path.as_ref()), directories);
+                }
+                DeValue::Table(table) => self.collect_directories(table, directories),
+                DeValue::Array(tables) => {
+                    for table in tables.iter().filter_map(|value| value.get_ref().as_table()) {
+                        self.collect_directories(table, directories);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     fn at(&self, offset: usize) -> Option<(&Source, usize)> {
         let source = self.sources.iter().rev().find(|source| source.base <= offset)?;
         Some((source, offset - source.base))
@@ -285,6 +320,13 @@ fn files_beside(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     });
     files.sort();
     Ok(files)
+}
+
+/// The directory of the file at `path`, and where it leads if it is a link, as certificates often are.
+fn add_directories(path: &Path, directories: &mut Vec<PathBuf>) {
+    directories.extend(path.parent().map(Path::to_path_buf));
+    let target = std::fs::canonicalize(path).ok();
+    directories.extend(target.and_then(|target| target.parent().map(Path::to_path_buf)));
 }
 
 /// Takes `from` into `into`: tables key by key, lists of tables one behind the other; any other value takes
@@ -496,6 +538,18 @@ mod tests {
             let (_, origins) = loaded.unwrap_or_else(|error| panic!("{name}={value}: {error}"));
             assert_eq!(origins.values[&doc.name()], name);
         }
+    }
+
+    #[test]
+    fn directories_are_those_of_every_file_that_is_named() {
+        let text = "[admin]\ntoken_file = \"/run/t/admin\"\n[[apps]]\nid = \"a\"\n\
+                    [[apps.rules]]\naws = { credentials_file = \"aws/login\" }\n\
+                    [[keys]]\nkey_file = \"credential:key\"\n";
+        let sources = Sources::of_file("/etc/x/r.toml", text);
+        let expected = ["/etc/x", "/etc/x/aws", "/run/t"].map(PathBuf::from);
+        assert_eq!(sources.file_directories().unwrap(), expected);
+        let sources = Sources::of_file("r.toml", "");
+        assert_eq!(sources.file_directories().unwrap(), [PathBuf::from(".")]);
     }
 
     #[test]

@@ -38,7 +38,7 @@ use crate::config::units::{KIB, MIB};
 use crate::connection::ConnectionConfig;
 use crate::hooks::{Authorities, HooksConfig, Secret, SigningKey};
 use crate::journal::JournalConfig;
-use crate::server::ServerConfig;
+use crate::server::{FileAccess, ServerConfig};
 use crate::shard::ShardConfig;
 use crate::sys::SocketRingConfig;
 use crate::sys::listener::ListenerConfig;
@@ -62,6 +62,10 @@ pub struct Config {
     pub tls: TlsSettings,
     /// Origins of the pages that may use the daemon; none: any page.
     pub origins: Vec<Box<str>>,
+    /// Whether the running daemon may open only what it is configured to.
+    pub landlock: bool,
+    /// Directories of the configuration and of the files that it names.
+    pub file_directories: Vec<PathBuf>,
     /// Over how much time clients are sent away when the daemon ends.
     pub drain_window: Duration,
     /// Connections that one shard holds.
@@ -171,6 +175,8 @@ impl Default for Config {
             admin_token_file: None,
             tls: TlsSettings::default(),
             origins: Vec::new(),
+            landlock: true,
+            file_directories: Vec::new(),
             drain_window: Duration::from_secs(10),
             connections_max: 65_536,
             ring: SocketRingConfig {
@@ -361,6 +367,7 @@ impl Config {
         })?;
         section.read("origins", &mut self.origins, units::origins)?;
         section.read("drain_window", &mut self.drain_window, units::duration("0s"..="10m"))?;
+        section.read("landlock", &mut self.landlock, units::boolean)?;
         section.finish()
     }
 
@@ -459,6 +466,20 @@ impl Config {
         Ok(AdminConfig { token, ..self.admin.clone() })
     }
 
+    /// What the running daemon opens on its own behalf.
+    fn file_access(&self) -> FileAccess {
+        let runtime_directory = std::env::var("RUNTIME_DIRECTORY").ok();
+        let control = self.admin.socket.path(runtime_directory.as_deref());
+        let control = control.and_then(|path| path.parent().map(Path::to_path_buf));
+        if let Some(directory) = &self.state_dir {
+            // A directory that is not there cannot be allowed. Should this fail, so will its first user,
+            // and say why.
+            let _ = std::fs::create_dir_all(directory);
+        }
+        let write = self.state_dir.iter().cloned().chain(control).collect();
+        FileAccess { read: self.file_directories.clone(), write }
+    }
+
     /// Takes the configuration apart: for the server, and the apps for all its shards.
     ///
     /// # Errors
@@ -469,6 +490,7 @@ impl Config {
         let hooks = self.hooks()?;
         let admin = self.admin()?;
         let tls = self.tls.to_server()?;
+        let files = self.landlock.then(|| self.file_access());
         // Fewer shards than CPUs leave some to whatever is not a shard.
         let in_use = &cores[..cores.len().min(shards)];
         let helper_cores = cores::allowed().into_iter().filter(|cpu| !in_use.contains(cpu));
@@ -523,6 +545,7 @@ impl Config {
             connections_max: self.connections_max,
             listener: self.listener,
             ring: self.ring,
+            files,
             busy_poll_us: self.busy_poll_us,
             stall: self.stall,
             shard,

@@ -54,6 +54,7 @@ impl Config {
         }
         add(section, "origins", format!("{:?}", self.origins));
         add(section, "drain_window", duration(self.drain_window));
+        add(section, "landlock", self.landlock.to_string());
         section = "socket";
         let (ring, listener) = (&self.ring, &self.listener);
         add(section, "connections_max", self.connections_max.to_string());

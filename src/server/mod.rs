@@ -13,6 +13,7 @@ mod monitor;
 mod orders;
 mod pump;
 mod rules;
+mod sandbox;
 mod systemd;
 mod tls;
 
@@ -39,6 +40,7 @@ use crate::server::mesh::Mesh;
 use crate::server::monitor::Monitor;
 use crate::server::orders::News;
 use crate::server::pump::{Listeners, Pump};
+pub use crate::server::sandbox::FileAccess;
 use crate::server::systemd::Notifier;
 use crate::shard::{Shard, ShardConfig};
 use crate::sys::listener::{Listener, ListenerConfig};
@@ -68,6 +70,8 @@ pub struct ServerConfig {
     pub listener: ListenerConfig,
     /// Sizes of each socket ring; `table_entries` is what one ring may hold.
     pub ring: SocketRingConfig,
+    /// What may be opened once the daemon runs; `None`: anything.
+    pub files: Option<FileAccess>,
     /// Microseconds for which a shard that has nothing to do looks for work before it sleeps.
     pub busy_poll_us: u32,
     /// What is different for the shards on some CPUs.
@@ -200,7 +204,20 @@ pub fn run(
     check_locked_memory(config.shards)?;
     let open_files_max = host::open_files().soft.unwrap_or(u64::MAX);
     let mut config = config;
+    // Before the first thread: each is confined as the one that starts it.
+    let confined = config.files.as_ref().map(sandbox::confine);
     let mut log = log::spawn();
+    match confined {
+        Some(Ok(enforced)) => {
+            let line = LogLine::new(Level::Info, "files are confined");
+            log.line(line.with("landlock", enforced));
+        }
+        Some(Err(error)) => {
+            let line = LogLine::new(Level::Warn, "files are not confined");
+            log.line(line.with("landlock", error));
+        }
+        None => {}
+    }
     let notifier = Notifier::from_environment().unwrap_or_else(|error| {
         log.line(LogLine::new(Level::Warn, "NOTIFY_SOCKET cannot be reached").with("error", error));
         Notifier::none()

@@ -13,6 +13,7 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::os::fd::{AsRawFd, RawFd};
 
+use io_uring::register::Restriction;
 use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
@@ -89,6 +90,27 @@ const fn user_data(op: u64, slot: Slot) -> u64 {
     op << 56 | slot.0 as u64
 }
 
+/// What a ring that serves clients does, and nothing else.
+const SERVING: [u8; 7] = [
+    opcode::AcceptMulti::CODE,
+    opcode::RecvMulti::CODE,
+    opcode::Send::CODE,
+    opcode::AsyncCancel::CODE,
+    opcode::AsyncCancel2::CODE,
+    opcode::Shutdown::CODE,
+    opcode::Close::CODE,
+];
+
+/// What it takes to be a client.
+const CONNECTING: [u8; 4] =
+    [opcode::Socket::CODE, opcode::SetSockOpt::CODE, opcode::Bind::CODE, opcode::Connect::CODE];
+
+/// Flags of entries: a slot of the table, a buffer of the pool, and what chains of connects take.
+const FLAGS: u8 = (1 << 0) | (1 << 2) | (1 << 5) | (1 << 6);
+
+/// `IORING_REGISTER_EVENTFD`: the one registration that comes after the ring was made.
+const REGISTER_EVENTFD: u8 = 4;
+
 /// What is in flight on a slot, as bits.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct SlotState(u8);
@@ -140,17 +162,31 @@ enum Accept {
 static ONE: libc::c_int = 1;
 
 impl SocketRing {
-    /// Makes a ring for the calling thread.
+    /// Makes a ring for the calling thread, to accept clients with. Before it can be used, all that serving
+    /// does not take is given up for good: it opens no file and no socket, and registers nothing more.
     ///
     /// # Errors
     /// `EPERM` or `ENOSYS` where io_uring is switched off, `EINVAL` on kernels without deferred task
     /// runs (before 6.1), `EMFILE` when `table_entries` exceeds `RLIMIT_NOFILE`, `ENOMEM`.
     pub fn new(config: &SocketRingConfig) -> io::Result<SocketRing> {
+        SocketRing::restricted_to(&SERVING, config)
+    }
+
+    /// As [`new`](Self::new), to [`connect`](Self::connect) with as well.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn for_clients(config: &SocketRingConfig) -> io::Result<SocketRing> {
+        SocketRing::restricted_to(&[&SERVING[..], &CONNECTING[..]].concat(), config)
+    }
+
+    fn restricted_to(operations: &[u8], config: &SocketRingConfig) -> io::Result<SocketRing> {
         let ring: IoUring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
             .setup_submit_all()
+            .setup_r_disabled()
             // Every queued send can complete at once, beside receives that nobody asked for.
             .setup_cqsize(config.ring_entries * 4)
             .dontfork()
@@ -161,6 +197,12 @@ impl SocketRing {
             BufferRing::register(&submitter, config.receive_buffers, config.receive_buffer_bytes)?;
         // Only saves the kernel a descriptor look-up per call; kernels before 5.18 lack it.
         let _ = submitter.register_ring_fd();
+        let mut restrictions: Vec<Restriction> =
+            operations.iter().map(|operation| Restriction::sqe_op(*operation)).collect();
+        restrictions.push(Restriction::sqe_flags_allowed(FLAGS));
+        restrictions.push(Restriction::register_op(REGISTER_EVENTFD));
+        submitter.register_restrictions(&mut restrictions)?;
+        submitter.register_enable_rings()?;
         Ok(SocketRing {
             ring,
             buffers,
@@ -610,7 +652,7 @@ mod tests {
     fn pair() -> (SocketRing, Slot, SocketRing, Slot) {
         let listener = listener();
         let mut server = SocketRing::new(&CONFIG).expect("ring");
-        let mut client = SocketRing::new(&CONFIG).expect("ring");
+        let mut client = SocketRing::for_clients(&CONFIG).expect("ring");
         server.start_accept(DOOR, listener.as_raw_fd());
         let any = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 9), 0);
         client.connect(Slot(3), any, v4(&listener));
@@ -657,7 +699,7 @@ mod tests {
     #[test]
     fn a_refused_connect_reports_the_errno_and_frees_the_slot() {
         let refused = v4(&listener());
-        let mut client = SocketRing::new(&CONFIG).expect("ring");
+        let mut client = SocketRing::for_clients(&CONFIG).expect("ring");
         client.connect(Slot(0), SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0), refused);
         let mut log = Log::default();
         turn_until(&mut client, &mut log, |log| !log.closed.is_empty());
@@ -669,8 +711,8 @@ mod tests {
     fn a_full_table_stops_the_accept_and_a_freed_slot_lets_it_go_on() {
         let listener = listener();
         let mut server = SocketRing::new(&CONFIG).expect("ring");
-        let mut client =
-            SocketRing::new(&SocketRingConfig { table_entries: 32, ..CONFIG }).expect("ring");
+        let mut client = SocketRing::for_clients(&SocketRingConfig { table_entries: 32, ..CONFIG })
+            .expect("ring");
         server.start_accept(DOOR, listener.as_raw_fd());
         let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
         for slot in 0..9 {
@@ -694,7 +736,7 @@ mod tests {
     fn each_client_is_told_with_its_door_and_doors_close_one_by_one() {
         let listeners = [listener(), listener()];
         let mut server = SocketRing::new(&CONFIG).expect("ring");
-        let mut client = SocketRing::new(&CONFIG).expect("ring");
+        let mut client = SocketRing::for_clients(&CONFIG).expect("ring");
         let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
         let mut accepted = Vec::new();
         let mut stopped = Vec::new();
@@ -726,7 +768,7 @@ mod tests {
         let listener = listener();
         let sizes = SocketRingConfig { table_entries: 200, ..CONFIG };
         let mut server = SocketRing::new(&sizes).expect("ring");
-        let mut client = SocketRing::new(&sizes).expect("ring");
+        let mut client = SocketRing::for_clients(&sizes).expect("ring");
         server.start_accept(DOOR, listener.as_raw_fd());
         let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
         let (mut server_log, mut client_log) = (Log::default(), Log::default());
@@ -742,6 +784,23 @@ mod tests {
         }
         turn_until(&mut server, &mut server_log, |log| log.sent.len() == 200);
         assert!(server_log.sent.iter().all(|sent| *sent == Ok(1)));
+    }
+
+    #[test]
+    fn a_ring_that_serves_opens_nothing() {
+        let mut ring = SocketRing::new(&CONFIG).expect("ring");
+        for refused in [
+            opcode::Nop::new().build(),
+            opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build(),
+            opcode::OpenAt::new(Fd(libc::AT_FDCWD), c"/etc/hosts".as_ptr()).build(),
+        ] {
+            ring.push(refused);
+            ring.ring.submit_and_wait(1).expect("submitted");
+            let entry = ring.ring.completion().next().expect("has been waited for");
+            assert_eq!(entry.result(), -libc::EACCES);
+        }
+        let again = ring.ring.submitter().register_files_sparse(8).expect_err("not any more");
+        assert_eq!(again.raw_os_error(), Some(libc::EACCES));
     }
 
     #[test]
