@@ -12,9 +12,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 use ringcast::bench::{self, BenchArgs};
 use ringcast::config::{ApiKey, Config, SandboxFlags, ServeFlags};
 use ringcast::doctor;
-use ringcast::hooks::{command, spool_directory};
+use ringcast::hooks::{Selection, command, remote, spool_directory};
 use ringcast::server::{self, Reload, Reloaded};
 use ringcast::tls::CertificateFacts;
+use serde_json::Value;
 
 /// One published message to very many WebSocket subscribers, in order, once.
 #[derive(Parser)]
@@ -34,13 +35,19 @@ enum Command {
     /// Print configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// See which events of rules wait for their delivery, and which were given up
+    /// See what rules deliver, what waits and what was given up; try a rule; send events again
     Hooks {
         #[command(subcommand)]
         command: HooksCommand,
-        /// Configuration file (TOML) with `server.state_dir`
+        /// Configuration file (TOML), for `server.state_dir` and `admin.socket`
         #[arg(long, value_name = "FILE", global = true)]
         config: Option<PathBuf>,
+        /// Control socket of a running daemon [default: as configured, or /run/ringcast/control.sock]
+        #[arg(long, value_name = "PATH", global = true)]
+        socket: Option<PathBuf>,
+        /// For programs: one JSON object a line
+        #[arg(long, global = true)]
+        json: bool,
     },
     /// Read the configuration that `serve` would run with, given the same flags, and say what is wrong with it
     Check(ServeFlags),
@@ -82,12 +89,40 @@ enum ConfigCommand {
 
 #[derive(Subcommand)]
 enum HooksCommand {
-    /// Events that wait, one JSON object a line
+    /// Rules of a running daemon, and how they fare
+    Rules,
+    /// Events that wait, of a daemon or of a spool on disk
     List,
     /// Events that were given up, and why
     Dead,
-    /// Have events that were given up wait again; while the daemon is stopped
-    Replay,
+    /// One event that waits or was given up
+    Show {
+        /// As `list` and `dead` name it
+        id: u64,
+    },
+    /// Have events that were given up wait again, all of them unless told otherwise
+    Replay {
+        /// Only this one
+        #[arg(long, value_name = "ID", conflicts_with = "rule")]
+        id: Option<u64>,
+        /// Only those of this rule
+        #[arg(long, value_name = "RULE")]
+        rule: Option<String>,
+    },
+    /// Follow what a running daemon sends, and what comes back
+    Tail {
+        /// Only this rule
+        #[arg(long, value_name = "RULE")]
+        rule: Option<String>,
+    },
+    /// Send an event that nobody has published through a rule, now
+    Test {
+        /// Its id
+        rule: String,
+        /// The channel that it is about
+        #[arg(long, default_value = "ringcast-test")]
+        channel: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -122,7 +157,9 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Bench(args) => bench::run(&args),
-        Command::Hooks { command, config } => hooks(&command, config.as_deref()),
+        Command::Hooks { command, config, socket, json } => {
+            Inspector::new(config.as_deref(), socket, json)?.run(&command)
+        }
         Command::Check(flags) => {
             let name = flags.config.as_ref().map(|path| path.display().to_string());
             let config = flags.into_config()?;
@@ -193,22 +230,189 @@ fn certificate(facts: &CertificateFacts) -> String {
     text
 }
 
-fn hooks(command: &HooksCommand, config: Option<&Path>) -> anyhow::Result<()> {
-    let path = config.context("which configuration file? Say --config FILE")?;
-    let state_dir = Config::load(path)?.state_dir;
-    let state_dir = state_dir.with_context(|| {
-        format!("{}: there is no `server.state_dir`, so nothing is kept", path.display())
-    })?;
-    let directory = spool_directory(&state_dir);
-    let mut out = io::stdout().lock();
-    let done = match command {
-        HooksCommand::List => command::list(&directory, &mut out),
-        HooksCommand::Dead => command::dead(&directory, &mut out),
-        HooksCommand::Replay => command::replay(&directory).and_then(|count| {
-            writeln!(out, "{count} events wait again; they are sent when the daemon is started")
-        }),
-    };
-    done.with_context(|| format!("the spool {}", directory.display()))
+/// Where a daemon's control socket is where nothing else is said.
+const CONTROL_SOCKET: &str = "/run/ringcast/control.sock";
+
+/// What `ringcast hooks` looks at: a running daemon, or what one has left on disk.
+struct Inspector {
+    socket: PathBuf,
+    /// Of the spool.
+    directory: Option<PathBuf>,
+    json: bool,
+}
+
+impl Inspector {
+    fn new(
+        config: Option<&Path>,
+        socket: Option<PathBuf>,
+        json: bool,
+    ) -> anyhow::Result<Inspector> {
+        let config = config.map(Config::load).transpose()?;
+        let runtime_directory = std::env::var("RUNTIME_DIRECTORY").ok();
+        let configured = config.as_ref();
+        let configured =
+            configured.and_then(|config| config.admin.socket.path(runtime_directory.as_deref()));
+        let directory = config.and_then(|config| config.state_dir);
+        let directory = directory.as_deref().map(spool_directory);
+        let socket = socket.or(configured).unwrap_or_else(|| CONTROL_SOCKET.into());
+        Ok(Inspector { socket, directory, json })
+    }
+
+    /// A spool on disk is read as it is; without one, or for what only a daemon knows, that is asked.
+    fn run(&self, command: &HooksCommand) -> anyhow::Result<()> {
+        match command {
+            HooksCommand::Rules => self.show(&self.ask("GET", "/hooks/rules")?, rule_line),
+            HooksCommand::List => {
+                self.show(&self.entries("/hooks/events", command::waiting)?, event_line)
+            }
+            HooksCommand::Dead => {
+                self.show(&self.entries("/hooks/dead", command::dead)?, event_line)
+            }
+            HooksCommand::Show { id } => {
+                let mut entries = self.entries("/hooks/events", command::waiting)?;
+                if let Ok(Value::Array(dead)) = self.entries("/hooks/dead", command::dead) {
+                    entries.as_array_mut().expect("a list").extend(dead);
+                }
+                let is_it = |entry: &&Value| entry["id"] == *id;
+                let found = entries.as_array().and_then(|entries| entries.iter().find(is_it));
+                let found =
+                    found.with_context(|| format!("no event {id} waits or was given up"))?;
+                self.show_whole(found)
+            }
+            HooksCommand::Replay { id, rule } => self.replay(*id, rule.clone()),
+            HooksCommand::Tail { rule } => {
+                let target = remote::target("/hooks/attempts/stream", &[("rule", rule.as_deref())]);
+                remote::follow(&self.socket, &target, |attempt| {
+                    self.show(&Value::Array(vec![attempt]), attempt_line)
+                })
+            }
+            HooksCommand::Test { rule, channel } => {
+                let path = format!("/hooks/test/{}", remote::escape(rule));
+                let target = remote::target(&path, &[("channel", Some(channel))]);
+                let attempt = self.ask("POST", &target)?;
+                self.show_whole(&attempt)?;
+                let is_delivered = attempt["outcome"] == "delivered";
+                anyhow::ensure!(is_delivered, "not delivered: {}", text_of(&attempt["note"]));
+                Ok(())
+            }
+        }
+    }
+
+    fn ask(&self, method: &str, target: &str) -> anyhow::Result<Value> {
+        remote::ask(&self.socket, method, target)
+    }
+
+    /// Entries of the spool, or those that a daemon tells.
+    fn entries(
+        &self,
+        path: &str,
+        read: fn(&Path) -> io::Result<Vec<Value>>,
+    ) -> anyhow::Result<Value> {
+        match &self.directory {
+            Some(directory) => {
+                let read = read(directory);
+                let context = || format!("the spool {}", directory.display());
+                Ok(Value::Array(read.with_context(context)?))
+            }
+            None => self.all_pages(path),
+        }
+    }
+
+    /// A daemon's answers come in pages, each behind the last.
+    fn all_pages(&self, path: &str) -> anyhow::Result<Value> {
+        let mut all = Vec::new();
+        loop {
+            let after = all.last().map_or(0, |entry: &Value| entry["id"].as_u64().unwrap_or(0));
+            let after = after.to_string();
+            let query = [("after", Some(after.as_str())), ("limit", Some("1000"))];
+            match self.ask("GET", &remote::target(path, &query))? {
+                Value::Array(page) if !page.is_empty() => all.extend(page),
+                _ => return Ok(Value::Array(all)),
+            }
+        }
+    }
+
+    fn replay(&self, id: Option<u64>, rule: Option<String>) -> anyhow::Result<()> {
+        let id_text = id.map(|id| id.to_string());
+        let query = [("id", id_text.as_deref()), ("rule", rule.as_deref())];
+        // A socket that nobody listens at is left behind by one that was killed.
+        let asked = self.ask("POST", &remote::target("/hooks/replay", &query));
+        let (count, when) = match (&asked, &self.directory) {
+            (Ok(answer), _) => (answer["replayed"].as_u64().unwrap_or(0), "are sent"),
+            (Err(_), Some(directory))
+                if std::os::unix::net::UnixStream::connect(&self.socket).is_err() =>
+            {
+                let count = command::replay(directory, &Selection { id, rule });
+                let count = count.with_context(|| format!("the spool {}", directory.display()))?;
+                (count as u64, "are sent when the daemon is started")
+            }
+            (Err(_), _) => return asked.map(|_| ()),
+        };
+        match self.json {
+            true => say(&format!("{{\"replayed\":{count}}}\n")),
+            false => say(&format!("{count} events wait again; they {when}\n")),
+        }
+        Ok(())
+    }
+
+    /// Writes a list, an entry a line.
+    fn show(&self, list: &Value, line: fn(&Value) -> String) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        for entry in list.as_array().into_iter().flatten() {
+            let text = if self.json { entry.to_string() } else { line(entry) };
+            writeln!(out, "{text}")?;
+        }
+        Ok(out.flush()?)
+    }
+
+    /// Writes one entry with everything that is known of it.
+    fn show_whole(&self, entry: &Value) -> anyhow::Result<()> {
+        let text = if self.json { entry.to_string() } else { serde_json::to_string_pretty(entry)? };
+        say(&format!("{text}\n"));
+        Ok(())
+    }
+}
+
+fn text_of(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The fields of `entry` with these names, those that are there.
+fn fields(entry: &Value, names: &[&str]) -> String {
+    let known = names.iter().filter(|name| !entry[**name].is_null());
+    let shown: Vec<String> =
+        known.map(|name| format!("{name}={}", text_of(&entry[*name]))).collect();
+    shown.join(" ")
+}
+
+fn rule_line(rule: &Value) -> String {
+    let mut line =
+        fields(rule, &["rule", "app", "state", "waiting", "inFlight", "delivered", "failed"]);
+    line += &format!(" {}", fields(rule, &["dead", "dropped", "isBroken", "isLooping", "target"]));
+    match rule["lastFailure"]["note"].as_str() {
+        Some(note) => format!("{line} last failure: {note}"),
+        None => line,
+    }
+}
+
+fn event_line(event: &Value) -> String {
+    fields(event, &["id", "rule", "channel", "timestamp", "reason", "body", "bodyBase64"])
+}
+
+fn attempt_line(attempt: &Value) -> String {
+    if let Some(missed) = attempt["missed"].as_u64() {
+        return format!("{missed} attempts came too fast to be shown");
+    }
+    let channels = attempt["channels"].as_array().into_iter().flatten().map(text_of);
+    let channels: Vec<String> = channels.collect();
+    format!(
+        "{} channels={} events={} {} {}",
+        fields(attempt, &["time", "rule", "outcome", "note", "latencyMs", "attempt"]),
+        channels.join(","),
+        attempt["eventCount"],
+        text_of(&attempt["request"]["url"]),
+        fields(attempt, &["nextTry"]),
+    )
 }
 
 /// Reads what the daemon was started with again, for its keys, apps and rules.

@@ -53,6 +53,12 @@ struct Endpoint {
 
 impl Endpoint {
     fn new() -> Endpoint {
+        Endpoint::with(|| ())
+    }
+
+    /// An endpoint that does some `work` before it answers.
+    fn with(work: impl Fn() + Send + Sync + 'static) -> Endpoint {
+        let work = Arc::new(work);
         let listener = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
         let address = listener.local_addr().expect("it is bound");
         let status = Arc::new(AtomicU16::new(200));
@@ -61,7 +67,8 @@ impl Endpoint {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (sender, answers) = (sender.clone(), Arc::clone(&answers));
-                std::thread::spawn(move || serve(stream, &sender, &answers));
+                let work = Arc::clone(&work);
+                std::thread::spawn(move || serve(stream, &sender, &answers, &*work));
             }
         });
         Endpoint { address, status, received }
@@ -76,7 +83,7 @@ impl Endpoint {
     }
 }
 
-fn serve(stream: TcpStream, sender: &mpsc::Sender<Received>, status: &AtomicU16) {
+fn serve(stream: TcpStream, sender: &mpsc::Sender<Received>, status: &AtomicU16, work: &dyn Fn()) {
     let mut reader = BufReader::new(stream);
     loop {
         let (mut head, mut length) = (String::new(), 0);
@@ -95,6 +102,7 @@ fn serve(stream: TcpStream, sender: &mpsc::Sender<Received>, status: &AtomicU16)
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body).expect("a whole body");
+        work();
         let status = status.load(Ordering::Relaxed);
         let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
         if reader.get_mut().write_all(answer.as_bytes()).is_err() {
@@ -107,12 +115,21 @@ fn serve(stream: TcpStream, sender: &mpsc::Sender<Received>, status: &AtomicU16)
 
 /// Publishes `data` by REST and expects that it is accepted.
 fn publish(daemon: &Daemon, channel: &str, data: &str) {
+    publish_at(daemon.address, channel, data);
+}
+
+fn publish_at(address: SocketAddr, channel: &str, data: &str) {
     let body = format!(r#"{{"name":"n","data":"{data}"}}"#);
-    let answer = daemon.exchange(&format!(
+    let request = format!(
         "POST /channels/{channel}/messages?key=app.key:hush HTTP/1.1\r\nHost: h\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
-    ));
+    );
+    let mut stream = TcpStream::connect(address).expect("the daemon accepts");
+    stream.set_read_timeout(Some(PATIENCE)).expect("the timeout is not zero");
+    stream.write_all(request.as_bytes()).expect("the daemon reads");
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
     assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
 }
 
@@ -299,4 +316,192 @@ fn a_rule_is_made_changed_disabled_and_deleted_over_the_api_and_survives_a_resta
     one.status.store(200, Ordering::Relaxed);
     assert!(one.next().body.contains("last"));
     assert!(two.received.try_recv().is_err(), "nothing comes of a rule that is gone");
+}
+
+/// A daemon with a control socket and a state directory, and what commands need to reach it.
+struct Inspected {
+    daemon: Daemon,
+    socket: PathBuf,
+    config: String,
+}
+
+impl Inspected {
+    fn start(place: &Place) -> Inspected {
+        let file = place.file("ringcast.toml");
+        let text = "[server]\nstate_dir = \"state\"\n[admin]\nsocket = \"control.sock\"\n\
+                    [[keys]]\nkey = \"app.key:hush\"\n";
+        std::fs::write(&file, text).expect("the temporary directory can be written");
+        let config = file.to_str().expect("a path in UTF-8").to_owned();
+        let daemon = Daemon::start_with(&["--config", &config, "--shards", "2"]);
+        Inspected { daemon, socket: place.file("control.sock"), config }
+    }
+
+    /// Makes a rule for all channels; returns its id.
+    fn make_rule(&self, url: &str, more: Value) -> String {
+        let mut spec = json!({
+            "ruleType": "http", "requestMode": "single",
+            "source": { "channelFilter": "", "type": "channel.message" },
+            "target": { "url": url, "format": "json",
+                        "headers": [{ "name": "x-secret", "value": "hush-hush" }] },
+            "ringcast": { "allowPrivate": true },
+        });
+        for (name, value) in more.as_object().expect("an object") {
+            spec["ringcast"][name] = value.clone();
+        }
+        let (status, made) = control(&self.socket, "POST /apps/app/rules", Some(&spec));
+        assert_eq!(status, 201, "{made}");
+        made["id"].as_str().expect("an id").to_owned()
+    }
+
+    fn get(&self, path: &str) -> Value {
+        let (status, answer) = control(&self.socket, &format!("GET {path}"), None);
+        assert_eq!(status, 200, "{path}: {answer}");
+        answer
+    }
+
+    /// The rule `id`, once `is_so`.
+    fn rule_when(&self, id: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let start = std::time::Instant::now();
+        loop {
+            let rules = self.get("/hooks/rules");
+            let rule = rules.as_array().expect("a list").iter().find(|rule| rule["rule"] == id);
+            let rule = rule.unwrap_or_else(|| panic!("{id} is not in {rules}")).clone();
+            if is_so(&rule) {
+                return rule;
+            }
+            assert!(start.elapsed() < 3 * PATIENCE, "{rule}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
+    /// What `ringcast hooks` says, one value a line.
+    fn hooks(&self, arguments: &[&str]) -> Vec<Value> {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_ringcast"))
+            .args(["hooks", "--json", "--config", &self.config])
+            .args(arguments)
+            .output()
+            .expect("the command runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+}
+
+/// All metrics, as text.
+fn metrics(socket: &Path) -> String {
+    let mut stream = UnixStream::connect(socket).expect("the daemon accepts");
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it closes behind its answer");
+    answer
+}
+
+#[test]
+fn every_attempt_is_seen_and_what_was_given_up_can_be_sent_again() {
+    let place = Place::new("inspect");
+    let endpoint = Endpoint::new();
+    let inspected = Inspected::start(&place);
+    let id = inspected.make_rule(&endpoint.url(), json!({}));
+    let mut tail = std::process::Command::new(env!("CARGO_BIN_EXE_ringcast"))
+        .args(["hooks", "--json", "tail", "--socket"])
+        .arg(&inspected.socket)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the command runs");
+    let mut followed = BufReader::new(tail.stdout.take().expect("piped")).lines();
+    // What is followed begins when the stream does.
+    let start = std::time::Instant::now();
+    let mut published = 0;
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        while let Some(Ok(line)) = followed.next() {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let first = loop {
+        publish(&inspected.daemon, "room", "hello");
+        published += 1;
+        endpoint.next();
+        if let Ok(line) = lines.recv_timeout(std::time::Duration::from_millis(100)) {
+            break line;
+        }
+        assert!(start.elapsed() < PATIENCE, "nothing is followed");
+    };
+    let _ = tail.kill();
+    let _ = tail.wait();
+    let first: Value = serde_json::from_str(&first).expect("JSON");
+    assert_eq!((&first["rule"], &first["outcome"]), (&json!(id), &json!("delivered")));
+
+    endpoint.status.store(404, Ordering::Relaxed);
+    publish(&inspected.daemon, "room", "refused");
+    endpoint.next();
+    let rule = inspected.rule_when(&id, |rule| rule["dead"] == 1);
+    assert_eq!((&rule["delivered"], &rule["failed"]), (&json!(published), &json!(1)));
+    assert_eq!(rule["lastFailure"]["note"], "status 404");
+    let attempts = inspected.get(&format!("/hooks/attempts?rule={id}&limit=1"));
+    let attempt = &attempts[0];
+    assert_eq!((&attempt["status"], &attempt["outcome"]), (&json!(404), &json!("refused")));
+    let url = attempt["request"]["url"].as_str().expect("a URL");
+    assert!(url.ends_with("/take"), "{url}");
+    assert!(attempt["request"]["body"].as_str().expect("text").contains("refused"));
+    assert!(!attempts.to_string().contains("hush"), "{attempts}");
+    let after = attempt["id"].as_u64().expect("a number");
+    assert_eq!(inspected.get(&format!("/hooks/attempts?after={after}")), json!([]));
+
+    // The command reads the files, and asks the daemon where it has none.
+    let dead = inspected.hooks(&["dead"]);
+    assert_eq!(dead.len(), 1);
+    assert_eq!(inspected.get("/hooks/dead"), json!(dead));
+    let dead_id = dead[0]["id"].as_u64().expect("a number").to_string();
+    assert_eq!(inspected.hooks(&["show", &dead_id]), dead);
+    endpoint.status.store(200, Ordering::Relaxed);
+    let replayed = inspected.hooks(&["replay", "--id", &dead_id]);
+    assert_eq!(replayed, [json!({ "replayed": 1 })]);
+    assert!(endpoint.next().body.contains("refused"));
+    assert!(inspected.hooks(&["dead"]).is_empty());
+
+    let tried = inspected.hooks(&["test", &id, "--channel", "trial"]);
+    assert_eq!((&tried[0]["status"], &tried[0]["outcome"]), (&json!(200), &json!("delivered")));
+    let received = endpoint.next();
+    assert!(received.body.contains(r#""channel":"trial""#), "{}", received.body);
+    assert!(received.head.contains("x-secret: hush-hush"), "{}", received.head);
+
+    endpoint.status.store(503, Ordering::Relaxed);
+    publish(&inspected.daemon, "room", "waits");
+    endpoint.next();
+    let rule = inspected.rule_when(&id, |rule| rule["failed"] == 2);
+    assert_eq!(rule["waiting"], 1);
+    let waiting = inspected.get("/hooks/events");
+    assert!(waiting[0]["body"].as_str().expect("text").contains("waits"), "{waiting}");
+    let attempts = inspected.get(&format!("/hooks/attempts?rule={id}&limit=1"));
+    assert_eq!(attempts[0]["outcome"], "retry");
+    assert!(attempts[0]["nextTry"].as_u64() > attempts[0]["time"].as_u64(), "{attempts}");
+}
+
+#[test]
+fn a_rule_that_feeds_itself_is_noticed_and_paused_where_that_is_wanted() {
+    let place = Place::new("loop");
+    let inspected = Inspected::start(&place);
+    let address = inspected.daemon.address;
+    let feeds = Endpoint::with(move || publish_at(address, "room", "again"));
+    let id = inspected.make_rule(&feeds.url(), json!({ "loopGuard": "pause" }));
+    publish(&inspected.daemon, "room", "the first of many");
+    let rule = inspected.rule_when(&id, |rule| rule["state"] == "paused");
+    assert_eq!((&rule["isLooping"], &rule["loops"]), (&json!(true), &json!(1)));
+    let waiting = inspected.rule_when(&id, |rule| rule["inFlight"] == 0);
+    assert_eq!(waiting["waiting"], 1, "the next one waits: {waiting}");
+    let metrics = metrics(&inspected.socket);
+    assert!(metrics.contains(&format!("ringcast_hook_loops_total{{rule=\"{id}\"}} 1\n")));
+
+    // It goes on, as it was told to, once somebody has changed it.
+    let delivered = rule["delivered"].as_u64().expect("a number");
+    let change = json!({ "ringcast": { "loopGuard": "off" } });
+    let (status, _) =
+        control(&inspected.socket, &format!("PATCH /apps/app/rules/{id}"), Some(&change));
+    assert_eq!(status, 200);
+    let goes_on = |rule: &Value| rule["delivered"].as_u64() > Some(delivered + 10);
+    assert_eq!(inspected.rule_when(&id, goes_on)["isLooping"], false);
 }

@@ -317,6 +317,8 @@ pub struct RuleEvent {
     pub body: Bytes,
     /// Headers that say what a bare body does not.
     pub headers: Vec<(Box<str>, Box<str>)>,
+    /// Whether it is a publish that no connection has made.
+    pub is_rest: bool,
 }
 
 impl RuleEvent {
@@ -330,7 +332,8 @@ impl RuleEvent {
         headers: Vec<(Box<str>, Box<str>)>,
     ) -> RuleEvent {
         let channel = channel.into();
-        let event = RuleEvent { rule, channel, timestamp_ms, content_type, body, headers };
+        let event =
+            RuleEvent { rule, channel, timestamp_ms, content_type, body, headers, is_rest: false };
         event.rule.load.bytes.fetch_add(event.size_bytes(), Ordering::Relaxed);
         event
     }
@@ -362,6 +365,11 @@ pub fn message_events(
     publication: &Publication,
     mut emit: impl FnMut(RuleEvent),
 ) {
+    let is_rest = publication.connection_id.is_none();
+    let mut emit = |mut event: RuleEvent| {
+        event.is_rest = is_rest;
+        emit(event);
+    };
     let wanted = |index: &usize| !skips(&publication.messages[*index], &rule.id);
     let wanted: Vec<usize> = (0..publication.messages.len()).filter(wanted).collect();
     if rule.shape == RequestShape::Bare {

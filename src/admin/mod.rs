@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `mod.rs` | the thread and what it is told at its start |
 //! | `routes.rs` | the table: one line for each route |
+//! | `hooks.rs` | deliveries of rules |
 //! | `rules.rs` | rules while the daemon runs |
 //! | `access.rs` | who may do what: tokens, sessions, pages of other sites |
 //! | `doors.rs` | the sockets: how many clients, for how long |
@@ -17,6 +18,7 @@
 
 mod access;
 mod doors;
+mod hooks;
 mod question;
 mod reply;
 mod routes;
@@ -37,6 +39,7 @@ pub use self::status::{Health, LastReload, ReloadOutcome, ShardStatus, Status};
 use self::access::Sessions;
 use self::doors::SocketFile;
 use self::reply::Refusal;
+use crate::hooks::HookControl;
 
 /// Where a control socket is made below the runtime directory that the service manager gives.
 const SOCKET_NAME: &str = "control.sock";
@@ -99,6 +102,7 @@ struct Inner {
     token: Option<Token>,
     sessions: Sessions,
     ask: Ask,
+    hooks: HookControl,
 }
 
 impl Admin {
@@ -123,8 +127,9 @@ pub fn spawn(
     token: Option<Token>,
     cpus: &[usize],
     ask: Ask,
+    hooks: HookControl,
 ) -> anyhow::Result<AdminThread> {
-    let admin = Admin(Arc::new(Inner { token, sessions: Sessions::default(), ask }));
+    let admin = Admin(Arc::new(Inner { token, sessions: Sessions::default(), ask, hooks }));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

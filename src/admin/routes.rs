@@ -16,6 +16,7 @@ use futures_lite::stream;
 use super::Admin;
 use super::access;
 use super::doors::Client;
+use super::hooks;
 use super::question::{self, CHANGE_PATIENCE, Question};
 use super::reply::{self, Refusal};
 use super::rules;
@@ -43,6 +44,13 @@ pub(super) fn router(admin: Admin) -> Router {
         .route("/page/style.css", get(|| file(CSS, include_str!("page/style.css"))));
     let for_operators = Router::new()
         .route("/reload", post(reload))
+        .route("/hooks/rules", get(hooks::rules))
+        .route("/hooks/attempts", get(hooks::attempts))
+        .route("/hooks/attempts/stream", get(hooks::attempts_stream))
+        .route("/hooks/events", get(hooks::events))
+        .route("/hooks/dead", get(hooks::dead))
+        .route("/hooks/replay", post(hooks::replay))
+        .route("/hooks/test/{rule_id}", post(hooks::test))
         .route("/apps/{app_id}/rules", get(rules::list).post(rules::create))
         .route(
             "/apps/{app_id}/rules/{rule_id}",
@@ -63,7 +71,8 @@ async fn file(kind: &'static str, text: &'static str) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Result<Response, Refusal> {
-    let text = admin.ask(Question::Metrics).await?;
+    let mut text = admin.ask(Question::Metrics).await?;
+    text += &crate::hooks::render_metrics(&admin.0.hooks.summary().await?);
     Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response())
 }
 

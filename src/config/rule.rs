@@ -13,7 +13,9 @@ use crate::config::key::{self, ApiKey};
 use crate::config::reader::{ConfigError, Section, advise};
 use crate::config::sink;
 use crate::config::units::{self, KIB, MIB};
-use crate::hooks::{Authorities, HookRule, Invocation, Pace, Secret, SigningKey, Sink, Target};
+use crate::hooks::{
+    Authorities, HookRule, Invocation, LoopGuard, Pace, Secret, SigningKey, Sink, Target,
+};
 
 /// One table `[[apps.rules]]` or `[[rules]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,11 +40,16 @@ pub struct RuleConfig {
     pub gate: Option<Gate>,
     /// Name of the key that signs.
     pub signing_key: Option<String>,
+    /// Whether it is in effect.
+    pub is_enabled: bool,
+    /// What happens if it feeds itself.
+    pub loop_guard: LoopGuard,
     /// Where it goes, without the key that signs.
     pub target: Target,
 }
 
 const MODES: [(&str, bool); 2] = [("single", false), ("batch", true)];
+const STATUSES: [(&str, bool); 2] = [("enabled", true), ("disabled", false)];
 const FORMATS: [(&str, Format); 2] = [("json", Format::Json), ("msgpack", Format::MsgPack)];
 const WHEN_FULL: [(&str, WhenFull); 2] =
     [("drop-oldest", WhenFull::DropOldest), ("refuse", WhenFull::Refuse)];
@@ -54,7 +61,8 @@ const QUESTIONS: [(&str, QuestionShape); 2] =
     [("messages", QuestionShape::Messages), ("chat", QuestionShape::Chat)];
 
 /// Keys that mean something only where a rule is told of what was published.
-const AFTER_PUBLISH_KEYS: [&str; 10] = [
+const AFTER_PUBLISH_KEYS: [&str; 11] = [
+    "loop_guard",
     "mode",
     "format",
     "enveloped",
@@ -78,6 +86,10 @@ impl RuleConfig {
         if app.is_none() {
             section.read("app", &mut own_app, id_text)?;
         }
+        let mut is_enabled = true;
+        section.read("status", &mut is_enabled, one_of(&STATUSES))?;
+        let mut loop_guard = LoopGuard::default();
+        section.read("loop_guard", &mut loop_guard, one_of(&LoopGuard::NAMES))?;
         let mut source = RuleSource::Message;
         section.read("source", &mut source, one_of(&RuleSource::NAMES))?;
         let mut filter = None;
@@ -187,6 +199,8 @@ impl RuleConfig {
             waiting_bytes_max,
             gate: is_asked.then_some(gate),
             signing_key,
+            is_enabled,
+            loop_guard,
             target,
         })
     }
@@ -228,7 +242,12 @@ impl RuleConfig {
         if let Sink::Http(http) = &mut target.sink {
             http.signing_key = signing_key;
         }
-        Ok(HookRule { rule: Arc::new(rule), target, is_enabled: true })
+        Ok(HookRule {
+            rule: Arc::new(rule),
+            target,
+            is_enabled: self.is_enabled,
+            loop_guard: self.loop_guard,
+        })
     }
 }
 

@@ -30,12 +30,14 @@ pub struct Answer {
     pub outcome: Outcome,
     /// For the log: a status, or what has failed.
     pub note: String,
+    /// Of HTTP, if there was one.
+    pub status: Option<u16>,
 }
 
 impl Answer {
     /// Nothing came back that says more.
     pub fn failed(note: String) -> Answer {
-        Answer { outcome: Outcome::Failed { retry_after: None }, note }
+        Answer { outcome: Outcome::Failed { retry_after: None }, note, status: None }
     }
 }
 

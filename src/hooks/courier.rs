@@ -58,9 +58,16 @@ pub struct Parcel {
     lane: Arc<str>,
     /// Of one channel and alone, or of several for a batch.
     pub entries: Vec<Entry>,
+    /// Counts requests with the first of them, from 1.
+    pub attempt: u32,
 }
 
 impl Parcel {
+    /// One event on its own, which no courier knows of.
+    pub fn alone(entry: Entry) -> Parcel {
+        Parcel { lane: Arc::from(""), entries: vec![entry], attempt: 1 }
+    }
+
     /// How its events are sent. They say so themselves: their rule may have changed since.
     pub fn shape(&self) -> RequestShape {
         self.entries[0].event.rule().shape
@@ -158,6 +165,20 @@ impl Courier {
         self.pace = pace;
     }
 
+    /// Requests under way.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// The events that wait or are under way, oldest first.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.order.iter().filter_map(|(id, lane)| {
+            let entries = &self.lanes[lane].entries;
+            let at = entries.binary_search_by_key(id, |entry| entry.id).ok()?;
+            Some(&entries[at])
+        })
+    }
+
     /// Requests that may be under way now.
     fn concurrency(&self) -> usize {
         match self.shape {
@@ -241,7 +262,8 @@ impl Courier {
                 self.paced_us = self.paced_us.max(now.mono_ms * 1000) + interval_us;
             }
             let entries = lane.entries.iter().take(count).cloned().collect();
-            return Some(Parcel { lane: name, entries });
+            let attempt = lane.failures.saturating_add(1);
+            return Some(Parcel { lane: name, entries, attempt });
         }
         None
     }
@@ -276,7 +298,7 @@ impl Courier {
         parcel: Parcel,
         outcome: Outcome,
     ) -> (Vec<Finished>, Option<u64>) {
-        let Parcel { lane: name, entries } = parcel;
+        let Parcel { lane: name, entries, .. } = parcel;
         self.in_flight -= 1;
         let lane = self.lanes.get_mut(&name).expect("lanes with requests under way exist");
         assert_eq!(lane.in_flight, entries.len(), "a lane has one request under way");

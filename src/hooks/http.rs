@@ -211,7 +211,7 @@ fn judge(
         _ if shape == RequestShape::Batch => Outcome::Failed { retry_after: None },
         _ => Outcome::Refused,
     };
-    Answer { outcome, note: format!("status {status}") }
+    Answer { outcome, note: format!("status {status}"), status: Some(status) }
 }
 
 /// `Retry-After`, in seconds or as a date (RFC 9110 section 10.2.3).

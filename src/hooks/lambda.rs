@@ -156,7 +156,11 @@ fn judge(status: u16, headers: &HeaderMap, shape: RequestShape, now: SystemTime)
     let failed = Outcome::Failed { retry_after: retry_after(headers, now) };
     let outcome = match status {
         200..=299 if headers.contains_key(FUNCTION_ERROR) => {
-            return Answer { outcome: failed, note: "the function has failed".into() };
+            return Answer {
+                outcome: failed,
+                note: "the function has failed".into(),
+                status: Some(status),
+            };
         }
         200..=299 => Outcome::Delivered,
         // It is about the event, not about the function or us. In a batch one event that is not liked must
@@ -165,7 +169,7 @@ fn judge(status: u16, headers: &HeaderMap, shape: RequestShape, now: SystemTime)
         _ => failed,
     };
     let name = aws::error_type(headers).map(|name| format!(" {name}")).unwrap_or_default();
-    Answer { outcome, note: format!("status {status}{name}") }
+    Answer { outcome, note: format!("status {status}{name}"), status: Some(status) }
 }
 
 /// Functions take JSON: what is none becomes a string, bytes as base64.

@@ -41,6 +41,16 @@ impl Line {
         self.couriers.iter().map(|(_, courier)| courier.len()).sum()
     }
 
+    /// Requests under way.
+    pub fn in_flight(&self) -> usize {
+        self.first().map_or(0, Courier::in_flight)
+    }
+
+    /// The events that wait or are under way, in the order in which they go.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.couriers.iter().flat_map(|(_, courier)| courier.entries())
+    }
+
     /// Whether so much has failed that one request at a time tries the endpoint.
     pub fn is_broken(&self) -> bool {
         self.first().is_some_and(Courier::is_broken)

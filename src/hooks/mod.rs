@@ -11,16 +11,21 @@
 //! | `book.rs` | all rules: those configured, and those made while the daemon runs |
 //! | `spec.rs` | one of those as JSON |
 //! | `target.rs` | where events go, as configured |
+//! | `guard.rs` | whether a rule feeds itself |
+//! | `attempts.rs` | what was sent lately, and what came of it |
+//! | `report.rs` | how each rule fares |
 //! | `client.rs` | one request, whatever takes it |
 //! | `gate.rs` | questions before a publish |
 //! | `http.rs`, `lambda.rs`, `nats.rs` | what takes it |
 //! | `aws/` | signatures of requests to AWS, and credentials for them |
 //! | `address.rs` | which addresses may be reached |
 //! | `spool.rs` | events in files |
+//! | `remote.rs` | a running daemon, for those commands |
 //! | `command.rs` | what an operator can do with them |
 #![allow(clippy::disallowed_methods, reason = "a thread of its own, with clocks of its own")]
 
 mod address;
+mod attempts;
 mod aws;
 mod book;
 mod client;
@@ -28,12 +33,15 @@ pub mod command;
 mod control;
 mod courier;
 mod gate;
+mod guard;
 mod http;
 mod lambda;
 mod line;
 mod nats;
 #[cfg(test)]
 mod outage;
+pub mod remote;
+mod report;
 mod spec;
 mod spool;
 mod target;
@@ -47,15 +55,19 @@ use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::address::check_url;
+pub use self::attempts::Attempt;
 pub use self::aws::{
     AccessKey, AssumedRole, AwsAccess, CredentialSource, is_region, region_of_url,
 };
 pub use self::book::{Book, RULES_PER_APP_MAX, RuleAnswer, RuleError, RuleRequest};
-pub use self::control::HookControl;
+pub use self::command::Selection;
+pub use self::control::{Followed, Follower, HookControl, HookError};
 pub use self::courier::{Pace, Reason};
+pub use self::guard::LoopGuard;
 pub use self::http::HttpTarget;
 pub use self::lambda::{FunctionName, Invocation, LambdaTarget, parse_qualifier};
 pub use self::nats::{NatsLogin, NatsTarget, SubjectTemplate, check_server};
+pub use self::report::{RuleSummary, render as render_metrics};
 pub use self::target::{Authorities, Secret, SigningKey, Sink, Target, Tls};
 use self::thread::HookThread;
 use crate::ably::{Answered, Inquiry, Rule, RuleEvent, Rules};
@@ -78,6 +90,8 @@ pub struct HookRule {
     pub target: Target,
     /// Whether cores are to know of it, and what waits is sent.
     pub is_enabled: bool,
+    /// What happens if it feeds itself.
+    pub loop_guard: LoopGuard,
 }
 
 /// All that the thread needs to know.
@@ -162,9 +176,10 @@ impl Hooks {
         verdicts: Vec<VerdictSender>,
         log: impl FnMut(String) + Send + 'static,
     ) -> anyhow::Result<Hooks> {
+        let spool = config.state_dir.as_deref().map(spool_directory);
         let work = HookThread::new(config, verdicts, Box::new(log))?;
+        let (control, ears) = control::channel(spool);
         let (sender, events) = mpsc::channel(BATCHES_MAX);
-        let (control, commands) = control::channel();
         let cpu = cpus.first().copied();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -179,7 +194,7 @@ impl Hooks {
                 // Where it cannot be, the scheduler finds it a place.
                 core_affinity::set_for_current(core_affinity::CoreId { id });
             }
-            let last_words = runtime.block_on(work.run(events, commands, is_to_end));
+            let last_words = runtime.block_on(work.run(events, ears, is_to_end));
             // A name that is being resolved holds nothing up.
             runtime.shutdown_background();
             // Nobody may wait for it any more.

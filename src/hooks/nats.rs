@@ -280,12 +280,14 @@ impl Connection {
 fn refuse(parcel: &Parcel, note: String) -> Answer {
     match parcel.shape() {
         RequestShape::Batch => Answer::failed(note),
-        RequestShape::Enveloped | RequestShape::Bare => Answer { outcome: Outcome::Refused, note },
+        RequestShape::Enveloped | RequestShape::Bare => {
+            Answer { outcome: Outcome::Refused, note, status: None }
+        }
     }
 }
 
 fn delivered() -> Answer {
-    Answer { outcome: Outcome::Delivered, note: String::new() }
+    Answer { outcome: Outcome::Delivered, note: String::new(), status: None }
 }
 
 /// The server that is connected to next: one with a public address, that has failed least.

@@ -12,7 +12,7 @@ use super::http::HttpTarget;
 use super::lambda::{FunctionName, Invocation, LambdaTarget, parse_qualifier};
 use super::nats::{NatsLogin, NatsTarget, SubjectTemplate, check_server};
 use super::target::{Authorities, Secret, SigningKey, Sink, Target, Tls};
-use super::{HookRule, Pace, check_url};
+use super::{HookRule, LoopGuard, Pace, check_url};
 use crate::ably::{
     ChannelFilter, Format, Gate, OnFailure, QuestionShape, RequestShape, Rule, RuleSource, WhenFull,
 };
@@ -216,10 +216,10 @@ impl<'a> Fields<'a> {
             None => rule,
         };
         let sink = sink?;
-        let Options { allow_private, timeout, mut pace, batch_bytes_max, .. } = options;
+        let Options { allow_private, timeout, mut pace, batch_bytes_max, loop_guard, .. } = options;
         pace.batch_bytes_max = batch_bytes_max.unwrap_or(sink.batch_bytes_max());
         let target = Target { sink, allow_private, timeout, pace, tls: Tls::default() };
-        Some(HookRule { rule: Arc::new(rule), target, is_enabled })
+        Some(HookRule { rule: Arc::new(rule), target, is_enabled, loop_guard })
     }
 }
 
@@ -232,6 +232,7 @@ struct Options {
     batch_bytes_max: Option<u64>,
     when_full: WhenFull,
     waiting_bytes_max: u64,
+    loop_guard: LoopGuard,
 }
 
 impl Options {
@@ -257,7 +258,16 @@ impl Options {
         let allow_private = fields.opt("allowPrivate", boolean).unwrap_or(false);
         let when_full = fields.opt("whenFull", one_of(&WHEN_FULL));
         let when_full = when_full.unwrap_or(WhenFull::DropOldest);
-        Options { allow_private, timeout, pace, batch_bytes_max, when_full, waiting_bytes_max }
+        let loop_guard = fields.opt("loopGuard", one_of(&LoopGuard::NAMES)).unwrap_or_default();
+        Options {
+            allow_private,
+            timeout,
+            pace,
+            batch_bytes_max,
+            when_full,
+            waiting_bytes_max,
+            loop_guard,
+        }
     }
 }
 
@@ -505,7 +515,7 @@ fn word_of<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str
 
 /// A rule of the configuration in the same form, for reading.
 pub fn show(hook: &HookRule) -> Map<String, Value> {
-    let HookRule { rule, target, is_enabled } = hook;
+    let HookRule { rule, target, is_enabled, loop_guard } = hook;
     let kind = match (&target.sink, rule.gate) {
         (Sink::Http(_), None) => Kind::Http,
         (Sink::Http(_), Some(_)) => Kind::HttpGate,
@@ -578,6 +588,7 @@ pub fn show(hook: &HookRule) -> Map<String, Value> {
             "retryForMs": ms(pace.retry_for),
             "whenFull": word_of(&WHEN_FULL, &rule.when_full),
             "waitingBytesMax": rule.bytes_max,
+            "loopGuard": word_of(&LoopGuard::NAMES, loop_guard),
         },
     });
     if let Some(gate) = rule.gate {

@@ -38,6 +38,8 @@ const SHAPES: [Option<RequestShape>; 4] =
 const KIND_EVENT: u8 = 1;
 const KIND_FINISHED: u8 = 2;
 const KIND_DEAD: u8 = 3;
+/// The same with the event's id in front.
+const KIND_DEAD_WITH_ID: u8 = 4;
 
 /// An event as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +61,7 @@ pub struct Stored {
 }
 
 impl Stored {
-    fn of(event: &RuleEvent) -> Stored {
+    pub fn of(event: &RuleEvent) -> Stored {
         Stored {
             rule_id: event.rule().id.clone(),
             channel: event.channel.clone(),
@@ -120,6 +122,8 @@ impl Stored {
 /// An event that was given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
+    /// As the event had it; 0 in files of versions that did not write it.
+    pub id: u64,
     /// When, in milliseconds since the Unix epoch.
     pub given_up_ms: u64,
     /// Why.
@@ -292,37 +296,50 @@ impl Spool {
         &mut self,
         now_ms: u64,
         reason: Option<Reason>,
+        id: u64,
         event: &RuleEvent,
     ) -> io::Result<()> {
-        bury(&self.directory, now_ms, reason, &Stored::of(event))
+        bury(&self.directory, now_ms, reason, id, &Stored::of(event))
     }
 
     /// The same of an event that was found in the spool and has no rule.
     ///
     /// # Errors
     /// As [`bury`](Self::bury).
-    pub fn bury_stored(&mut self, now_ms: u64, event: &Stored) -> io::Result<()> {
-        bury(&self.directory, now_ms, None, event)
+    pub fn bury_stored(&mut self, now_ms: u64, id: u64, event: &Stored) -> io::Result<()> {
+        bury(&self.directory, now_ms, None, id, event)
     }
 
-    /// Has the dead letters wait for their delivery again, as if they had happened now; `next_id` is
-    /// larger than all ids so far. Returns how many.
+    /// Has those dead letters wait for their delivery again that `is_wanted` finds, as if they had happened
+    /// now; `next_id` is larger than all ids so far. Returns them with their new ids.
     ///
     /// # Errors
     /// They cannot be read or written.
-    pub fn revive(&mut self, next_id: u64, now_ms: u64) -> io::Result<usize> {
+    pub fn revive(
+        &mut self,
+        next_id: u64,
+        now_ms: u64,
+        is_wanted: impl Fn(&DeadLetter) -> bool,
+    ) -> io::Result<Vec<(u64, Stored)>> {
         let letters = dead_letters(&self.directory)?;
-        let count = letters.len();
-        let events =
-            letters.into_iter().map(|letter| Stored { timestamp_ms: now_ms, ..letter.event });
-        self.append_stored((next_id..).zip(events))?;
-        for name in DEAD_FILES {
-            match fs::remove_file(self.directory.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        let (wanted, others): (Vec<_>, Vec<_>) = letters.into_iter().partition(is_wanted);
+        let again = |letter: DeadLetter| Stored { timestamp_ms: now_ms, ..letter.event };
+        let events: Vec<_> = (next_id..).zip(wanted.into_iter().map(again)).collect();
+        if events.is_empty() {
+            return Ok(events);
         }
-        Ok(count)
+        self.append_stored(events.iter().cloned())?;
+        // An end in between leaves some twice, and none out.
+        let [old, new] = DEAD_FILES.map(|name| self.directory.join(name));
+        let rest = self.directory.join("dead.rest");
+        let mut out = Vec::new();
+        others.iter().for_each(|letter| write_letter(&mut out, letter));
+        fs::write(&rest, out)?;
+        fs::rename(&rest, &new)?;
+        match fs::remove_file(old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(events),
+        }
     }
 
     fn write(&mut self, data: &[u8]) -> io::Result<()> {
@@ -394,11 +411,12 @@ pub fn dead_letters(directory: &Path) -> io::Result<Vec<DeadLetter>> {
             data => data?,
         };
         for (kind, mut content) in Records::new(SALT, &data) {
-            if kind == KIND_DEAD
-                && let Some(letter) = read_letter(&mut content)
-            {
-                letters.push(letter);
-            }
+            let id = match kind {
+                KIND_DEAD => Some(0),
+                KIND_DEAD_WITH_ID => read_u64(&mut content),
+                _ => None,
+            };
+            letters.extend(id.and_then(|id| read_letter(id, &mut content)));
         }
     }
     Ok(letters)
@@ -429,31 +447,43 @@ pub fn waiting(directory: &Path) -> io::Result<BTreeMap<u64, Stored>> {
 /// The older one first.
 const DEAD_FILES: [&str; 2] = ["dead.old", "dead"];
 
-fn bury(directory: &Path, now_ms: u64, reason: Option<Reason>, event: &Stored) -> io::Result<()> {
+fn bury(
+    directory: &Path,
+    now_ms: u64,
+    reason: Option<Reason>,
+    id: u64,
+    event: &Stored,
+) -> io::Result<()> {
     let [old, new] = DEAD_FILES.map(|name| directory.join(name));
     if fs::metadata(&new).is_ok_and(|file| file.len() >= DEAD_BYTES_MAX) {
         fs::rename(&new, old)?;
     }
     let mut out = Vec::new();
-    write_record(&mut out, SALT, KIND_DEAD, |out| {
-        out.extend_from_slice(&now_ms.to_le_bytes());
-        let known = REASONS.iter().position(|known| *known == reason);
-        out.push(known.expect("every reason has its number") as u8);
-        event.write(out);
-    });
+    let letter = DeadLetter { id, given_up_ms: now_ms, reason, event: event.clone() };
+    write_letter(&mut out, &letter);
     OpenOptions::new().create(true).append(true).open(new)?.write_all(&out)
+}
+
+fn write_letter(out: &mut Vec<u8>, letter: &DeadLetter) {
+    write_record(out, SALT, KIND_DEAD_WITH_ID, |out| {
+        out.extend_from_slice(&letter.id.to_le_bytes());
+        out.extend_from_slice(&letter.given_up_ms.to_le_bytes());
+        let known = REASONS.iter().position(|known| *known == letter.reason);
+        out.push(known.expect("every reason has its number") as u8);
+        letter.event.write(out);
+    });
 }
 
 /// By their number on disk.
 const REASONS: [Option<Reason>; 4] =
     [None, Some(Reason::Refused), Some(Reason::Expired), Some(Reason::Dropped)];
 
-fn read_letter(from: &mut &[u8]) -> Option<DeadLetter> {
+fn read_letter(id: u64, from: &mut &[u8]) -> Option<DeadLetter> {
     let given_up_ms = read_u64(from)?;
     let (&[reason], rest) = from.split_first_chunk()?;
     *from = rest;
     let reason = *REASONS.get(usize::from(reason))?;
-    Some(DeadLetter { given_up_ms, reason, event: Stored::read(from)? })
+    Some(DeadLetter { id, given_up_ms, reason, event: Stored::read(from)? })
 }
 
 /// Numbers of the segments that are there, in order.
@@ -638,12 +668,16 @@ mod tests {
     fn dead_letters_are_listed_and_can_be_revived() {
         let place = Home::new("dead");
         let (mut spool, _) = place.open(1 << 30);
-        spool.bury(70, Some(Reason::Expired), &event("a", 1)).expect("writes");
-        spool.bury(80, None, &event("b", 1)).expect("writes");
+        spool.bury(70, Some(Reason::Expired), 1, &event("a", 1)).expect("writes");
+        spool.bury(80, None, 2, &event("b", 1)).expect("writes");
         let letters = dead_letters(&place.0).expect("can be read");
         assert_eq!((letters[0].given_up_ms, letters[0].reason), (70, Some(Reason::Expired)));
         assert_eq!((&*letters[1].event.channel, letters[1].reason), ("b", None));
-        assert_eq!(spool.revive(5, 90).expect("writes"), 2);
+        assert_eq!(letters.iter().map(|letter| letter.id).collect::<Vec<_>>(), [1, 2]);
+        let revived = spool.revive(5, 90, |letter| letter.id == 2).expect("writes");
+        assert_eq!((revived.len(), revived[0].0, &*revived[0].1.channel), (1, 5, "b"));
+        assert_eq!(dead_letters(&place.0).expect("can be read"), letters[..1]);
+        assert_eq!(spool.revive(6, 90, |_| true).expect("writes").len(), 1);
         assert!(dead_letters(&place.0).expect("can be read").is_empty());
         drop(spool);
         let (_spool, found) = place.open(1 << 30);

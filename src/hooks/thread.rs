@@ -1,25 +1,34 @@
 //! The thread itself: events in, requests out, one loop.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::attempts::{self, Attempt, AttemptLog, Fate, Sent};
 use super::client::{Answer, Client};
-use super::control::Command;
+use super::command::{self, Selection};
+use super::control::{self, Command, Ears, HookError, Page};
 use super::courier::{Entry, Finished, Outcome, Parcel};
 use super::gate;
+use super::guard::{Guard, LoopGuard};
 use super::line::Line;
+use super::report::{LastFailure, RuleState, RuleSummary};
 use super::spool::Spool;
+use super::spool::Stored;
+use super::target::Sink;
 use super::{
     BATCHES_MAX, GRACE, HookMail, HookRule, HooksConfig, Target, VerdictSender, first_id,
     spool_directory,
 };
-use crate::ably::{Answered, Inquiry, Rule, RuleEvent, Verdict, WhenFull};
+use crate::ably::{
+    Answered, Inquiry, Message, Publication, Rule, RuleEvent, RuleSource, SerialClock, SeriesId,
+    Verdict, WhenFull, message_events,
+};
 use crate::base::Now;
 
 /// Pause between two lines in the log about one rule.
@@ -28,9 +37,15 @@ const LOG_INTERVAL_MS: u64 = 10_000;
 /// One rule here.
 struct Route {
     rule: Arc<Rule>,
-    target: Target,
+    target: Arc<Target>,
     /// Whether its events are sent; otherwise they wait.
     is_enabled: bool,
+    loop_guard: LoopGuard,
+    guard: Guard,
+    has_told_loop: bool,
+    log: AttemptLog,
+    counts: Counts,
+    last_failure: Option<LastFailure>,
     line: Line,
     client: Arc<Client>,
     /// Given up since the last line about it.
@@ -44,6 +59,48 @@ struct Route {
     /// Questions without a decision since the last line about them.
     undecided: u64,
     undecided_logged_ms: Option<u64>,
+}
+
+/// What has become of a rule's events and requests.
+#[derive(Default)]
+struct Counts {
+    delivered: u64,
+    failed: u64,
+    dead: u64,
+    loops: u64,
+}
+
+impl Route {
+    /// Whether it feeds itself and is not to do so.
+    fn is_paused(&self) -> bool {
+        self.loop_guard == LoopGuard::Pause && self.guard.is_looping()
+    }
+
+    /// Whether nothing is sent now, whatever waits.
+    fn is_held(&self) -> bool {
+        !self.is_enabled || self.is_paused() || self.guard.is_holding()
+    }
+
+    fn state(&self) -> RuleState {
+        match (self.is_enabled, self.is_paused()) {
+            (false, _) => RuleState::Disabled,
+            (true, true) => RuleState::Paused,
+            (true, false) => RuleState::Enabled,
+        }
+    }
+
+    /// Takes an event that has happened, or was found in the spool.
+    fn push(&mut self, now: Now, id: u64, event: Arc<RuleEvent>) {
+        if self.loop_guard != LoopGuard::Off {
+            self.guard.handle_event(now, &event.channel, event.is_rest);
+        }
+        self.line.push(now, Entry { id, event });
+    }
+}
+
+/// The channels of a parcel, each once.
+fn channels(parcel: &Parcel) -> HashSet<&str> {
+    parcel.entries.iter().map(|entry| &*entry.event.channel).collect()
 }
 
 /// Which route, counted from the first; an answer that comes for one that is gone finds nothing.
@@ -62,10 +119,22 @@ pub(super) struct HookThread {
     log: Box<dyn FnMut(String) + Send>,
     started: Instant,
     spool_failed_ms: Option<u64>,
+    /// Who follows attempts; made when the thread runs.
+    followers: Option<broadcast::Sender<Arc<Attempt>>>,
+    next_attempt: u64,
 }
 
 /// Requests under way: the route, what was sent and what came back.
-type Requests = JoinSet<(RouteNumber, Parcel, Answer)>;
+type Requests = JoinSet<(RouteNumber, Parcel, Reported)>;
+
+/// What was sent, and what came of it.
+struct Reported {
+    sent: Sent,
+    answer: Answer,
+    /// In milliseconds since the Unix epoch.
+    began_ms: u64,
+    latency: Duration,
+}
 
 /// Questions under way. Cores bound them: each has as many as publishes wait there.
 type Questions = JoinSet<gate::Outcome>;
@@ -86,6 +155,8 @@ impl HookThread {
             log,
             started: Instant::now(),
             spool_failed_ms: None,
+            followers: None,
+            next_attempt: 1,
         };
         thread.set_rules(config.rules)?;
         let now = thread.now();
@@ -105,7 +176,7 @@ impl HookThread {
         let mut clients = Vec::with_capacity(rules.len());
         for HookRule { rule, target, .. } in &rules {
             let known = self.numbers.get(&rule.id).map(|number| &self.routes[number]);
-            let client = match known.filter(|route| route.target == *target) {
+            let client = match known.filter(|route| *route.target == *target) {
                 // Its connections are still good.
                 Some(route) => Arc::clone(&route.client),
                 None => Client::new(target)
@@ -115,13 +186,19 @@ impl HookThread {
             clients.push(client);
         }
         for (hook, client) in rules.into_iter().zip(clients) {
-            let HookRule { rule, target, is_enabled } = hook;
+            let HookRule { rule, target, is_enabled, loop_guard } = hook;
+            let target = Arc::new(target);
             match self.numbers.get(&rule.id) {
                 Some(number) => {
                     let route = self.routes.get_mut(number).expect("numbered routes are there");
                     route.line.set_pace(target.pace);
+                    let is_same = Arc::ptr_eq(&route.rule, &rule);
                     (route.rule, route.target, route.client) = (rule, target, client);
-                    route.is_enabled = is_enabled;
+                    // One that was paused may have been put right.
+                    if !is_same {
+                        (route.guard, route.has_told_loop) = (Guard::default(), false);
+                    }
+                    (route.is_enabled, route.loop_guard) = (is_enabled, loop_guard);
                 }
                 None => {
                     let mut seed = [0; 8];
@@ -132,6 +209,12 @@ impl HookThread {
                         rule,
                         target,
                         is_enabled,
+                        loop_guard,
+                        guard: Guard::default(),
+                        has_told_loop: false,
+                        log: AttemptLog::default(),
+                        counts: Counts::default(),
+                        last_failure: None,
                         client,
                         given_up: 0,
                         failure: None,
@@ -202,11 +285,11 @@ impl HookThread {
                 Some(number) => {
                     let route = self.routes.get_mut(number).expect("numbered routes are there");
                     let event = Arc::new(stored.into_event(&route.rule));
-                    route.line.push(now, Entry { id, event });
+                    route.push(now, id, event);
                     waiting += 1;
                 }
                 None => {
-                    spool.bury_stored(now.unix_ms, &stored)?;
+                    spool.bury_stored(now.unix_ms, id, &stored)?;
                     orphans.push(id);
                 }
             }
@@ -231,16 +314,18 @@ impl HookThread {
     pub(super) async fn run(
         mut self,
         mut mail: mpsc::Receiver<HookMail>,
-        mut commands: mpsc::Receiver<Command>,
+        ears: Ears,
         mut end: oneshot::Receiver<()>,
     ) -> Option<String> {
+        let Ears { mut commands, attempts } = ears;
+        self.followers = Some(attempts);
         let mut requests = Requests::new();
         let mut questions = Questions::new();
         let mut ends_ms = None;
         loop {
             let now = self.now();
             let routes = self.routes.values();
-            let can_go = routes.clone().filter(|route| route.is_enabled);
+            let can_go = routes.clone().filter(|route| route.is_enabled && !route.is_paused());
             let is_done =
                 mail.is_empty() && can_go.map(|route| route.line.len()).sum::<usize>() == 0;
             if ends_ms.is_some_and(|ends_ms| is_done || now.mono_ms >= ends_ms) {
@@ -250,8 +335,10 @@ impl HookThread {
                 return (waiting > 0).then_some(words);
             }
             self.send(now, &mut requests);
-            let next = |route: &Route| route.line.next_timeout(now, !route.is_enabled);
-            let due = self.routes.values().filter_map(next).chain(ends_ms).min();
+            let next = |route: &Route| route.line.next_timeout(now, route.is_held());
+            let due = self.routes.values().filter_map(next).chain(ends_ms);
+            let probes = self.routes.values().filter_map(|route| route.guard.next_timeout());
+            let due = due.chain(probes).min();
             let pause = due.map_or(3_600_000, |due_ms| due_ms.saturating_sub(now.mono_ms).max(1));
             tokio::select! {
                 _ = &mut end, if ends_ms.is_none() => {
@@ -275,8 +362,8 @@ impl HookThread {
                 }
                 Some(command) = commands.recv() => self.obey(command),
                 Some(ended) = requests.join_next() => {
-                    let (number, parcel, answer) = ended.expect("requests are not cancelled");
-                    self.handle_answer(number, parcel, answer);
+                    let (number, parcel, reported) = ended.expect("requests are not cancelled");
+                    self.handle_answer(number, parcel, reported);
                 }
                 () = tokio::time::sleep(Duration::from_millis(pause)) => {}
             }
@@ -293,6 +380,25 @@ impl HookThread {
                 self.retain_rules(&ids);
                 let _ = done.send(());
             }
+            Command::Summary(answer) => {
+                let _ = answer.send(self.routes.values().map(summary).collect());
+            }
+            Command::Attempts(page, answer) => {
+                let _ = answer.send(self.attempts(page));
+            }
+            Command::Waiting(page, answer) => {
+                let entries = self.routes.values().flat_map(|route| route.line.entries());
+                let mut entries: Vec<_> = entries.map(|entry| (entry.id, &*entry.event)).collect();
+                entries.sort_unstable_by_key(|(id, _)| *id);
+                let wanted = entries.into_iter().map(|(id, event)| (id, (id, event)));
+                let wanted = page.of(wanted, |(_, event)| &event.rule().id);
+                let show = |(id, event): (u64, &RuleEvent)| command::show(id, &Stored::of(event));
+                let _ = answer.send(wanted.into_iter().map(show).collect());
+            }
+            Command::Replay(selection, answer) => {
+                let _ = answer.send(self.replay(&selection));
+            }
+            Command::Test(rule, channel, answer) => self.test(&rule, &channel, answer),
         }
     }
 
@@ -304,14 +410,31 @@ impl HookThread {
             if !old.is_empty() {
                 expired.push((number, old));
             }
-            if !route.is_enabled {
-                continue;
+            if route.guard.poll(now, route.line.in_flight(), &mut route.has_told_loop) {
+                route.counts.loops += 1;
+                let what = match route.loop_guard {
+                    LoopGuard::Pause => "it is paused until it is changed",
+                    LoopGuard::Warn | LoopGuard::Off => {
+                        "let it skip the rule, or use another channel"
+                    }
+                };
+                let id = &route.rule.id;
+                (self.log)(format!(
+                    "rule {id}: feeds itself, each event that it is sent causes another; {what}"
+                ));
             }
-            while let Some(parcel) = route.line.poll_parcel(now) {
-                let client = Arc::clone(&route.client);
+            while !route.is_held()
+                && let Some(parcel) = route.line.poll_parcel(now)
+            {
+                if route.loop_guard != LoopGuard::Off {
+                    for channel in channels(&parcel) {
+                        route.guard.handle_sent(now, channel);
+                    }
+                }
+                let (client, target) = (Arc::clone(&route.client), Arc::clone(&route.target));
                 requests.spawn(async move {
-                    let answer = client.send(&parcel).await;
-                    (number, parcel, answer)
+                    let reported = send(&client, &target, &parcel, now.unix_ms).await;
+                    (number, parcel, reported)
                 });
             }
         }
@@ -376,15 +499,15 @@ impl HookThread {
         }
         let mut orphans = 0;
         for (id, event) in (first..).zip(events) {
-            let entry = Entry { id, event: Arc::new(event) };
-            match self.numbers.get(&entry.event.rule().id) {
+            let event = Arc::new(event);
+            match self.numbers.get(&event.rule().id) {
                 Some(number) => {
                     let route = self.routes.get_mut(number).expect("numbered routes are there");
-                    route.line.push(now, entry);
+                    route.push(now, id, event);
                 }
                 // The rule has gone while the event was on its way.
                 None => {
-                    self.bury_orphan(now, &entry);
+                    self.bury_orphan(now, &Entry { id, event });
                     orphans += 1;
                 }
             }
@@ -411,23 +534,172 @@ impl HookThread {
         }
     }
 
-    fn handle_answer(&mut self, number: RouteNumber, parcel: Parcel, answer: Answer) {
+    fn handle_answer(&mut self, number: RouteNumber, parcel: Parcel, reported: Reported) {
         let now = self.now();
+        let Reported { sent, answer, began_ms, latency } = reported;
+        let Answer { outcome, note, status } = answer;
+        let mut attempt = self.attempt(&parcel, sent, began_ms, latency);
+        (attempt.status, attempt.note) = (status, note);
         let Some(route) = self.routes.get_mut(&number) else {
             for entry in &parcel.entries {
-                match answer.outcome {
+                match outcome {
                     Outcome::Delivered => self.forget(now, &[entry.id]),
                     Outcome::Refused | Outcome::Failed { .. } => self.bury_orphan(now, entry),
                 }
             }
-            return;
+            if outcome != Outcome::Delivered {
+                attempt.outcome = Fate::GivenUp;
+            }
+            return self.tell_attempt(Arc::new(attempt));
         };
-        let (finished, _) = route.line.handle_outcome(now, parcel, answer.outcome);
-        if finished.is_empty() || finished.iter().any(|finished| finished.given_up.is_some()) {
-            route.failure = Some(answer.note);
+        if outcome != Outcome::Delivered {
+            route.failure = Some(attempt.note.clone());
+            route.counts.failed += 1;
+            route.last_failure =
+                Some(LastFailure { time: now.unix_ms, note: attempt.note.clone() });
         }
+        if route.loop_guard != LoopGuard::Off {
+            let is_queue = matches!(route.target.sink, Sink::Lambda(_) | Sink::Nats(_));
+            let works_on = is_queue || status == Some(202);
+            for channel in channels(&parcel) {
+                route.guard.handle_ended(now, channel, works_on);
+            }
+        }
+        let (finished, again_ms) = route.line.handle_outcome(now, parcel, outcome);
+        attempt.outcome = match outcome {
+            Outcome::Delivered => Fate::Delivered,
+            Outcome::Refused => Fate::Refused,
+            Outcome::Failed { .. } => Fate::Retry,
+        };
+        attempt.next_try = again_ms.map(|at_ms| now.unix_ms + at_ms.saturating_sub(now.mono_ms));
+        let attempt = Arc::new(attempt);
+        route.log.push(Arc::clone(&attempt));
+        self.tell_attempt(attempt);
         self.finish(now, number, finished);
         self.report(now, number);
+    }
+
+    /// An attempt of which nothing is known but what was sent.
+    fn attempt(
+        &mut self,
+        parcel: &Parcel,
+        sent: Sent,
+        began_ms: u64,
+        latency: Duration,
+    ) -> Attempt {
+        let id = self.next_attempt;
+        self.next_attempt += 1;
+        let (events, channels) = attempts::names(parcel);
+        let rule = parcel.entries[0].event.rule();
+        Attempt {
+            id,
+            time: began_ms,
+            rule: rule.id.clone(),
+            app: rule.app_id.clone(),
+            channels,
+            events,
+            event_count: parcel.entries.len(),
+            attempt: parcel.attempt,
+            request: sent,
+            status: None,
+            note: String::new(),
+            latency_ms: latency.as_millis() as u64,
+            outcome: Fate::Delivered,
+            next_try: None,
+        }
+    }
+
+    fn tell_attempt(&self, attempt: Arc<Attempt>) {
+        if let Some(followers) = &self.followers {
+            // Mostly nobody follows.
+            let _ = followers.send(attempt);
+        }
+    }
+
+    /// The newest attempts that are wanted, oldest first.
+    fn attempts(&self, page: Page) -> Vec<Arc<Attempt>> {
+        let of_rule = |route: &&Route| page.rule.as_ref().is_none_or(|id| **id == *route.rule.id);
+        let routes = self.routes.values().filter(of_rule);
+        let mut attempts: Vec<Arc<Attempt>> =
+            routes.flat_map(|route| route.log.after(page.after)).cloned().collect();
+        attempts.sort_unstable_by_key(|attempt| attempt.id);
+        attempts.split_off(attempts.len().saturating_sub(page.limit))
+    }
+
+    /// Has dead letters wait again, those of rules that are there.
+    fn replay(&mut self, selection: &Selection) -> Result<usize, HookError> {
+        let now = self.now();
+        let HookThread { spool, numbers, next_id, .. } = self;
+        let spool = spool.as_mut().ok_or_else(control::not_kept)?;
+        let is_wanted = |letter: &super::spool::DeadLetter| {
+            selection.has(letter) && numbers.contains_key(&letter.event.rule_id)
+        };
+        let revived = spool.revive(*next_id, now.unix_ms, is_wanted);
+        let revived = revived.map_err(|error| HookError::Failed(error.to_string()))?;
+        if revived.is_empty() && selection.id.is_some() {
+            let text = "there is no such dead letter, or its rule is gone".to_owned();
+            return Err(HookError::NotFound(text));
+        }
+        let count = revived.len();
+        self.next_id += count as u64;
+        for (id, stored) in revived {
+            let number = self.numbers[&stored.rule_id];
+            let route = self.routes.get_mut(&number).expect("numbered routes are there");
+            let event = Arc::new(stored.into_event(&route.rule));
+            route.push(now, id, event);
+        }
+        Ok(count)
+    }
+
+    /// Sends an event that nobody has published; it waits in no line and is in no spool.
+    fn test(
+        &mut self,
+        rule_id: &str,
+        channel: &str,
+        reply: oneshot::Sender<Result<Attempt, HookError>>,
+    ) {
+        let now = self.now();
+        let Some(route) = self.numbers.get(rule_id).map(|number| &self.routes[number]) else {
+            let _ = reply.send(Err(HookError::NotFound(format!("there is no rule `{rule_id}`"))));
+            return;
+        };
+        if route.rule.gate.is_some() || route.rule.source != RuleSource::Message {
+            let text = "only rules that are told of messages can be tried";
+            let _ = reply.send(Err(HookError::Invalid(text.into())));
+            return;
+        }
+        let message = Message {
+            id: Some("ringcast-test:0".into()),
+            name: Some("test".into()),
+            data: crate::ably::Data::Text("This is a test of the rule.".into()),
+            ..Message::default()
+        };
+        let publication = Publication {
+            channel_serial: SerialClock::new(SeriesId::new([0; 10])).next(now.unix_ms),
+            id: "ringcast-test".into(),
+            connection_id: None,
+            timestamp_ms: now.unix_ms,
+            messages: vec![message],
+        };
+        let (client, target) = (Arc::clone(&route.client), Arc::clone(&route.target));
+        let mut events = Vec::new();
+        message_events(&route.rule, channel, &publication, |event| events.push(event));
+        let event = Arc::new(events.pop().expect("nothing of it skips the rule"));
+        let parcel = Parcel::alone(Entry { id: 0, event });
+        let empty = Sent::new(&target, &parcel);
+        let mut attempt = self.attempt(&parcel, empty, now.unix_ms, Duration::ZERO);
+        // Its end is bounded by the target's timeout.
+        tokio::spawn(async move {
+            let Reported { answer, latency, .. } = send(&client, &target, &parcel, 0).await;
+            attempt.latency_ms = latency.as_millis() as u64;
+            (attempt.status, attempt.note) = (answer.status, answer.note);
+            attempt.outcome = match answer.outcome {
+                Outcome::Delivered => Fate::Delivered,
+                // Nobody tries it again.
+                Outcome::Refused | Outcome::Failed { .. } => Fate::GivenUp,
+            };
+            let _ = reply.send(Ok(attempt));
+        });
     }
 
     /// Takes events off the spool that have come to something.
@@ -442,12 +714,14 @@ impl HookThread {
             }
             given_up_count += 1;
             if let Some(spool) = &mut self.spool {
-                let buried = spool.bury(now.unix_ms, *given_up, &entry.event);
+                let buried = spool.bury(now.unix_ms, *given_up, entry.id, &entry.event);
                 self.note_spool(now, buried);
             }
         }
         if let Some(route) = self.routes.get_mut(&number) {
             route.given_up += given_up_count;
+            route.counts.dead += given_up_count;
+            route.counts.delivered += finished.len() as u64 - given_up_count;
         }
         let ids: Vec<u64> = finished.iter().map(|finished| finished.entry.id).collect();
         self.forget(now, &ids);
@@ -456,7 +730,7 @@ impl HookThread {
     /// Gives up an event whose rule is gone.
     fn bury_orphan(&mut self, now: Now, entry: &Entry) {
         if let Some(spool) = &mut self.spool {
-            let buried = spool.bury(now.unix_ms, None, &entry.event);
+            let buried = spool.bury(now.unix_ms, None, entry.id, &entry.event);
             self.note_spool(now, buried);
         }
         self.forget(now, &[entry.id]);
@@ -503,5 +777,40 @@ impl HookThread {
             route.given_up = 0;
             route.logged_ms = Some(now.mono_ms);
         }
+    }
+}
+
+/// Sends one parcel, and notes what and for how long.
+async fn send(client: &Client, target: &Target, parcel: &Parcel, began_ms: u64) -> Reported {
+    let sent = Sent::new(target, parcel);
+    let began = Instant::now();
+    let answer = client.send(parcel).await;
+    Reported { sent, answer, began_ms, latency: began.elapsed() }
+}
+
+fn summary(route: &Route) -> RuleSummary {
+    let rule = &route.rule;
+    let target = match &route.target.sink {
+        Sink::Http(http) => attempts::without_query(&http.url),
+        Sink::Lambda(lambda) => lambda.function.as_str().to_owned(),
+        Sink::Nats(nats) => nats.servers.join(","),
+    };
+    RuleSummary {
+        rule: rule.id.clone(),
+        app: rule.app_id.clone(),
+        target,
+        state: route.state(),
+        is_gate: rule.gate.is_some(),
+        waiting: route.line.len(),
+        waiting_bytes: rule.waiting_bytes(),
+        in_flight: route.line.in_flight(),
+        is_broken: route.line.is_broken(),
+        is_looping: route.guard.is_looping(),
+        delivered: route.counts.delivered,
+        failed: route.counts.failed,
+        dead: route.counts.dead,
+        dropped: rule.dropped(),
+        loops: route.counts.loops,
+        last_failure: route.last_failure.clone(),
     }
 }

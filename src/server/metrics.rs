@@ -184,7 +184,8 @@ mod tests {
         let reference = include_str!("../../docs/metrics.md");
         let rows = reference.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
         let mut documented: Vec<_> = rows.collect();
-        let text = text();
+        // What is added to it by whoever knows the rules.
+        let text = text() + &crate::hooks::render_metrics(&[]);
         let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
         let mut rendered: Vec<_> = names.collect();
         documented.sort_unstable();

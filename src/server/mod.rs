@@ -274,7 +274,7 @@ pub fn run(
         question => asked.try_send(News::Asked(question)).is_ok(),
     });
     let token = config.admin.token.take();
-    let _admin = admin::spawn(doors, token, &config.helper_cores, ask)?;
+    let _admin = admin::spawn(doors, token, &config.helper_cores, ask, hooks.control())?;
     forward_signals(sender.clone(), config.stall)?;
     let mut threads = Vec::with_capacity(config.shards);
     let mut orders = Vec::with_capacity(config.shards);
