@@ -116,6 +116,12 @@ fn rules_and_whom_they_trust() {
 
 #[test]
 #[ignore = "needs npm packages and Chromium: tests/run"]
+fn the_inspector_of_rules_in_a_browser() {
+    run(&mut node_tests_with_daemons("inspector.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages and Chromium: tests/run"]
 fn the_chat_example_in_a_browser() {
     run(&mut node_tests_with_daemons("chat.test.mjs"));
 }

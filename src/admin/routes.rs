@@ -33,6 +33,10 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const CSS: &str = "text/css; charset=utf-8";
 
+const HTML: &str = "text/html; charset=utf-8";
+
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
 pub(super) fn router(admin: Admin) -> Router {
     // Numbers. On a loopback address whoever is on this host may read them.
     let open = Router::new()
@@ -44,6 +48,8 @@ pub(super) fn router(admin: Admin) -> Router {
         .route("/page/style.css", get(|| file(CSS, include_str!("page/style.css"))));
     let for_operators = Router::new()
         .route("/reload", post(reload))
+        .route("/hooks", get(|| file(HTML, include_str!("page/hooks.html"))))
+        .route("/page/hooks.js", get(|| file(JAVASCRIPT, include_str!("page/hooks.js"))))
         .route("/hooks/rules", get(hooks::rules))
         .route("/hooks/attempts", get(hooks::attempts))
         .route("/hooks/attempts/stream", get(hooks::attempts_stream))

@@ -251,6 +251,7 @@ test('what an endpoint has refused is listed and can be sent again', async (t) =
   const config = '[server]\nstate_dir = "state"\n' + rule(url, 'channel = ""');
   const hooks = async (command) => {
     const args = ['hooks', command, '--config', join(path, 'ringcast.toml')];
+    if (command !== 'replay') args.push('--json');
     return (await promisify(execFile)(process.env.RINGCAST_BINARY, args)).stdout;
   };
   const first = await daemon(t, path, config);
