@@ -471,13 +471,8 @@ impl Config {
         let runtime_directory = std::env::var("RUNTIME_DIRECTORY").ok();
         let control = self.admin.socket.path(runtime_directory.as_deref());
         let control = control.and_then(|path| path.parent().map(Path::to_path_buf));
-        if let Some(directory) = &self.state_dir {
-            // A directory that is not there cannot be allowed. Should this fail, so will its first user,
-            // and say why.
-            let _ = std::fs::create_dir_all(directory);
-        }
-        let write = self.state_dir.iter().cloned().chain(control).collect();
-        FileAccess { read: self.file_directories.clone(), write }
+        let state_dir = self.state_dir.clone();
+        FileAccess { read: self.file_directories.clone(), state_dir, control }
     }
 
     /// Takes the configuration apart: for the server, and the apps for all its shards.

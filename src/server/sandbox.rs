@@ -44,8 +44,10 @@ const VARIABLES: [&str; 3] = ["SSL_CERT_FILE", "SSL_CERT_DIR", "CREDENTIALS_DIRE
 pub struct FileAccess {
     /// Files and directories that may be read, with all that is below them.
     pub read: Vec<PathBuf>,
-    /// Directories that may be changed as well.
-    pub write: Vec<PathBuf>,
+    /// May be changed as well, and is made if it is not there.
+    pub state_dir: Option<PathBuf>,
+    /// The directory of the control socket, which is made and removed in it.
+    pub control: Option<PathBuf>,
 }
 
 /// Confines the calling thread and all that it will start. Says how much of it this kernel enforces.
@@ -53,6 +55,10 @@ pub struct FileAccess {
 /// # Errors
 /// The kernel has Landlock and refuses the rules.
 pub(super) fn confine(access: &FileAccess) -> Result<&'static str, RulesetError> {
+    if let Some(directory) = &access.state_dir {
+        // What is not there cannot be allowed. Should this fail, so will the first who needs it, and say why.
+        let _ = std::fs::create_dir_all(directory);
+    }
     let named = VARIABLES.iter().filter_map(|name| std::env::var_os(name).map(PathBuf::from));
     let system = SYSTEM.iter().map(PathBuf::from);
     let read = access.read.iter().cloned().chain(named).chain(system);
@@ -63,7 +69,7 @@ pub(super) fn confine(access: &FileAccess) -> Result<&'static str, RulesetError>
         .handle_access(AccessFs::from_all(NEWEST))?
         .create()?
         .add_rules(path_beneath_rules(read, reading))?
-        .add_rules(path_beneath_rules(&access.write, changing))?
+        .add_rules(path_beneath_rules(access.state_dir.iter().chain(&access.control), changing))?
         .restrict_self()?;
     Ok(match status.ruleset {
         RulesetStatus::FullyEnforced => "full",
