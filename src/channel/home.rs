@@ -925,9 +925,11 @@ impl HomeChannel {
         }
     }
 
-    /// Whether nothing would be lost by forgetting the channel.
+    /// Whether nothing would be lost by forgetting the channel. One that is opened again begins with the
+    /// serials of its time, which has to lie behind those that were used.
     pub fn is_idle(&self, now: Now) -> bool {
-        self.subscribers.is_empty()
+        self.last_serial.time_ms() < now.unix_ms
+            && self.subscribers.is_empty()
             && self.history.is_empty()
             && self.ids.is_empty()
             && self.presence.is_none()
@@ -1008,6 +1010,19 @@ fn passing(filter: &Filter, subjects: &[Subject]) -> Vec<usize> {
 mod tests {
     use super::*;
     use crate::ably::{Data, Direction, Identity, Params, PresenceAction, PresenceChange};
+
+    #[test]
+    fn a_channel_is_not_forgotten_within_the_time_of_its_last_serial() {
+        let key = ChannelKey::new("app", "room");
+        let mut home = HomeChannel::new(NOW, key, SeriesId::new([7; 10]), RETENTION);
+        let later = |ms| Now { unix_ms: NOW.unix_ms + ms, ..NOW };
+        assert!(!home.is_idle(NOW) && home.is_idle(later(1)));
+        // More than a millisecond has room for: the last ones are of the next.
+        for _ in 0..1_500 {
+            home.next_serial(NOW);
+        }
+        assert!(!home.is_idle(later(1)) && home.is_idle(later(2)));
+    }
 
     const RETENTION: Duration = Duration::from_secs(120);
     const NOW: Now = Now { mono_ms: 5_000, unix_ms: 1_700_000_000_000 };
