@@ -415,8 +415,8 @@ impl Sdk {
             channel.entered = Some(Entered {
                 data: data.clone(),
                 pending: Some(msg_serial),
-                was_acked: before.as_ref().is_some_and(|before| before.was_acked),
-                is_uncertain: before.is_some_and(|before| before.is_uncertain),
+                was_acked: before.is_some_and(|before| before.was_acked || before.is_uncertain),
+                is_uncertain: false,
             });
             let presence = json!([{"action": 2, "data": data}]);
             let frame = json!({"action": 14, "channel": name, "presence": presence});
@@ -688,7 +688,6 @@ impl Sdk {
                             Ok(_) if is_leave => {}
                             Ok(_) => {
                                 entered.was_acked = true;
-                                entered.is_uncertain &= !is_last;
                             }
                             Err(_) if entered.was_acked => entered.is_uncertain = true,
                             Err(_) if is_last => channel.entered = None,
@@ -810,6 +809,8 @@ impl Sdk {
         let msg_serial = self.msg_serial;
         let channel = self.channels.get_mut(name).expect("known to the caller");
         let Some(entered) = &mut channel.entered else { return };
+        // What is sent again is acknowledged as what it was, which may have lapsed since.
+        entered.is_uncertain |= entered.pending.is_some();
         if entered.pending.is_none() {
             entered.pending = Some(msg_serial);
             let presence = json!([{"action": 2, "data": entered.data}]);
