@@ -97,6 +97,11 @@ impl RequestParser {
         Ok(progress)
     }
 
+    /// Whether the head of a next request has begun to come and is not complete.
+    pub fn is_in_head(&self) -> bool {
+        self.partial.as_ref().is_some_and(|partial| partial.pending.is_none())
+    }
+
     /// Whether nothing of a next request has come.
     pub fn is_empty(&self) -> bool {
         self.partial.is_none()

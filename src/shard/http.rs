@@ -45,7 +45,11 @@ struct Asker {
 impl Shard {
     /// Bytes of a transport that speaks HTTP.
     pub(super) fn handle_http_bytes(&mut self, index: u32, bytes: &[u8]) {
+        let now_ms = self.now.mono_ms;
         let Some(http) = self.http(index) else { return };
+        if http.parser.is_empty() {
+            http.began_ms = now_ms;
+        }
         match http.parser.handle_bytes(bytes) {
             Ok(()) => self.advance_http(index),
             Err(error) => self.refuse_http(index, &error),
@@ -56,6 +60,7 @@ impl Shard {
     /// long as it does not, what it sends next stays in the parser, which has a bound.
     pub(super) fn advance_http(&mut self, index: u32) {
         let lane_bytes_max = self.config.connection.lane_bytes_max;
+        let now_ms = self.now.mono_ms;
         while self.transports[index as usize].lane_bytes() <= lane_bytes_max
             && let Some(http) = self.http(index).filter(|http| http.waiting.is_none())
         {
@@ -63,6 +68,7 @@ impl Shard {
                 Ok(Progress::NeedMore) => break,
                 Ok(Progress::Continue) => self.answer_bytes(index, http::CONTINUE),
                 Ok(Progress::Request(mut request)) => {
+                    http.began_ms = now_ms;
                     if self.is_draining() {
                         request.close_after();
                     }

@@ -94,7 +94,8 @@ pub struct ShardConfig {
     pub connection: ConnectionConfig,
     /// Bounds of the history in memory.
     pub history: HistoryConfig,
-    /// How long a client may take for a request head, or stay silent between two requests.
+    /// How long a client may take for a request head, however it comes, or stay silent; a body may take six
+    /// times as long.
     pub head_timeout: Duration,
     /// Bytes of one HTTP body or WebSocket message.
     pub frame_bytes_max: u32,
@@ -150,6 +151,9 @@ impl Default for ShardConfig {
 
 /// How long a closing peer gets to read what was sent last and to close its side.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// A request with its body may take as many times as long as its head.
+const REQUEST_TIMEOUTS: u32 = 6;
 
 /// Longest time between two looks at a transport.
 const CHECK_MAX: Duration = Duration::from_secs(5);
@@ -674,7 +678,14 @@ impl Shard {
             Stage::Http(_) if stalled => self.close(index),
             Stage::Http(http) => {
                 let silent = since(transport.received_ms.max(transport.sent_ms));
-                if http.waiting.is_none() && silent > self.config.head_timeout {
+                let head_timeout = self.config.head_timeout;
+                // A byte now and then is no progress.
+                let is_late = match http.parser.is_in_head() {
+                    true => since(http.began_ms) > head_timeout,
+                    false if http.parser.is_empty() => false,
+                    false => since(http.began_ms) > head_timeout * REQUEST_TIMEOUTS,
+                };
+                if http.waiting.is_none() && (silent > head_timeout || is_late) {
                     self.close(index);
                 }
             }

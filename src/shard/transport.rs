@@ -55,6 +55,8 @@ pub(super) struct Opened {
 /// A transport that speaks HTTP.
 pub(super) struct HttpStage {
     pub parser: RequestParser,
+    /// When the first byte of the next request came, or the last request was complete.
+    pub began_ms: u64,
     /// The request whose answers are on their way.
     pub waiting: Option<Waiting>,
     /// Counts questions, so that an answer finds its own.
@@ -129,7 +131,12 @@ impl Transport {
         assert!(matches!(self.stage, Stage::Free), "the ring hands out free slots only");
         *self = Transport {
             generation: self.generation.wrapping_add(1),
-            stage: Stage::Http(Box::new(HttpStage { parser, waiting: None, asked: 0 })),
+            stage: Stage::Http(Box::new(HttpStage {
+                parser,
+                began_ms: now_ms,
+                waiting: None,
+                asked: 0,
+            })),
             watched_until: self.watched_until,
             is_ready: self.is_ready,
             sent_ms: now_ms,

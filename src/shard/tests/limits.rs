@@ -102,3 +102,43 @@ fn pages_of_other_origins_are_refused_before_anything_else() {
         assert!(!answer.starts_with("HTTP/1.1 403 ") || !is_readable, "{answer}");
     }
 }
+
+#[test]
+fn a_request_that_comes_byte_by_byte_has_a_bound_and_one_that_goes_on_has_its_time() {
+    let mut host = host(|config| config.head_timeout = Duration::from_secs(10));
+    let (head, body) = (host.accept(0), host.accept(0));
+    host.write(
+        body,
+        b"POST /channels/room/messages HTTP/1.1\r\nHost: h\r\nContent-Length: 900\r\n\r\n",
+    );
+    for second in 1..=70 {
+        for client in [head, body] {
+            if !host.clients[client].is_closed {
+                host.write(client, b"X");
+            }
+        }
+        host.pass(Duration::from_secs(1));
+        host.settle_quickly();
+        let closed = [head, body].map(|client| host.clients[client].is_closed);
+        match second {
+            ..10 => assert_eq!(closed, [false, false], "{second}"),
+            16..60 => assert_eq!(closed, [true, false], "{second}"),
+            66.. => assert_eq!(closed, [true, true], "{second}"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_transport_that_is_used_again_and_again_is_not_late() {
+    let mut host = host(|config| config.head_timeout = Duration::from_secs(10));
+    let client = host.accept(0);
+    // The next request always has begun.
+    host.write(client, b"GET /time HTTP/1.1\r\n");
+    for _ in 0..200 {
+        host.write(client, b"Host: h\r\n\r\nGET /time HTTP/1.1\r\n");
+        host.pass(Duration::from_secs(1));
+        host.settle_quickly();
+        assert!(!host.clients[client].is_closed);
+    }
+}
