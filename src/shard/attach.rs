@@ -30,6 +30,12 @@ struct Confirmation<'a> {
     error: Option<&'a ErrorInfo>,
 }
 
+/// The error of an ATTACHED behind which something is missing that another token does not permit.
+fn cut() -> ErrorInfo {
+    let text = "what was on its way was dropped: the token does not permit it any more";
+    ErrorInfo::new(ErrorCode::CONTINUITY_LOST_BY_RATE, text)
+}
+
 impl Shard {
     pub(super) fn attach(
         &mut self,
@@ -51,7 +57,7 @@ impl Shard {
         let before = attached.and_then(|stream| connection.modes(stream)).unwrap_or_default();
         let may_see = Wants::of(before.granted_by(connection.principal().capability(), &resource));
         let is_denied = !may_see.contains(Wants::of(before));
-        let request = WaitingAttach { index, params, since, echo };
+        let request = WaitingAttach { index, params, since, echo, is_cut: is_denied };
         match attached {
             None if self.has_all_channels(index) => {
                 let text = "the connection is attached to as many channels as it may be";
@@ -77,19 +83,8 @@ impl Shard {
                 }
                 self.settle_attach(stream, request);
             }
-            Some(stream) => {
-                if is_denied {
-                    self.withhold(index, stream);
-                }
-                self.change_view(index, stream, view, modes, request);
-            }
+            Some(stream) => self.change_view(index, stream, view, modes, request),
         }
-    }
-
-    /// Drops what the attachment to a stream is owed: its client may not see all of it any more.
-    fn withhold(&mut self, index: u32, stream: u32) {
-        drop(self.transports[index as usize].take_backlog_of(stream));
-        drop(self.unsent_of(index, stream));
     }
 
     /// Whether a client asks for messages that it was sent already.
@@ -132,10 +127,16 @@ impl Shard {
         let stream = self.streams.at(old);
         let (name, serial) = (stream.name.clone(), stream.serial);
         let mut requests = stream.take_requests(index);
+        let is_cut = request.is_cut;
         requests.push(request);
         let mut rest = self.transports[index as usize].take_backlog_of(old);
-        // While it was joining, what was asked first still says from where on.
-        if !is_joining {
+        if is_cut {
+            // Its client may not see all of what it is owed any more, and is told that something is
+            // missing: it goes on from now.
+            rest.clear();
+            (requests[0].since, requests[0].is_cut) = (Since::Head, true);
+        } else if !is_joining {
+            // While it was joining, what was asked first still says from where on.
             let serial = serial.expect("known before the first attachment is complete");
             requests[0].since = Since::Serial(serial.to_string().into());
             rest.extend(self.unsent_of(index, old));
@@ -288,7 +289,8 @@ impl Shard {
         }
         let status = if resumes { flags::RESUMED } else { 0 };
         let params = &request.params;
-        let confirmation = Confirmation { serial, status, params, error: None };
+        let error = request.is_cut.then(cut);
+        let confirmation = Confirmation { serial, status, params, error: error.as_ref() };
         self.confirm_attach(index, stream_index, &confirmation);
     }
 
@@ -348,11 +350,12 @@ impl Shard {
         if joined.has_members && wants_members {
             status |= flags::HAS_PRESENCE;
         }
+        let error = joined.error.or_else(|| request.is_cut.then(cut));
         let confirmation = Confirmation {
             serial: joined.serial,
             status,
             params: &request.params,
-            error: joined.error.as_ref(),
+            error: error.as_ref(),
         };
         self.confirm_attach(index, stream_index, &confirmation);
         let has_sync = joined.has_members && wants_members;
@@ -432,8 +435,9 @@ impl Shard {
         let (_, attached) = self.attachment_to(index, name);
         if let Some(stream) = attached {
             self.leave_stream(index, stream);
-            self.leave_with_attachment(index, name.base());
         }
+        // Also of one that was attached over an earlier transport, and lets go of that.
+        self.leave_with_attachment(index, name.base());
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.detached(name.as_str(), None, lane);
         }

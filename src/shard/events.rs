@@ -64,8 +64,13 @@ impl Shard {
                 display_name: name.as_str().into(),
                 format: Format::Json,
             };
-            let request =
-                WaitingAttach { index, params: Params::default(), since, echo: params.echo };
+            let request = WaitingAttach {
+                index,
+                params: Params::default(),
+                since,
+                echo: params.echo,
+                is_cut: false,
+            };
             if let Some(stream) = self.join_stream(index, name, view, modes) {
                 self.settle_attach(stream, request);
             }

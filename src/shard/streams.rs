@@ -41,6 +41,8 @@ pub(super) struct WaitingAttach {
     pub since: Since,
     /// Whether it is sent what its own connection publishes.
     pub echo: bool,
+    /// Whether something that it was owed is kept from it, which the answer has to say.
+    pub is_cut: bool,
 }
 
 /// Messages whose last whole delivery a stream remembers; of those that it forgets it sends the whole

@@ -624,19 +624,15 @@ impl Sdk {
 
     /// On a new transport all channels are attached anew.
     fn attach_again(&mut self, scene: &mut Scene<'_>) {
-        let mut detached = Vec::new();
         for name in self.channels.keys().cloned().collect::<Vec<_>>() {
             match self.channels[&name].stand {
                 Stand::Failed => {}
-                Stand::Detaching => detached.push(name),
+                Stand::Detaching => self.send(scene, &json!({"action": 12, "channel": name})),
                 Stand::Attached | Stand::Attaching | Stand::Suspended { .. } => {
                     self.channels.get_mut(&name).expect("listed").stand = Stand::Attaching;
                     self.send_attach(scene, &name);
                 }
             }
-        }
-        for name in detached {
-            self.channels.remove(&name);
         }
     }
 

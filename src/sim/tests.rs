@@ -7,7 +7,7 @@ use crate::channel::log::Link;
 use crate::shard::Mail;
 
 /// Seeds that have found something once, with what it was.
-const PAST: [(u64, &str); 8] = [
+const PAST: [(u64, &str); 10] = [
     (33, "what was owed was sent although a new token did not permit it any more"),
     (367, "a SYNC that was refused left an attachment that its client took for failed"),
     (388, "ATTACHED named a serial of messages that its client had not been sent"),
@@ -15,6 +15,8 @@ const PAST: [(u64, &str); 8] = [
     (1960, "what was sent again after a resume was never answered"),
     (45322, "a channel that was forgotten and opened within a millisecond used its serials again"),
     (49945, "the same, and who had attached in between missed a message"),
+    (38067, "a member stayed whose DETACH came over the next transport"),
+    (62171, "messages were withheld between two tokens and the answer said RESUMED"),
     (7085, "a run that only ends as it should"),
 ];
 

@@ -390,6 +390,8 @@ impl World {
 
     /// Turns until `is_done` and nothing is under way; false when that does not come about.
     fn settle(&mut self, is_done: impl Fn(&World) -> bool) -> bool {
+        // What a shard has yet to send cannot be seen from here.
+        let mut calm_rounds = 0;
         for round in 0..ROUNDS_MAX {
             for _ in 0..2 * self.drained.len() {
                 self.step();
@@ -398,8 +400,13 @@ impl World {
                 self.advance(who);
             }
             if self.host.is_quiet() {
-                if is_done(self) {
+                let is_done = is_done(self);
+                calm_rounds = if is_done { calm_rounds + 1 } else { 0 };
+                if calm_rounds == 12 {
                     return true;
+                }
+                if is_done {
+                    continue;
                 }
                 self.host.pass(Duration::from_millis(if round < 200 { 20 } else { 500 }));
             }

@@ -494,3 +494,14 @@ fn who_asks_for_members_and_may_not_know_them_is_not_attached_any_more() {
     host.settle();
     assert!(host.data(client, "room").is_empty());
 }
+
+#[test]
+fn who_lets_go_of_a_channel_over_another_transport_leaves_it() {
+    let mut host = Host::new(3, 6);
+    let (ann, other, key) = ann_is_present(&mut host, "");
+    host.drop_transport(ann);
+    let again = resume_ann(&mut host, 2, &key);
+    host.send(again, &json!({"action": 12, "channel": "room"}));
+    host.settle();
+    assert_eq!(host.heard(other), [heard(LEAVE, "ann", "hello")]);
+}

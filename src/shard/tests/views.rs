@@ -4,7 +4,7 @@ use data_encoding::BASE64;
 
 use super::super::streams::STREAMS_PER_CHANNEL_MAX;
 use super::*;
-use crate::ably::vcdiff::tests::decode;
+use crate::ably::vcdiff::decoder::decode;
 
 /// A client of ably-js's kind: it applies deltas to what it was sent last, and checks where they say
 /// they start from.
