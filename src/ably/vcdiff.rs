@@ -240,13 +240,12 @@ fn write_integer(out: &mut Vec<u8>, value: usize) {
     }
 }
 
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
+/// Reads what the encoder has written, for those who do not believe it.
+#[cfg(any(test, feature = "sim"))]
+pub mod decoder {
     /// A decoder straight from the RFC, with the code table built as §5.6 lists it, and nothing
     /// shared with the encoder. `None`: not a delta of `base`.
-    pub(crate) fn decode(base: &[u8], delta: &[u8]) -> Option<Vec<u8>> {
+    pub fn decode(base: &[u8], delta: &[u8]) -> Option<Vec<u8>> {
         let mut rest = delta.strip_prefix(&[0xd6, 0xc3, 0xc4, 0, 0])?;
         let mut target = Vec::new();
         while !rest.is_empty() {
@@ -346,7 +345,7 @@ pub(crate) mod tests {
         rest.split_off(..len)
     }
 
-    fn integer(rest: &mut &[u8]) -> Option<usize> {
+    pub(super) fn integer(rest: &mut &[u8]) -> Option<usize> {
         let mut value = 0usize;
         for _ in 0..5 {
             let byte = byte(rest)?;
@@ -357,6 +356,12 @@ pub(crate) mod tests {
         }
         None
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decoder::{decode, integer};
+    use super::*;
 
     struct Random(u64);
 

@@ -43,7 +43,7 @@ mod outage;
 pub mod remote;
 mod report;
 mod spec;
-mod spool;
+pub mod spool;
 mod target;
 mod thread;
 
