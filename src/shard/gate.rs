@@ -278,6 +278,21 @@ impl Shard {
         inquiries.retain(|inquiry| asked.contains_key(&inquiry.number));
     }
 
+    /// Rules have changed: what waits for the answer of one that is gone waits no more.
+    pub(super) fn forget_gone_gates(&mut self) {
+        let rules = self.homes.rules();
+        let of_gone = |held: &Held| match held.stage {
+            Stage::Asked(number) => rules.gate(&held.rules[0].id).is_none().then_some(number),
+            Stage::Waits | Stage::Decided(_) => None,
+        };
+        let mut numbers: Vec<u64> =
+            self.gates.lines.values().flatten().filter_map(of_gone).collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            self.handle_verdict((number, Verdict::Accept));
+        }
+    }
+
     /// All questions that wait to be handed over, in order.
     pub fn take_inquiries(&mut self) -> Vec<Inquiry> {
         std::mem::take(&mut self.gates.inquiries)

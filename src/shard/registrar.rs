@@ -127,6 +127,7 @@ impl Shard {
     ) {
         self.homes.set_directory(Arc::clone(&directory));
         let before = std::mem::replace(&mut self.directory, directory);
+        self.forget_gone_gates();
         self.stats.retain(|app_id| self.directory.app(app_id).is_some());
         if enforce {
             let gone = before.app_ids().filter(|id| self.directory.app(id).is_none());

@@ -33,7 +33,10 @@ export async function directory(t) {
   return path;
 }
 
-/** Starts a daemon with this configuration and more variables; `kill` ends it as kill -9 does. */
+/**
+ * Starts a daemon with this configuration and more variables; `kill` ends it as kill -9 does, `reload` gives it another
+ * configuration.
+ */
 export async function daemon(t, path, config, variables = {}) {
   const file = join(path, 'ringcast.toml');
   await writeFile(file, config);
@@ -48,6 +51,10 @@ export async function daemon(t, path, config, variables = {}) {
     child.kill(signal);
     await gone;
   };
+  const reload = async (changed) => {
+    await writeFile(file, changed);
+    child.kill('SIGHUP');
+  };
   t.after(() => kill());
   for await (const line of createInterface(child.stdout)) {
     if (line.startsWith('listening on')) break;
@@ -59,7 +66,7 @@ export async function daemon(t, path, config, variables = {}) {
     t.after(() => client.close());
     return client;
   };
-  return { port, log, kill, rest, realtime };
+  return { port, log, kill, reload, rest, realtime };
 }
 
 /**

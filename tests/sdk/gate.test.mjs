@@ -175,6 +175,34 @@ test('a slow rule holds up its channel alone, and questions of channels go side 
   assert.equal(order[0], 'free');
 });
 
+test('a reload changes whom to ask, and what waits for a rule that is gone is published', async (t) => {
+  const ask = await endpoint(t, () => [0]);
+  const other = await asked(t);
+  const { rest, reload } = await daemon(t, await directory(t), keys);
+  await rest.channels.get('gated:room').publish('said', 'nobody is asked');
+  await reload(keys + rule(ask.url, 'timeout = "10s"'));
+  // It takes a moment until every core has it.
+  const waiting = [];
+  while (ask.requests.length === 0) {
+    waiting.push(rest.channels.get('gated:room').publish('said', 'held'));
+    await pause(100);
+  }
+  waiting.push(rest.channels.get('gated:room').publish('said', 'behind it'));
+  await pause(100);
+  // That question goes on; who comes now is asked about elsewhere.
+  await reload(keys + rule(other.url));
+  const said = async (room) => code(rest.channels.get(`gated:${room}`).publish('said', 'rude'));
+  for (let n = 0; ; n++) {
+    const outcome = said(n);
+    if ((await Promise.race([outcome, pause(500)])) === 42213) break;
+    outcome.catch(() => {});
+  }
+  await reload(keys);
+  while ((await said('once more')) === 42213) await pause(100);
+  // Without an answer they would be refused.
+  await Promise.all(waiting);
+});
+
 test('a daemon that ends lets those publish who wait for an answer', async (t) => {
   const ask = await endpoint(t, async () => {
     await pause(700);

@@ -506,7 +506,9 @@ fn a_rule_that_is_gone_is_not_waited_for() {
     host.settle();
     let inquiry = host.inquiry();
     host.set_rules(Rules::default());
-    host.answer(&inquiry, &accept());
     assert_eq!(host.data(subscriber, "gated:room"), ["one", "two"]);
+    // Too late.
+    host.answer(&inquiry, &json!({"action": "reject"}));
+    assert_eq!(host.outcomes(publisher).len(), 2);
     assert_eq!(host.inquiries().len(), 0);
 }
