@@ -50,9 +50,9 @@ test('an operator signs in and sees what the chat\'s rule sends, live, with requ
   await said.publish('said', { text: 'what the heck, ann' });
   assert.equal((await inbox.take(1))[0].data.text, 'what the ****, ann');
   await page.locator('#text').fill('what the heck');
+  // It is drawn with the next frame, and the attempt may end after the message has come.
+  await page.waitForFunction(() => document.querySelectorAll('#attempts tr').length === 1);
   const row = rows.filter({ hasText: '200' });
-  await row.waitFor();
-  assert.equal(await rows.count(), 1, 'the filter finds the one');
   await row.click();
   const request = await page.locator('#request').innerText();
   assert.match(request, /^POST http:\/\/127\.0\.0\.1:\d+\/\n/);
@@ -63,6 +63,8 @@ test('an operator signs in and sees what the chat\'s rule sends, live, with requ
   // What was said is text, whatever it looks like.
   await said.publish('said', { text: '<img src=x onerror="document.title=1">' });
   await page.locator('#text').fill('onerror');
+  await rows.filter({ hasText: 'delivered' }).first().waitFor();
+  await page.waitForFunction(() => document.querySelectorAll('#attempts tr').length === 1);
   await rows.first().click();
   await page.locator('#request', { hasText: 'onerror' }).waitFor();
   assert.equal(await page.locator('#details img').count(), 0);
