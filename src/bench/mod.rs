@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
 use clap::Args;
 use serde::Serialize;
@@ -28,6 +28,7 @@ use self::proc::Reading;
 use self::publisher::Publisher;
 use self::subscribers::{Part, Shared, WINDOW};
 use crate::sys::host;
+use crate::tls::Trust;
 
 /// Direct descriptors that a ring's table has beside those of its subscribers.
 const TABLE_RESERVE: u32 = 64;
@@ -41,6 +42,12 @@ pub struct BenchArgs {
     /// Where the server listens
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
     server: SocketAddrV4,
+    /// Where subscribers connect with TLS, one handshake each; who publishes stays with --server
+    #[arg(long, value_name = "ADDR:PORT", requires = "tls_ca", conflicts_with = "floor")]
+    tls: Option<SocketAddrV4>,
+    /// Authority (PEM) that has signed the certificate, which has to name that address
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    tls_ca: Option<PathBuf>,
     /// Key to connect with
     #[arg(long, value_name = "appId.keyId:secret", default_value = "")]
     key: String,
@@ -82,6 +89,7 @@ pub struct BenchArgs {
 /// What was measured; times in microseconds unless named otherwise.
 #[derive(Debug, Serialize)]
 struct Report {
+    tls: bool,
     subscribers: u32,
     stalled: u32,
     messages: u64,
@@ -185,6 +193,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         last.record(shared.last_us[at].load(Ordering::Relaxed).saturating_sub(sent_us));
     }
     let report = Report {
+        tls: args.tls.is_some(),
         subscribers: args.subscribers,
         stalled: args.subscribers - reading,
         messages: args.messages,
@@ -279,13 +288,20 @@ fn parts(args: &BenchArgs) -> anyhow::Result<Vec<Part>> {
         args.key, args.server
     ));
     let attach = format!("{{\"action\":10,\"channel\":\"{}\",\"flags\":262144}}", args.channel);
+    let trust = args.tls_ca.as_ref().map(|path| {
+        let pem = std::fs::read(path).with_context(|| path.display().to_string())?;
+        let trust = Trust::new(&pem).map_err(|why| anyhow!("{}: {why}", path.display()))?;
+        anyhow::Ok(trust.without_tickets())
+    });
+    let trust = trust.transpose()?;
     let attach = (!args.floor).then(|| publisher::masked_text(attach.as_bytes()));
     let mut first = 0;
     Ok((0..count)
         .map(|index| {
             let part_count = args.subscribers / count + u32::from(index < args.subscribers % count);
             let part = Part {
-                server: args.server,
+                server: args.tls.unwrap_or(args.server),
+                trust: trust.clone(),
                 upgrade: upgrade.clone(),
                 attach: attach.clone(),
                 count: part_count,
@@ -326,6 +342,7 @@ impl Report {
     fn print(&self) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();
         let mut row = |name: &str, value: String| writeln!(out, "{name:<34}{value:>16}");
+        row("TLS", if self.tls { "yes" } else { "no" }.into())?;
         row("subscribers", self.subscribers.to_string())?;
         row("of them not reading", self.stalled.to_string())?;
         row("messages", self.messages.to_string())?;

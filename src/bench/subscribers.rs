@@ -1,7 +1,7 @@
 //! The subscribers: one thread and one socket ring for each part of them. They check what they are
 //! sent: every message, once, in order.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread::Thread;
@@ -13,6 +13,7 @@ use memchr::memmem;
 
 use super::histogram::Histogram;
 use crate::sys::{Event, SendBuf, Slot, SocketRing, SocketRingConfig};
+use crate::tls::{Client, Trust};
 
 /// Messages whose times and counts are kept; more are never under way.
 pub(super) const WINDOW: usize = 4096;
@@ -74,6 +75,8 @@ impl Shared {
 #[derive(Clone)]
 pub(super) struct Part {
     pub server: SocketAddrV4,
+    /// Whom clients trust, who speak TLS then.
+    pub trust: Option<Trust>,
     pub upgrade: Bytes,
     /// A masked ATTACH frame; `None` against the floor, which sends nothing but what is published.
     pub attach: Option<Bytes>,
@@ -91,6 +94,8 @@ const PING: u8 = 0x89;
 /// How far one subscriber is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    /// In the handshake of TLS.
+    Greeting,
     Upgrading,
     /// Upgraded and asked to attach.
     Attaching,
@@ -101,6 +106,7 @@ enum Stage {
 
 struct Subscriber {
     stage: Stage,
+    tls: Option<Box<Client>>,
     /// The message that has to come next.
     next: u32,
     /// The beginning of a frame whose end has not come.
@@ -149,13 +155,19 @@ pub(super) fn run(
     let mut sends: Vec<(u32, Bytes)> = Vec::new();
     let mut receives: Vec<u32> = Vec::new();
     let mut stalls: Vec<u32> = Vec::new();
+    let mut plaintext = Vec::new();
     loop {
         while connecting < CONNECTING_MAX && (checker.subscribers.len() as u32) < part.count {
             let slot = checker.subscribers.len() as u32;
             let address = Ipv4Addr::from(0x7f00_0002 + (part.first + slot) / PER_ADDRESS);
             ring.connect(Slot(slot), SocketAddrV4::new(address, 0), part.server);
+            let tls = part
+                .trust
+                .as_ref()
+                .map(|trust| Box::new(Client::new(trust, IpAddr::V4(*part.server.ip()))));
+            let stage = if tls.is_some() { Stage::Greeting } else { Stage::Upgrading };
             let partial = Vec::new();
-            checker.subscribers.push(Subscriber { stage: Stage::Upgrading, next: 0, partial });
+            checker.subscribers.push(Subscriber { stage, tls, next: 0, partial });
             connecting += 1;
         }
         ring.submit_and_wait()?;
@@ -163,16 +175,20 @@ pub(super) fn run(
         let mut failed = None;
         ring.reap(4096, |event| match event {
             Event::Connected(slot, 0) => {
-                sends.push((slot.0, part.upgrade.clone()));
+                // With TLS its hello goes first.
+                let is_plain = part.trust.is_none();
+                let bytes = if is_plain { part.upgrade.clone() } else { Bytes::new() };
+                sends.push((slot.0, bytes));
                 receives.push(slot.0);
             }
             Event::Connected(_, errno) => failed = Some(errno),
             Event::Received(slot, bytes) => {
                 let before = checker.subscribers[slot.0 as usize].stage;
-                checker.handle_bytes(now_us, slot.0, bytes);
+                let has_outgoing = checker.handle_received(now_us, slot.0, bytes, &mut plaintext);
                 let after = checker.subscribers[slot.0 as usize].stage;
                 if before != after {
                     match after {
+                        Stage::Upgrading => sends.push((slot.0, part.upgrade.clone())),
                         Stage::Attaching => {
                             sends.push((slot.0, part.attach.clone().expect("the floor has none")));
                         }
@@ -181,8 +197,10 @@ pub(super) fn run(
                             connecting -= 1;
                             stalls.push(slot.0);
                         }
-                        Stage::Upgrading | Stage::Gone => {}
+                        Stage::Greeting | Stage::Gone => {}
                     }
+                } else if has_outgoing {
+                    sends.push((slot.0, Bytes::new()));
                 }
             }
             Event::ReceiveEnded(slot, _) | Event::Sent(slot, Err(_)) => checker.lose(slot.0),
@@ -198,6 +216,13 @@ pub(super) fn run(
         // Sent one at a time: a ping comes when nothing was said for long.
         sends.extend(checker.pinged.drain(..).map(|slot| (slot, pong.clone())));
         for (slot, bytes) in sends.drain(..) {
+            let bytes = match &mut checker.subscribers[slot as usize].tls {
+                None => bytes,
+                Some(client) => {
+                    client.send(&bytes);
+                    client.take_outgoing().into()
+                }
+            };
             ring.send(Slot(slot), SendBuf::whole(bytes));
         }
         receives.drain(..).for_each(|slot| ring.start_receive(Slot(slot)));
@@ -226,11 +251,39 @@ impl Checker<'_> {
                 self.shared.lost.fetch_add(1, Ordering::Relaxed);
                 self.wrong = Some("a subscriber that reads was disconnected".into());
             }
-            Stage::Upgrading | Stage::Attaching => {
+            Stage::Greeting | Stage::Upgrading | Stage::Attaching => {
                 self.wrong = Some("a connection was closed before it was attached".into());
             }
         }
         subscriber.stage = Stage::Gone;
+    }
+
+    /// Handles what has come, in TLS or plainly. Returns whether TLS has something to send by itself.
+    fn handle_received(
+        &mut self,
+        now_us: u64,
+        index: u32,
+        bytes: &[u8],
+        plaintext: &mut Vec<u8>,
+    ) -> bool {
+        let subscriber = &mut self.subscribers[index as usize];
+        let Some(client) = &mut subscriber.tls else {
+            self.handle_bytes(now_us, index, bytes);
+            return false;
+        };
+        plaintext.clear();
+        if let Err(error) = client.handle_bytes(bytes, plaintext) {
+            self.wrong = Some(error);
+            return false;
+        }
+        let has_outgoing = client.has_outgoing();
+        if subscriber.stage == Stage::Greeting && client.is_resumed().is_some() {
+            subscriber.stage = Stage::Upgrading;
+        }
+        if !plaintext.is_empty() {
+            self.handle_bytes(now_us, index, plaintext);
+        }
+        has_outgoing
     }
 
     fn handle_bytes(&mut self, now_us: u64, index: u32, bytes: &[u8]) {
@@ -306,7 +359,7 @@ impl Checker<'_> {
                 self.subscribers[index as usize].next = next + 1;
                 self.note_delivery(now_us, next as usize % WINDOW, frame.len());
             }
-            Stage::Upgrading | Stage::Stalled | Stage::Gone => {}
+            Stage::Greeting | Stage::Upgrading | Stage::Stalled | Stage::Gone => {}
         }
     }
 

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, IpAddr, PrivateKeyDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
@@ -51,6 +52,14 @@ impl Trust {
         };
         Ok(Trust(Arc::new(config)))
     }
+
+    /// The same, but each session begins anew.
+    #[must_use]
+    pub fn without_tickets(self) -> Trust {
+        let mut config = (*self.0).clone();
+        config.resumption = Resumption::disabled();
+        Trust(Arc::new(config))
+    }
 }
 
 /// One client's session.
@@ -98,6 +107,11 @@ impl Client {
     /// Tells the server that nothing follows.
     pub fn close(&mut self) {
         self.0.send_close_notify();
+    }
+
+    /// Whether there is something to send.
+    pub fn has_outgoing(&self) -> bool {
+        self.0.wants_write()
     }
 
     /// What is to be sent next.
