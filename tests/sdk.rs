@@ -53,6 +53,17 @@ fn ably_js_deltas_filters_and_params() {
 
 #[test]
 #[ignore = "needs npm packages: tests/run"]
+fn clients_with_and_without_compression() {
+    let config = sdk().join("ringcast.toml");
+    let config = config.to_str().expect("the repository has a path in UTF-8");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_ringcast"));
+    program.args(["serve", "--listen", "127.0.0.1:0", "--shards", "3", "--config", config]);
+    let daemon = Daemon::spawn(program.env("RINGCAST_WEBSOCKET_DEFLATE", "true"));
+    run(&mut node_tests(&daemon, "deflate.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
 fn ably_js_resume() {
     run(&mut node_tests(&Daemon::start(), "resume.test.mjs"));
 }

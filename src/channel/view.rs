@@ -23,6 +23,8 @@ pub struct View {
     /// Whether a message that was appended to comes as a whole (6.5): when that was asked for, and where
     /// the next delta starts from it.
     pub whole_appends: bool,
+    /// Whether its frames are compressed.
+    pub deflated: bool,
 }
 
 impl View {
@@ -37,6 +39,7 @@ impl View {
             filter: name.filter().filter(|_| has_messages).map(Arc::from),
             events: None,
             whole_appends: (params.append_full || params.delta) && has_messages,
+            deflated: false,
         }
     }
 }

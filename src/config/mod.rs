@@ -76,6 +76,10 @@ pub struct Config {
     pub busy_poll_us: u32,
     /// Options of client sockets.
     pub listener: ListenerConfig,
+    /// Whether messages are compressed for those who ask for it.
+    pub deflate: bool,
+    /// Bytes from which on they are.
+    pub deflate_bytes_min: usize,
     /// Bounds on what clients can make the daemon hold.
     pub limits: Limits,
     /// Times that clients are told when they connect.
@@ -191,6 +195,8 @@ impl Default for Config {
                 notsent_lowat_bytes: 16_384,
                 backlog: 4096,
             },
+            deflate: false,
+            deflate_bytes_min: 256,
             limits: Limits {
                 message_bytes_max: 64 * KIB,
                 frame_bytes_max: 512 * KIB,
@@ -267,6 +273,11 @@ impl Config {
             config.core_overrides.push(core);
         }
         config.tls.read(root.section("tls")?)?;
+        let mut websocket = root.section("websocket")?;
+        websocket.read("deflate", &mut config.deflate, units::boolean)?;
+        let bytes = units::bytes(1..=MIB);
+        websocket.read("deflate_bytes_min", &mut config.deflate_bytes_min, bytes)?;
+        websocket.finish()?;
         config.limits.read(root.section("limits")?)?;
         config.connection.read(root.section("connection")?)?;
         config.history.read(root.section("history")?)?;
@@ -520,6 +531,7 @@ impl Config {
             presence_bytes_max: limits.presence_bytes_max as u32,
             connects_per_second_max: limits.connects_per_second_max as u32,
             origins: self.origins,
+            deflate_bytes_min: self.deflate.then_some(self.deflate_bytes_min as u32),
             echo: self.echo,
             sandbox: self.sandbox,
             ..ShardConfig::default()

@@ -81,6 +81,9 @@ impl Config {
         let [client_auth, min_version] = tls.words();
         add(section, "client_auth", text(client_auth));
         add(section, "min_version", text(min_version));
+        section = "websocket";
+        add(section, "deflate", self.deflate.to_string());
+        add(section, "deflate_bytes_min", bytes(self.deflate_bytes_min));
         section = "limits";
         let limits = &self.limits;
         add(section, "message_bytes_max", bytes(limits.message_bytes_max));

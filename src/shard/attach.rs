@@ -47,7 +47,8 @@ impl Shard {
         since: Since,
     ) {
         self.keep_members(index, name.base());
-        let view = View::of(name, modes, read);
+        let deflated = self.transports[index as usize].deflates();
+        let view = View { deflated, ..View::of(name, modes, read) };
         let resource = name.resource();
         let (name, attached) = self.attachment_to(index, name);
         let connection = self.transports[index as usize].connection();

@@ -255,27 +255,33 @@ impl Shard {
 
     /// Begins the connection of a transport that has become a WebSocket: a new one, or one that has to
     /// be looked for.
-    pub(super) fn open_connection(&mut self, index: u32, opening: Opening) {
+    pub(super) fn open_connection(&mut self, index: u32, opening: Opening, deflates: bool) {
         match opening.resumes().cloned() {
             Some(Ok(key)) if usize::from(key.place.shard) < self.shards => {
                 let principal = opening.principal().clone();
                 let reply_to = self.return_address(index, 0);
                 self.transports[index as usize].stage =
-                    Stage::Opening(Box::new(Opened { opening, early: Vec::new() }));
+                    Stage::Opening(Box::new(Opened { opening, deflates, early: Vec::new() }));
                 let owner = usize::from(key.place.shard);
                 self.post(owner, Mail::Resume { reply_to, key, principal });
             }
             Some(Ok(_)) => {
                 let text = "the connection key names no shard of this daemon";
                 let error = ErrorInfo::new(ErrorCode::CONNECTION_EXPIRED, text);
-                self.begin_connection(index, opening, Some(&error));
+                self.begin_connection(index, opening, deflates, Some(&error));
             }
-            Some(Err(error)) => self.begin_connection(index, opening, Some(&error)),
-            None => self.begin_connection(index, opening, None),
+            Some(Err(error)) => self.begin_connection(index, opening, deflates, Some(&error)),
+            None => self.begin_connection(index, opening, deflates, None),
         }
     }
 
-    fn begin_connection(&mut self, index: u32, opening: Opening, error: Option<&ErrorInfo>) {
+    fn begin_connection(
+        &mut self,
+        index: u32,
+        opening: Opening,
+        deflates: bool,
+        error: Option<&ErrorInfo>,
+    ) {
         let place = Place { shard: self.id, transport: index };
         let transport = &mut self.transports[index as usize];
         let (config, entropy) = (&self.config.connection, &mut self.entropy);
@@ -283,7 +289,8 @@ impl Shard {
         self.connections += 1;
         self.stats.connection_opened(connection.app_id(), self.now.unix_ms);
         self.lifecycles.note_connection(&connection, true);
-        transport.stage = Stage::Realtime(ws::Decoder::new(), Box::new(connection));
+        let decoder = ws::Decoder::new().inflating(deflates);
+        transport.stage = Stage::Realtime(decoder, Box::new(connection));
         self.set_ready(index);
         self.begin_token(index);
     }
@@ -296,7 +303,7 @@ impl Shard {
         result: Result<Box<Connection>, ErrorInfo>,
     ) {
         let index = to.index;
-        let Some(Opened { opening, mut early }) = self.take_opening(to) else {
+        let Some(Opened { opening, deflates, mut early }) = self.take_opening(to) else {
             // The transport did not last; whoever tries again comes with the same key.
             if let Ok(connection) = result {
                 self.post(from, Mail::GiveBack { connection });
@@ -311,11 +318,12 @@ impl Shard {
                 opening.resume(&mut connection, config, self.now, entropy, place, transport.lane());
                 self.connections += 1;
                 self.stats.connection_resumed(connection.app_id(), self.now.unix_ms);
-                transport.stage = Stage::Realtime(ws::Decoder::new(), connection);
+                let decoder = ws::Decoder::new().inflating(deflates);
+                transport.stage = Stage::Realtime(decoder, connection);
                 self.set_ready(index);
                 self.begin_token(index);
             }
-            Err(error) => self.begin_connection(index, opening, Some(&error)),
+            Err(error) => self.begin_connection(index, opening, deflates, Some(&error)),
         }
         if !early.is_empty() {
             self.handle_bytes(index, &mut early);

@@ -13,7 +13,7 @@ use crate::channel::log::{Link, SEND_BYTES_MAX};
 use crate::channel::view::View;
 use crate::connection::ConnectionId;
 use crate::http;
-use crate::ws::{Data, FrameBuilder, OpCode};
+use crate::ws::{self, Data, Deflater, FrameBuilder, OpCode};
 
 /// Bytes of an encoded message beyond its data, about; saves growing the frame.
 const ENVELOPE_BYTES: usize = 320;
@@ -21,6 +21,26 @@ const ENVELOPE_BYTES: usize = 320;
 /// Bytes of one replay that become deltas; what is behind them is sent in full. These deltas are made
 /// for one client, which may ask again and again, so they must not hold up a core.
 const REPLAY_DELTA_BYTES_MAX: u64 = 256 << 10;
+
+/// Compresses frames for those who have agreed to that.
+pub(super) struct Deflating {
+    /// Bytes of a payload from which on it is worth it.
+    bytes_min: usize,
+    /// Made when the first frame is compressed.
+    deflater: Option<Box<Deflater>>,
+}
+
+impl Deflating {
+    pub fn new(bytes_min: Option<u32>) -> Deflating {
+        Deflating { bytes_min: bytes_min.unwrap_or_default() as usize, deflater: None }
+    }
+
+    /// The same frame, or one that says the same in fewer bytes.
+    fn deflate(&mut self, frame: &Bytes) -> Bytes {
+        let deflater = self.deflater.get_or_insert_default();
+        ws::deflated(frame, self.bytes_min, deflater).unwrap_or_else(|| frame.clone())
+    }
+}
 
 /// One encoding of an event for each format and name in use, made when the first subscriber wants it.
 /// A name with a filter has a frame of its own, and so do those who are sent deltas.
@@ -38,6 +58,7 @@ struct Encoded {
     display_name: Arc<str>,
     has_deltas: bool,
     events: Option<EventShape>,
+    deflated: bool,
     frame: Bytes,
 }
 
@@ -64,20 +85,24 @@ impl<'a> EncodedOnce<'a> {
     }
 
     /// The frame for `subscriber`, and its place among deltas; none if nothing of the event is for it.
-    pub fn frame(&mut self, subscriber: &Subscriber) -> Option<(Bytes, Link)> {
+    pub fn frame(
+        &mut self,
+        subscriber: &Subscriber,
+        deflating: &mut Deflating,
+    ) -> Option<(Bytes, Link)> {
         let Subscriber { view, .. } = subscriber;
         if !view.wants.contains(self.event.kind()) {
             return None;
         }
         match self.event {
-            Broadcast::Messages(publication) => self.messages(subscriber, publication),
+            Broadcast::Messages(publication) => self.messages(subscriber, publication, deflating),
             Broadcast::Annotations(_) | Broadcast::Presence(_) => {
                 let (event, Subscriber { format, display_name, .. }) = (self.event, subscriber);
                 let encode = || match view.events {
                     Some(shape) => encode_http_event(event, shape, display_name, None),
                     None => encode_event(event, *format, display_name),
                 };
-                Some((self.once(subscriber, false, encode), Link::None))
+                Some((self.once(subscriber, false, deflating, encode), Link::None))
             }
         }
     }
@@ -86,6 +111,7 @@ impl<'a> EncodedOnce<'a> {
         &mut self,
         subscriber: &Subscriber,
         publication: &Publication,
+        deflating: &mut Deflating,
     ) -> Option<(Bytes, Link)> {
         let Subscriber { view, .. } = subscriber;
         if let Some(filter) = &view.filter {
@@ -95,19 +121,20 @@ impl<'a> EncodedOnce<'a> {
                 return None;
             }
             let passing = passing.clone();
-            return Some((self.part(subscriber, publication, Some(&passing), false), Link::None));
+            let frame = self.part(subscriber, publication, Some(&passing), false, deflating);
+            return Some((frame, Link::None));
         }
-        let full = self.part(subscriber, publication, None, false);
+        let full = self.part(subscriber, publication, None, false, deflating);
         if !view.delta {
             return Some((full, Link::None));
         }
         match self.deltas.first() {
             // Decodable by itself, whatever else is in it.
             Some(None) if self.deltas.iter().any(Option::is_some) => {
-                Some((self.part(subscriber, publication, None, true), Link::Full))
+                Some((self.part(subscriber, publication, None, true, deflating), Link::Full))
             }
             Some(Some(_)) => {
-                let frame = self.part(subscriber, publication, None, true);
+                let frame = self.part(subscriber, publication, None, true, deflating);
                 Some((frame, Link::Delta(Box::new(full))))
             }
             Some(None) | None => Some((full, Link::Full)),
@@ -121,6 +148,7 @@ impl<'a> EncodedOnce<'a> {
         publication: &Publication,
         part: Option<&[usize]>,
         has_deltas: bool,
+        deflating: &mut Deflating,
     ) -> Bytes {
         let Subscriber { format, display_name, view, .. } = subscriber;
         let deltas = if has_deltas { std::mem::take(&mut self.deltas) } else { Vec::new() };
@@ -129,7 +157,7 @@ impl<'a> EncodedOnce<'a> {
             Some(shape) => encode_http_event(event, shape, display_name, part),
             None => encode(publication, *format, display_name, part, &deltas),
         };
-        let frame = self.once(subscriber, has_deltas, encode);
+        let frame = self.once(subscriber, has_deltas, deflating, encode);
         if has_deltas {
             self.deltas = deltas;
         }
@@ -137,27 +165,55 @@ impl<'a> EncodedOnce<'a> {
     }
 
     /// The frame for all with the format, name and shape of `subscriber`; `encode` makes it for the
-    /// first.
+    /// first, and who wants it compressed shares what the others are sent.
     fn once(
         &mut self,
         subscriber: &Subscriber,
         has_deltas: bool,
+        deflating: &mut Deflating,
         encode: impl FnOnce() -> Bytes,
     ) -> Bytes {
+        let deflated = subscriber.view.deflated;
+        if let Some(frame) = self.known(subscriber, has_deltas, deflated) {
+            return frame;
+        }
+        let plain = self.known(subscriber, has_deltas, false);
+        let plain = plain.unwrap_or_else(|| self.keep(subscriber, has_deltas, false, encode()));
+        if !deflated {
+            return plain;
+        }
+        self.keep(subscriber, has_deltas, true, deflating.deflate(&plain))
+    }
+
+    fn known(&self, subscriber: &Subscriber, has_deltas: bool, deflated: bool) -> Option<Bytes> {
         let Subscriber { format, display_name, view, .. } = subscriber;
         let known = self.frames.iter().find(|known| {
             known.format == *format
                 && known.has_deltas == has_deltas
                 && known.events == view.events
+                && known.deflated == deflated
                 && known.display_name == *display_name
         });
-        if let Some(known) = known {
-            return known.frame.clone();
-        }
-        let (frame, display_name) = (encode(), Arc::clone(display_name));
-        let (format, events) = (*format, view.events);
-        let encoded = Encoded { format, display_name, has_deltas, events, frame: frame.clone() };
-        self.frames.push(encoded);
+        known.map(|known| known.frame.clone())
+    }
+
+    fn keep(
+        &mut self,
+        subscriber: &Subscriber,
+        has_deltas: bool,
+        deflated: bool,
+        frame: Bytes,
+    ) -> Bytes {
+        let display_name = Arc::clone(&subscriber.display_name);
+        let (format, events) = (subscriber.format, subscriber.view.events);
+        self.frames.push(Encoded {
+            format,
+            display_name,
+            has_deltas,
+            events,
+            deflated,
+            frame: frame.clone(),
+        });
         frame
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::durable::Keeping;
-use super::encode::{EncodedOnce, Joining, Replay, encode_event, sync};
+use super::encode::{Deflating, EncodedOnce, Joining, Replay, encode_event, sync};
 use super::mail::{Append, ConnectionNews, Joined, MembersChange};
 use super::occupancy::occupancy_frame;
 use super::replays::{Replayed, Replays};
@@ -64,6 +64,7 @@ pub(super) struct Homes {
     pub series: SeriesId,
     /// Makes the deltas of all channels.
     encoder: Encoder,
+    deflating: Deflating,
     /// Counts changes of the rules, from 1.
     rules_version: u32,
     /// Made since the last sweep.
@@ -76,7 +77,12 @@ pub(super) struct Homes {
 }
 
 impl Homes {
-    pub fn new(series: SeriesId, config: HistoryConfig, directory: Arc<Directory>) -> Homes {
+    pub fn new(
+        series: SeriesId,
+        config: HistoryConfig,
+        directory: Arc<Directory>,
+        deflate_bytes_min: Option<u32>,
+    ) -> Homes {
         Homes {
             channels: HashMap::new(),
             keys: BTreeSet::new(),
@@ -90,6 +96,7 @@ impl Homes {
             directory,
             series,
             encoder: Encoder::default(),
+            deflating: Deflating::new(deflate_bytes_min),
             rules_version: 1,
             replays: Replays::default(),
             summary_pauses: VecDeque::new(),
@@ -477,7 +484,7 @@ impl Shard {
         let Some(increment) = &revised.increment else {
             return self.broadcast(key, &whole, publisher);
         };
-        let Homes { channels, encoder, keeping, .. } = &mut self.homes;
+        let Homes { channels, encoder, deflating, keeping, .. } = &mut self.homes;
         let Some(home) = channels.get_mut(key) else { return };
         let mut owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
         let increment = Broadcast::Messages(Arc::clone(increment));
@@ -487,7 +494,8 @@ impl Shard {
         for subscriber in home.subscribers() {
             let Subscriber { view, stream, shard, .. } = subscriber;
             let stream = *stream;
-            let increment = if view.whole_appends { None } else { increments.frame(subscriber) };
+            let increment =
+                if view.whole_appends { None } else { increments.frame(subscriber, deflating) };
             let mail = match increment {
                 Some((frame, _)) => Mail::Append(Box::new(Append {
                     stream,
@@ -500,7 +508,7 @@ impl Shard {
                 })),
                 // Nothing of it is for those who want increments and get none.
                 None => {
-                    let frame = wholes.frame(subscriber).filter(|_| view.whole_appends);
+                    let frame = wholes.frame(subscriber, deflating).filter(|_| view.whole_appends);
                     let (frame, link) = frame.unzip();
                     let link: Link = link.unwrap_or_default();
                     Mail::Frame { stream, serial, publisher, has_members, frame, link }
@@ -549,13 +557,13 @@ impl Shard {
         event: &Broadcast,
         publisher: Option<(u16, TransportRef)>,
     ) {
-        let Homes { channels, encoder, keeping, .. } = &mut self.homes;
+        let Homes { channels, encoder, deflating, keeping, .. } = &mut self.homes;
         let Some(home) = channels.get_mut(key) else { return };
         let mut owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
         let (serial, has_members) = (event.serial(), home.has_members());
         let mut encoded = EncodedOnce::new(event, home, encoder);
         for subscriber in home.subscribers() {
-            let (frame, link) = encoded.frame(subscriber).unzip();
+            let (frame, link) = encoded.frame(subscriber, deflating).unzip();
             let (stream, link) = (subscriber.stream, link.unwrap_or_default());
             let mail = Mail::Frame { stream, serial, publisher, has_members, frame, link };
             match &mut owed {

@@ -259,8 +259,11 @@ impl Shard {
         if request.path() != REALTIME_PATH && !is_echo {
             return self.answer(index, &rest::not_found(request), request.keep_alive());
         }
-        let handshake = match ws::handshake::accept(request.method(), |name| request.header(name)) {
-            Ok(handshake) => handshake,
+        let may_deflate = self.config.deflate_bytes_min.is_some();
+        let header = |name: &str| request.header(name);
+        let accepted = ws::handshake::accept(request.method(), may_deflate, header);
+        let (handshake, deflates) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 return self.answer(
                     index,
@@ -274,12 +277,12 @@ impl Shard {
         self.answer_bytes(index, &handshake);
         let transport = &mut self.transports[index as usize];
         if is_echo {
-            transport.stage = Stage::Echo(ws::Decoder::new());
+            transport.stage = Stage::Echo(ws::Decoder::new().inflating(deflates));
         } else {
             let principal = rest::authenticate(request, &self.directory, self.now);
             match Opening::read(request, principal) {
                 Ok(opening) => match self.admit_connect() {
-                    Ok(()) => self.open_connection(index, opening),
+                    Ok(()) => self.open_connection(index, opening, deflates),
                     Err(error) => {
                         opening.put_off(&error, self.transports[index as usize].lane());
                         return self.close_websocket(index, CloseCode::Again, Ending::Linger);

@@ -117,6 +117,9 @@ pub struct ShardConfig {
     pub connects_per_second_max: u32,
     /// Origins of the pages that may use the daemon; none: any page.
     pub origins: Vec<Box<str>>,
+    /// Bytes from which on a message is compressed for those who understand it; `None`: nobody is offered
+    /// that.
+    pub deflate_bytes_min: Option<u32>,
     /// Serves `/echo`, for conformance tests.
     pub echo: bool,
     /// Lets clients make apps and delete them.
@@ -143,6 +146,7 @@ impl Default for ShardConfig {
             mail_max: 4096,
             connects_per_second_max: 0,
             origins: Vec::new(),
+            deflate_bytes_min: None,
             echo: false,
             sandbox: false,
         }
@@ -251,7 +255,8 @@ impl Shard {
         now: Now,
     ) -> Shard {
         let series = SeriesId::new(entropy.bytes());
-        let homes = Homes::new(series, config.history.clone(), Arc::clone(&directory));
+        let (history, deflate_bytes_min) = (config.history.clone(), config.deflate_bytes_min);
+        let homes = Homes::new(series, history, Arc::clone(&directory), deflate_bytes_min);
         Shard {
             nonces: Nonces::default(),
             registrar: Registrar::new(Arc::clone(&directory)),

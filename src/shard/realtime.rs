@@ -25,7 +25,9 @@ impl Shard {
         let (Stage::Realtime(decoder, _) | Stage::Leaving(Some(decoder))) = stage else {
             return;
         };
-        let mut decoder = std::mem::take(decoder);
+        // An attach asks the one in its place whether messages may be compressed.
+        let in_its_place = ws::Decoder::new().inflating(decoder.inflates());
+        let mut decoder = std::mem::replace(decoder, in_its_place);
         let payload_bytes_max = self.config.frame_bytes_max as usize;
         let result = decoder.handle_bytes(bytes, payload_bytes_max, &mut |event| {
             let transport = &mut self.transports[index as usize];

@@ -48,6 +48,8 @@ pub(super) enum Stage {
 /// A transport whose connection is looked for.
 pub(super) struct Opened {
     pub opening: Opening,
+    /// Whether messages may be compressed on the transport.
+    pub deflates: bool,
     /// What the client has sent meanwhile.
     pub early: Vec<u8>,
 }
@@ -262,6 +264,11 @@ impl Transport {
             Stage::Events(stream) => Some(&mut stream.connection),
             _ => None,
         }
+    }
+
+    /// Whether it was agreed that messages may be compressed.
+    pub fn deflates(&self) -> bool {
+        matches!(&self.stage, Stage::Realtime(decoder, _) if decoder.inflates())
     }
 
     /// The events that it is a stream of, and the lane that goes with them.

@@ -9,6 +9,7 @@ use std::mem;
 use std::ops::ControlFlow;
 use std::str;
 
+use super::deflate::inflate;
 use super::header::{self, CONTROL_BYTES_MAX, HEADER_BYTES_MAX, Header};
 use super::mask::unmask;
 use super::{CloseCode, Control, Data, OpCode};
@@ -77,6 +78,8 @@ impl std::error::Error for DecodeError {}
 pub struct Decoder {
     /// Present only between the first and the last byte of something incomplete.
     partial: Option<Box<Partial>>,
+    /// Whether messages may come compressed.
+    inflates: bool,
     /// Set by a close frame, an error or a callback that broke off: nothing counts any more.
     has_ended: bool,
 }
@@ -107,6 +110,7 @@ struct OpenFrame {
 #[derive(Debug)]
 struct Message {
     is_text: bool,
+    is_deflated: bool,
     /// Grows with what arrives, not with what is announced: a peer pays for memory with bytes.
     payload: Vec<u8>,
     /// In a text, the length of the prefix known to be UTF-8; what follows it is at most the start
@@ -120,9 +124,21 @@ impl Decoder {
         Self::default()
     }
 
+    /// The same, where it was agreed that messages may come compressed.
+    #[must_use]
+    pub fn inflating(self, inflates: bool) -> Self {
+        Decoder { inflates, ..self }
+    }
+
+    /// Whether messages may come compressed.
+    pub fn inflates(&self) -> bool {
+        self.inflates
+    }
+
     /// Decodes `bytes`, overwriting them, and calls `on_event` with all that they complete, in order.
     ///
-    /// A message of more than `payload_bytes_max` bytes is an error as soon as it is announced. Once
+    /// A message of more than `payload_bytes_max` bytes is an error as soon as it is announced, or that many
+    /// bytes of it were inflated. Once
     /// this has returned an error, `on_event` has returned `Break`, or a close frame has come, further
     /// bytes are ignored.
     pub fn handle_bytes(
@@ -153,10 +169,12 @@ impl Decoder {
         while !bytes.is_empty() {
             let (flow, used_bytes) = match &mut self.partial {
                 Some(partial) if partial.frame.is_some() => {
-                    partial.handle_payload(bytes, on_event)?
+                    partial.handle_payload(bytes, payload_bytes_max, on_event)?
                 }
                 Some(partial) if partial.header_len > 0 => {
-                    (ControlFlow::Continue(()), partial.handle_header(bytes, payload_bytes_max)?)
+                    let inflates = self.inflates;
+                    let used_bytes = partial.handle_header(bytes, payload_bytes_max, inflates)?;
+                    (ControlFlow::Continue(()), used_bytes)
                 }
                 Some(_) | None => self.handle_frame(bytes, payload_bytes_max, on_event)?,
             };
@@ -168,7 +186,7 @@ impl Decoder {
         // An empty frame whose header ended the last buffer has no payload to wait for.
         match &mut self.partial {
             Some(partial) if partial.frame.as_ref().is_some_and(|f| f.missing_bytes == 0) => {
-                Ok(partial.handle_payload(&mut [], on_event)?.0)
+                Ok(partial.handle_payload(&mut [], payload_bytes_max, on_event)?.0)
             }
             Some(_) | None => Ok(ControlFlow::Continue(())),
         }
@@ -187,6 +205,7 @@ impl Decoder {
             partial.header_len = bytes.len();
             return Ok((ControlFlow::Continue(()), bytes.len()));
         };
+        check_compression(&header, self.inflates)?;
         let message = self.partial.as_ref().and_then(|partial| partial.message.as_ref());
         let payload_bytes = check_sequence(&header, message, payload_bytes_max)?;
         let frame_bytes = header_bytes + payload_bytes;
@@ -198,6 +217,10 @@ impl Decoder {
             unmask(payload, &mut mask);
             let flow = match header.opcode {
                 OpCode::Control(control) => control_event(control, payload, on_event)?,
+                OpCode::Data(data) if header.is_deflated => {
+                    let inflated = inflate(payload, payload_bytes_max)?;
+                    data_event(data == Data::Text, &inflated, on_event)?
+                }
                 OpCode::Data(data) => data_event(data == Data::Text, payload, on_event)?,
             };
             return Ok((flow, frame_bytes));
@@ -217,6 +240,7 @@ impl Partial {
         &mut self,
         bytes: &[u8],
         payload_bytes_max: usize,
+        inflates: bool,
     ) -> Result<usize, DecodeError> {
         let known_bytes = self.header_len;
         let copied_bytes = bytes.len().min(HEADER_BYTES_MAX - known_bytes);
@@ -226,6 +250,7 @@ impl Partial {
             return Ok(copied_bytes);
         };
         self.header_len = 0;
+        check_compression(&header, inflates)?;
         let payload_bytes = check_sequence(&header, self.message.as_ref(), payload_bytes_max)?;
         self.open(&header, payload_bytes);
         Ok(header_bytes - known_bytes)
@@ -238,6 +263,7 @@ impl Partial {
             OpCode::Data(data) => {
                 self.message.get_or_insert_with(|| Message {
                     is_text: data == Data::Text,
+                    is_deflated: header.is_deflated,
                     payload: Vec::new(),
                     utf8_bytes: 0,
                 });
@@ -256,6 +282,7 @@ impl Partial {
     fn handle_payload(
         &mut self,
         bytes: &mut [u8],
+        payload_bytes_max: usize,
         on_event: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<(ControlFlow<()>, usize), DecodeError> {
         let frame = self.frame.as_mut().expect("called with a frame open");
@@ -279,7 +306,10 @@ impl Partial {
             let message = self.message.as_mut().expect("a data frame opens its message");
             message.append(chunk)?;
             if is_complete && is_final {
-                let message = self.message.take().expect("appended to just now");
+                let mut message = self.message.take().expect("appended to just now");
+                if message.is_deflated {
+                    message.payload = inflate(&message.payload, payload_bytes_max)?;
+                }
                 data_event(message.is_text, &message.payload, on_event)?
             } else {
                 ControlFlow::Continue(())
@@ -293,7 +323,8 @@ impl Message {
     /// Fails on the first byte that no text can contain, without waiting for the rest of it.
     fn append(&mut self, chunk: &[u8]) -> Result<(), DecodeError> {
         self.payload.extend_from_slice(chunk);
-        if self.is_text {
+        // Of what is compressed nothing is known before its end.
+        if self.is_text && !self.is_deflated {
             self.utf8_bytes += match str::from_utf8(&self.payload[self.utf8_bytes..]) {
                 Ok(text) => text.len(),
                 Err(error) if error.error_len().is_none() => error.valid_up_to(),
@@ -301,6 +332,14 @@ impl Message {
             };
         }
         Ok(())
+    }
+}
+
+/// Whether the frame may be compressed if it says that it is.
+fn check_compression(header: &Header, inflates: bool) -> Result<(), DecodeError> {
+    match header.is_deflated && !inflates {
+        true => Err(DecodeError::Protocol("reserved bits set without an extension")),
+        false => Ok(()),
     }
 }
 
@@ -374,6 +413,8 @@ fn close_event(payload: &[u8]) -> Result<Event<'_>, DecodeError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Deflater;
+    use super::super::header::DEFLATED_BIT;
     use super::*;
 
     const MAX: usize = 1 << 16;
@@ -426,6 +467,46 @@ mod tests {
         }
         assert_eq!(seen, whole, "byte by byte");
         whole
+    }
+
+    #[test]
+    fn compressed_messages_are_read_where_that_was_agreed_however_they_are_cut() {
+        let long = "so it goes, ".repeat(100);
+        let deflated = Deflater::default().deflate(long.as_bytes()).expect("repeats itself");
+        let (first, rest) = deflated.split_at(deflated.len() / 2);
+        let bytes = [
+            frame(TEXT | DEFLATED_BIT, &deflated),
+            frame(TEXT, b"as it is"),
+            // Compressed as a whole, then cut; only its first frame says so.
+            frame((TEXT & 0x0f) | DEFLATED_BIT, first),
+            frame(0x89, b"ping"),
+            frame(0x80, rest),
+        ]
+        .concat();
+        let decode = |cut: usize, bytes: &[u8]| {
+            let (mut decoder, mut seen) = (Decoder::new().inflating(true), Vec::new());
+            bytes.chunks(cut).for_each(|piece| feed(&mut decoder, piece, &mut seen));
+            seen
+        };
+        let ping = Seen::Ping(b"ping".to_vec());
+        for cut in [1, 2, 3, 10, 1000] {
+            let expected = [text(&long), text("as it is"), ping.clone(), text(&long)];
+            assert_eq!(decode(cut, &bytes), expected, "cut={cut}");
+        }
+        // Not agreed to, on a continuation, on a ping.
+        let mut seen = Vec::new();
+        feed(&mut Decoder::new(), &frame(TEXT | DEFLATED_BIT, &deflated), &mut seen);
+        assert!(matches!(seen[..], [Seen::Error(DecodeError::Protocol(_))]), "{seen:?}");
+        for first in [0x80, 0x89] {
+            let seen = decode(1000, &frame(first | DEFLATED_BIT, b""));
+            assert!(matches!(seen[..], [Seen::Error(DecodeError::Protocol(_))]), "{seen:?}");
+        }
+        let bomb = Deflater::default().deflate(&vec![b'0'; MAX + 1]).expect("repeats itself");
+        let too_big = Seen::Error(DecodeError::TooBig { payload_bytes_max: MAX });
+        assert_eq!(decode(1000, &frame(TEXT | DEFLATED_BIT, &bomb)), [too_big]);
+        let latin = Deflater::default().deflate(&[0xe9; 100]).expect("repeats itself");
+        let invalid = Seen::Error(DecodeError::InvalidUtf8);
+        assert_eq!(decode(1000, &frame(TEXT | DEFLATED_BIT, &latin)), [invalid]);
     }
 
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tungstenite::protocol::frame::FrameHeader;
 
 use super::header::CONTROL_BYTES_MAX;
-use super::{CloseCode, Control, OpCode};
+use super::{CloseCode, Control, Deflater, OpCode};
 
 /// Longest header of a server frame, in bytes.
 const HEADROOM_BYTES: usize = 10;
@@ -43,6 +43,27 @@ impl FrameBuilder {
             .expect("the headroom fits every header");
         Bytes::from(self.buffer).slice(start..)
     }
+}
+
+/// The same message in fewer bytes (RFC 7692), if its payload has `bytes_min` bytes at least and gets shorter.
+/// `frame` is one that a [`FrameBuilder`] made.
+pub fn deflated(frame: &[u8], bytes_min: usize, deflater: &mut Deflater) -> Option<Bytes> {
+    let header_bytes = match frame[1] {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    };
+    let payload = &frame[header_bytes..];
+    if payload.len() < bytes_min {
+        return None;
+    }
+    let deflated = deflater.deflate(payload)?;
+    let header =
+        FrameHeader { opcode: OpCode::from(frame[0] & 0x0f), rsv1: true, ..FrameHeader::default() };
+    let mut bytes = Vec::with_capacity(HEADROOM_BYTES + deflated.len());
+    header.format(deflated.len() as u64, &mut bytes).expect("writes into memory");
+    bytes.extend_from_slice(&deflated);
+    Some(bytes.into())
 }
 
 /// A ping; `payload` is at most 125 bytes.

@@ -3,6 +3,8 @@
 use data_encoding::BASE64;
 use tungstenite::handshake::derive_accept_key;
 
+use super::deflate;
+
 /// The one version that there is (RFC 6455 §4.4).
 pub const VERSION: &str = "13";
 /// Length of the nonce behind `Sec-WebSocket-Key`.
@@ -22,13 +24,14 @@ pub fn is_requested<'a>(header: impl Fn(&str) -> Option<&'a str>) -> bool {
     has_token(header("Upgrade"), "websocket")
 }
 
-/// Checks the request and returns the whole response, after which the stream is frames.
-/// `method` is the request's, `header` looks a header up by its name. No extension or subprotocol
-/// is agreed to.
+/// Checks the request and returns the whole response, after which the stream is frames, and whether messages
+/// may be compressed then. `method` is the request's, `header` looks a header up by its name. No subprotocol
+/// is agreed to, and no extension but permessage-deflate, where `may_deflate` says so.
 pub fn accept<'a>(
     method: &str,
+    may_deflate: bool,
     header: impl Fn(&str) -> Option<&'a str>,
-) -> Result<Vec<u8>, HandshakeError> {
+) -> Result<(Vec<u8>, bool), HandshakeError> {
     if method != "GET" {
         return Err(HandshakeError::BadRequest("a WebSocket is opened by GET"));
     }
@@ -46,11 +49,16 @@ pub fn accept<'a>(
         return Err(HandshakeError::BadRequest("Sec-WebSocket-Key is not 16 bytes in base64"));
     }
     let accept = derive_accept_key(key);
-    Ok(format!(
+    let offers = header("Sec-WebSocket-Extensions").filter(|_| may_deflate);
+    let agreed = offers.and_then(deflate::agree);
+    let extensions =
+        agreed.as_ref().map(|agreed| format!("Sec-WebSocket-Extensions: {agreed}\r\n"));
+    let response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {accept}\r\n\r\n"
-    )
-    .into_bytes())
+         Sec-WebSocket-Accept: {accept}\r\n{}\r\n",
+        extensions.as_deref().unwrap_or_default()
+    );
+    Ok((response.into_bytes(), agreed.is_some()))
 }
 
 /// Whether the comma-separated list `value` names `token`, in any case.
@@ -70,7 +78,15 @@ mod tests {
     ];
 
     fn accept_with(name: &str, value: Option<&'static str>) -> Result<Vec<u8>, HandshakeError> {
-        accept("GET", |asked| match asked == name {
+        accept_deflating(false, name, value).map(|(response, _)| response)
+    }
+
+    fn accept_deflating(
+        may_deflate: bool,
+        name: &str,
+        value: Option<&'static str>,
+    ) -> Result<(Vec<u8>, bool), HandshakeError> {
+        accept("GET", may_deflate, |asked| match asked == name {
             true => value,
             false => GOOD.iter().find(|(name, _)| *name == asked).map(|(_, value)| *value),
         })
@@ -95,7 +111,22 @@ mod tests {
             accept_with("Sec-WebSocket-Version", Some("8")),
             Err(HandshakeError::UnsupportedVersion)
         );
-        assert!(accept("POST", |_| None).is_err());
+        assert!(accept("POST", false, |_| None).is_err());
+    }
+
+    #[test]
+    fn compression_is_agreed_to_where_it_is_offered_and_allowed() {
+        let name = "Sec-WebSocket-Extensions";
+        let answer = |may_deflate, offer| {
+            let (response, deflates) = accept_deflating(may_deflate, name, offer).unwrap();
+            let response = String::from_utf8(response).unwrap();
+            assert_eq!(response.contains(name), deflates, "{response}");
+            deflates
+        };
+        assert!(answer(true, Some("permessage-deflate; client_max_window_bits")));
+        assert!(!answer(true, None));
+        assert!(!answer(true, Some("unknown")));
+        assert!(!answer(false, Some("permessage-deflate")));
     }
 
     #[test]
@@ -111,7 +142,8 @@ mod tests {
                 .find(|(found, _)| found.eq_ignore_ascii_case(name))
                 .map(|(_, value)| value)
         };
-        let response = String::from_utf8(accept("GET", header).unwrap()).unwrap();
+        let (response, _) = accept("GET", false, header).unwrap();
+        let response = String::from_utf8(response).unwrap();
         assert!(response.contains(&derive_accept_key(key.as_bytes())));
     }
 }

@@ -5,7 +5,9 @@ use super::decoder::DecodeError;
 use super::{Data, OpCode};
 
 const FINAL_BIT: u8 = 0x80;
-const RESERVED_BITS: u8 = 0x70;
+const RESERVED_BITS: u8 = 0x30;
+/// Set on the first frame of a compressed message (RFC 7692 §6).
+pub(super) const DEFLATED_BIT: u8 = 0x40;
 const OPCODE_BITS: u8 = 0x0F;
 const MASK_BIT: u8 = 0x80;
 const LENGTH_BITS: u8 = 0x7F;
@@ -22,6 +24,8 @@ pub const CONTROL_BYTES_MAX: usize = 125;
 pub struct Header {
     /// Whether this is the last frame of its message; always so for a control frame.
     pub is_final: bool,
+    /// Whether its message is compressed; never so for a control frame or a continuation.
+    pub is_deflated: bool,
     /// Never a reserved one.
     pub opcode: OpCode,
     /// The client's mask.
@@ -39,10 +43,14 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(Header, usize)>, DecodeError> {
     }
     let opcode = OpCode::from(first & OPCODE_BITS);
     let is_final = first & FINAL_BIT != 0;
+    let is_deflated = first & DEFLATED_BIT != 0;
     let short_length = second & LENGTH_BITS;
     match opcode {
         OpCode::Data(Data::Reserved(_)) | OpCode::Control(super::Control::Reserved(_)) => {
             return Err(DecodeError::Protocol("reserved opcode"));
+        }
+        OpCode::Control(_) | OpCode::Data(Data::Continue) if is_deflated => {
+            return Err(DecodeError::Protocol("compression begins with a message"));
         }
         OpCode::Control(_) if !is_final => {
             return Err(DecodeError::Protocol("fragmented control frame"));
@@ -70,7 +78,7 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(Header, usize)>, DecodeError> {
         return Err(DecodeError::Protocol("payload length over 63 bits"));
     }
     let Some((&mask, rest)) = rest.split_first_chunk() else { return Ok(None) };
-    let header = Header { is_final, opcode, mask, payload_bytes };
+    let header = Header { is_final, is_deflated, opcode, mask, payload_bytes };
     Ok(Some((header, bytes.len() - rest.len())))
 }
 
@@ -92,8 +100,13 @@ mod tests {
             for end in 0..bytes.len() {
                 assert_eq!(decode(&bytes[..end]), Ok(None), "prefix of {end} bytes");
             }
-            let ours =
-                Header { is_final: true, opcode: theirs.opcode, mask: [1, 2, 3, 4], payload_bytes };
+            let ours = Header {
+                is_final: true,
+                is_deflated: false,
+                opcode: theirs.opcode,
+                mask: [1, 2, 3, 4],
+                payload_bytes,
+            };
             assert_eq!(decode(&bytes), Ok(Some((ours, bytes.len()))));
         }
     }
@@ -102,7 +115,7 @@ mod tests {
     fn refuses_by_the_first_two_bytes() {
         let refused: [(&[u8; 2], &str); 7] = [
             (&[0x81, 0x00], "unmasked"),
-            (&[0xC1, 0x80], "RSV1"),
+            (&[0xA1, 0x80], "RSV2"),
             (&[0x83, 0x80], "reserved data opcode"),
             (&[0x8B, 0x80], "reserved control opcode"),
             (&[0x09, 0x80], "fragmented ping"),

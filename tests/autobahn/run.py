@@ -6,8 +6,8 @@
 The daemon serves the endpoint when its configuration says `[test] echo = true`. Autobahn's own
 runner needs Python 2; kosoku runs the same case files under Python 3 and is installed from PyPI
 into a virtual environment under `target/`. Left out are section 9, whose messages of up to 16 MiB
-are over the daemon's bound on purpose, and 12 and 13, which test a compression that it does not
-offer.
+are over the daemon's bound on purpose, and 12 and 13, which test a compression that is off unless the
+configuration says otherwise.
 """
 
 import collections
