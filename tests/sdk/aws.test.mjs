@@ -97,6 +97,29 @@ test('without an envelope the event is the data, whatever that is', async (t) =>
   assert.deepEqual(aws.invocations.map(({ event }) => event), [{ a: [1] }, 'say "hé"', 'AP8=']);
 });
 
+test('a function is asked before a publish, and answers with status and body', async (t) => {
+  const aws = await new Aws().start(t);
+  const replies = [
+    { statusCode: 200, body: '{"action":"accept"}' },
+    { statusCode: 200, body: '{"action":"accept","messages":[{"data":"****"}]}' },
+    { statusCode: 200, body: '{"action":"reject","rejectionDetail":{"word":"rude"}}' },
+    { statusCode: 403 },
+  ];
+  aws.answer = (index) => [200, {}, JSON.stringify(replies[index])];
+  const lines = `${invoke(aws, ', invocation = "request-response"')}\ninvocation = "before-publish"`;
+  const started = await daemon(t, await directory(t), rule(lines), inEnvironment(aws.issue(3_600_000)));
+  const channel = started.rest.channels.get('room');
+  await channel.publish('said', 'plain');
+  await channel.publish('said', 'darn');
+  await assert.rejects(channel.publish('said', 'rude'), { code: 42211, statusCode: 422 });
+  await assert.rejects(channel.publish('said', 'forbidden'), { code: 42211 });
+  const { items } = await channel.history({ direction: 'forwards' });
+  assert.deepEqual(items.map((item) => item.data), ['plain', '****']);
+  assert.deepEqual(aws.invocations.map(data), ['plain', 'darn', 'rude', 'forbidden']);
+  assert.equal(aws.invocations[0].headers['x-amz-invocation-type'], 'RequestResponse');
+  assert.deepEqual(aws.refusals, []);
+});
+
 test('a URL of a function is signed as well, and batches are', async (t) => {
   const aws = await new Aws().start(t);
   aws.answer = () => [200];
