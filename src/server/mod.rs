@@ -204,7 +204,9 @@ pub fn run(
     check_locked_memory(config.shards)?;
     let open_files_max = host::open_files().soft.unwrap_or(u64::MAX);
     let mut config = config;
-    // Before the first thread: each is confined as the one that starts it.
+    let Sockets { plain, tls, admin } = sockets(&config)?;
+    // Before the first thread: each is confined as the one that starts it. Not before the sockets: who has a
+    // port that is taken can be seen only from outside.
     let confined = config.files.as_ref().map(sandbox::confine);
     let mut log = log::spawn();
     match confined {
@@ -223,7 +225,6 @@ pub fn run(
         Notifier::none()
     });
     let watchdog = systemd::watchdog();
-    let Sockets { plain, tls, admin } = sockets(&config)?;
     let runtime_directory = std::env::var("RUNTIME_DIRECTORY").ok();
     let control = config.admin.socket.path(runtime_directory.as_deref());
     let addresses = Addresses {
