@@ -61,6 +61,7 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// What is kept of `event`.
     pub fn of(event: &RuleEvent) -> Stored {
         Stored {
             rule_id: event.rule().id.clone(),
