@@ -9,6 +9,8 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
+use ringcast::admin::SocketPlace;
+use ringcast::admin::command::{self as control, ControlCommand, ControlFlags};
 use ringcast::bench::{self, BenchArgs};
 use ringcast::config::{ApiKey, Config, SandboxFlags, ServeFlags};
 use ringcast::doctor;
@@ -31,6 +33,8 @@ enum Command {
     Serve(ServeFlags),
     /// Run the daemon for tests: whoever reaches it makes apps with POST /apps
     Sandbox(SandboxFlags),
+    #[command(flatten)]
+    Control(ControlCommand),
     Bench(BenchArgs),
     /// Print configuration files
     #[command(subcommand)]
@@ -126,13 +130,36 @@ enum HooksCommand {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match Cli::parse().command {
+        Command::Control(command) => run_control(&command),
+        command => run(command).map(|()| ExitCode::SUCCESS),
+    };
+    match done {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("ringcast: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_control(command: &ControlCommand) -> anyhow::Result<ExitCode> {
+    let socket = control_socket(command.flags())?;
+    control::run(command, &socket).map(ExitCode::from)
+}
+
+/// Where the daemon that is meant has its control socket.
+fn control_socket(flags: &ControlFlags) -> anyhow::Result<PathBuf> {
+    if let Some(path) = &flags.socket {
+        return Ok(path.clone());
+    }
+    let place = match &flags.config {
+        Some(path) => Config::load(path)?.admin.socket,
+        None => SocketPlace::Auto,
+    };
+    place
+        .path(Some(control::RUNTIME_DIRECTORY))
+        .context("`admin.socket` is off: there is no way in")
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
@@ -156,6 +183,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             say(&text.with_context(|| format!("there is no key `{key}`"))?);
             Ok(())
         }
+        Command::Control(_) => unreachable!("has exit codes of its own"),
         Command::Bench(args) => bench::run(&args),
         Command::Hooks { command, config, socket, json } => {
             Inspector::new(config.as_deref(), socket, json)?.run(&command)

@@ -227,7 +227,10 @@ fn a_reload_answers_when_it_is_in_effect_or_refused() {
 
 /// The next event of a stream.
 fn next_event(lines: &mut impl BufRead) -> Value {
+    let start = Instant::now();
     loop {
+        // Comments keep the stream alive, so reading alone does not give up.
+        assert!(start.elapsed() < PATIENCE, "no event comes");
         let mut line = String::new();
         assert_ne!(lines.read_line(&mut line).expect("in time"), 0, "the stream has ended");
         if let Some(data) = line.strip_prefix("data: ") {
@@ -242,6 +245,17 @@ fn open_stream(path: &Path, target: &str) -> BufReader<UnixStream> {
     let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("the admin server reads");
     BufReader::new(stream)
+}
+
+/// A stream that has begun: what happens from now on is in it.
+fn begun_stream(path: &Path, target: &str) -> BufReader<UnixStream> {
+    let mut stream = open_stream(path, target);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(stream.read_line(&mut head).expect("a head"), 0, "{head}");
+    }
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    stream
 }
 
 #[test]
@@ -306,4 +320,199 @@ fn an_address_that_others_reach_takes_a_token() {
     assert_eq!(over_tcp(tcp, "GET /login", "").status, 200);
     let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
     assert_eq!(over_tcp(tcp, "GET /metrics", &bearer).status, 200);
+}
+
+/// Somebody who listens to a channel, over server-sent events.
+fn listen(daemon: &Daemon, channel: &str) -> BufReader<TcpStream> {
+    let mut stream = daemon.connect();
+    let request =
+        format!("GET /sse?channels={channel}&v=3&key=app.key:hush HTTP/1.1\r\nHost: h\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("the daemon reads");
+    let mut lines = BufReader::new(stream);
+    let mut head = String::new();
+    lines.read_line(&mut head).expect("the daemon answers");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    lines
+}
+
+fn publish(daemon: &Daemon, channel: &str, data: &str) {
+    let body = format!(r#"{{"name":"greeting","data":"{data}"}}"#);
+    let answer = daemon.exchange(&format!(
+        "POST /channels/{channel}/messages?key=app.key:hush HTTP/1.1\r\nHost: h\r\n\
+         Connection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ));
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+}
+
+/// Runs a command against the daemon in `place`: its exit code and what it says.
+fn command(place: &Place, arguments: &[&str]) -> (i32, String, String) {
+    let socket = place.socket();
+    let output = Command::new(env!("CARGO_BIN_EXE_ringcast"))
+        .args(arguments)
+        .args(["--socket", socket.to_str().expect("a path in UTF-8")])
+        .output()
+        .expect("the program can be started");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code().expect("it ends"), text(output.stdout), text(output.stderr))
+}
+
+fn json_of(place: &Place, arguments: &[&str]) -> Value {
+    let arguments: Vec<&str> = arguments.iter().copied().chain(["--json"]).collect();
+    let (code, said, error) = command(place, &arguments);
+    assert_eq!(code, 0, "{arguments:?}: {error}");
+    serde_json::from_str(said.lines().next().unwrap_or_default())
+        .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {said}"))
+}
+
+#[test]
+fn commands_show_connections_and_channels_of_all_cores() {
+    let place = Place::new("lists");
+    let daemon = place.start();
+    let _listeners: Vec<_> = (0..7).map(|_| listen(&daemon, "room:1")).collect();
+    (0..30).for_each(|number| publish(&daemon, &format!("room:{number}"), "hush"));
+    let start = Instant::now();
+    let found = loop {
+        let found = json_of(&place, &["connections", "--sort", "lag"]);
+        if found["count"] == 7 {
+            break found;
+        }
+        assert!(start.elapsed() < PATIENCE, "{found}");
+    };
+    let row = &found["connections"][6];
+    assert_eq!((&row["app"], &row["key"]), (&"app".into(), &"app.key".into()));
+    assert_eq!((&row["transport"], &row["channels"]), (&"events".into(), &1.into()));
+    assert_eq!((&found["has_more"], &found["unanswered"]), (&false.into(), &Value::Array(vec![])));
+    let few = json_of(&place, &["connections", "--limit", "3", "--app", "app"]);
+    assert_eq!(few["connections"].as_array().map(Vec::len), Some(3));
+    assert_eq!(few["has_more"], true);
+    assert_eq!(json_of(&place, &["connections", "--app", "other"])["count"], 0);
+
+    let found = json_of(&place, &["channels", "--prefix", "room:1"]);
+    let rows = found["channels"].as_array().expect("a list");
+    let names: Vec<_> = rows.iter().map(|row| row["channel"].as_str().expect("a name")).collect();
+    assert_eq!(names.len(), 11, "{names:?}");
+    assert!(names.is_sorted() && names.iter().all(|name| name.starts_with("room:1")), "{names:?}");
+    assert_eq!(rows[0]["subscribers"], 7);
+    let homes: std::collections::BTreeSet<_> =
+        rows.iter().map(|row| row["shard"].as_u64().expect("a number")).collect();
+    assert_eq!(homes.len(), 2, "of both shards");
+    let few = json_of(&place, &["channels", "--app", "app", "--limit", "5"]);
+    assert_eq!(
+        (few["channels"].as_array().map(Vec::len), &few["has_more"]),
+        (Some(5), &true.into())
+    );
+
+    let (code, text, _) = command(&place, &["connections"]);
+    assert!(code == 0 && text.starts_with("connection "), "{text}");
+    assert!(text.contains("app.key") && !text.contains("hush"), "{text}");
+    let (_, text, _) = command(&place, &["channels", "--prefix", "room:29"]);
+    assert_eq!(text.lines().count(), 2, "{text}");
+    let (code, _, error) = command(&place, &["channels", "--limit", "0"]);
+    assert!(code == 1 && error.contains("`limit` is from 1"), "{error}");
+}
+
+#[test]
+fn tail_shows_what_channels_order_and_data_only_when_asked() {
+    let place = Place::new("tail");
+    let daemon = place.start();
+    let mut all = begun_stream(&place.socket(), "/tail");
+    let mut one = begun_stream(&place.socket(), "/tail?channel=two&data=true");
+    for channel in ["one", "two", "three"] {
+        publish(&daemon, channel, "payload");
+    }
+    let events: Vec<Value> = (0..3).map(|_| next_event(&mut all)).collect();
+    for (event, channel) in events.iter().zip(["one", "two", "three"]) {
+        assert_eq!((&event["kind"], &event["channel"]), (&"message".into(), &channel.into()));
+        assert_eq!((&event["name"], &event["bytes"]), (&"greeting".into(), &15.into()));
+        assert_eq!((&event["data"], &event["dropped"]), (&Value::Null, &0.into()));
+        assert!(event["serial"].as_str().is_some_and(|serial| serial.contains('@')), "{event}");
+    }
+    let event = next_event(&mut one);
+    assert_eq!((&event["channel"], &event["data"]), (&"two".into(), &"payload".into()));
+    // As many as may watch do; once they have gone, others may.
+    let mut more: Vec<_> = (0..14).map(|_| begun_stream(&place.socket(), "/tail")).collect();
+    publish(&daemon, "one", "again");
+    more.iter_mut().for_each(|stream| drop(next_event(stream)));
+    assert_eq!(over_socket(&place.socket(), "GET /tail").status, 503);
+    drop((all, one, more));
+    let start = Instant::now();
+    while over_socket_head(&place.socket(), "/tail") != 200 {
+        assert!(start.elapsed() < PATIENCE, "places are not given back");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    // The command prints the same as lines, until nobody reads them.
+    let mut tail = Command::new(env!("CARGO_BIN_EXE_ringcast"))
+        .args(["tail", "two", "--json", "--socket"])
+        .arg(place.socket())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the program can be started");
+    let mut lines = BufReader::new(tail.stdout.take().expect("piped"));
+    let publisher = std::thread::spawn(move || {
+        for _ in 0..100 {
+            publish(&daemon, "two", "payload");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        daemon
+    });
+    let mut line = String::new();
+    lines.read_line(&mut line).expect("the command prints");
+    let event: Value = serde_json::from_str(&line).expect("a line of JSON");
+    assert_eq!((&event["channel"], &event["data"]), (&"two".into(), &Value::Null));
+    drop(lines);
+    assert!(tail.wait().expect("it ends").success());
+    drop(publisher.join());
+}
+
+/// The status of an answer that has no end.
+fn over_socket_head(path: &Path, target: &str) -> u16 {
+    let mut line = String::new();
+    open_stream(path, target).read_line(&mut line).expect("a status line");
+    line.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a number")
+}
+
+#[test]
+fn status_top_and_reload_say_how_it_goes_and_exit_accordingly() {
+    let place = Place::new("status");
+    let daemon = place.start();
+    let (code, text, _) = command(&place, &["status"]);
+    assert!(code == 0 && text.contains("health       serving"), "{text}");
+    assert!(text.contains("connections  sends/s") && text.contains("last reload  none"), "{text}");
+    assert_eq!(json_of(&place, &["status"])["pid"], daemon.pid());
+    let (code, text, _) = command(&place, &["top", "--once"]);
+    assert!(code == 0 && text.contains("sends/s"), "{text}");
+    assert!(!text.contains('\x1b'), "no terminal, no control characters: {text:?}");
+    assert_eq!(json_of(&place, &["top", "--once"])["shards"].as_array().map(Vec::len), Some(2));
+
+    let (code, text, _) = command(&place, &["reload"]);
+    assert_eq!((code, text.as_str()), (0, "in effect on all cores\n"));
+    place.write(&format!("{ADMIN}token_file = \"token\"\n[limits]\nmesh_entries = 64\n"));
+    let (code, text, _) = command(&place, &["reload"]);
+    assert!(code == 0 && text.contains("after a restart: limits.mesh_entries"), "{text}");
+    place.write("[limits]\nmesh_entries = 1\n");
+    let (code, _, error) = command(&place, &["reload"]);
+    assert!(code == 1 && error.contains("mesh_entries"), "{error}");
+    let (code, text, _) = command(&place, &["reload", "--json"]);
+    assert!(code == 1 && text.contains("\"error\":\""), "{text}");
+    let (_, text, _) = command(&place, &["status"]);
+    assert!(text.contains("ago, refused: "), "{text}");
+
+    daemon.signal("USR1");
+    let start = Instant::now();
+    loop {
+        let (code, text, _) = command(&place, &["status"]);
+        if code == 3 {
+            assert!(text.contains("health       stalled: shard 1 on CPU "), "{text}");
+            assert!(text.contains("STANDS STILL for"), "{text}");
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{text}");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    let found = json_of(&place, &["connections"]);
+    assert_eq!(found["unanswered"], serde_json::json!([1]), "the others answer");
+    drop(daemon);
+    let (code, _, error) = command(&place, &["status"]);
+    assert!(code == 1 && error.contains("--socket PATH"), "{error}");
 }

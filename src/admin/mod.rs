@@ -10,15 +10,19 @@
 //! | `rules.rs` | rules while the daemon runs |
 //! | `access.rs` | who may do what: tokens, sessions, pages of other sites |
 //! | `doors.rs` | the sockets: how many clients, for how long |
+//! | `inspect.rs` | connections, channels and publications, gathered from the shards |
 //! | `question.rs` | what is asked of the rest of the process, and how |
 //! | `reply.rs` | answers: JSON, pages, streams of events, refusals |
 //! | `status.rs` | how the daemon is doing, as a value |
+//! | `command/` | `ringcast status` and its like, which come in through the socket |
 //! | `page/` | what browsers get |
 #![allow(clippy::disallowed_methods, reason = "a thread of its own, with clocks of its own")]
 
 mod access;
+pub mod command;
 mod doors;
 mod hooks;
+mod inspect;
 mod question;
 mod reply;
 mod routes;
@@ -33,7 +37,8 @@ use anyhow::Context;
 
 pub use self::access::{TOKEN_BYTES_MIN, Token};
 pub use self::doors::ControlSocket;
-pub use self::question::{Question, Reply};
+pub use self::inspect::{Channels, Connections};
+pub use self::question::{Question, Reply, ShardQuestion, Watcher};
 pub use self::status::{Health, LastReload, ReloadOutcome, ShardStatus, Status};
 
 use self::access::Sessions;
@@ -101,6 +106,7 @@ struct Admin(Arc<Inner>);
 struct Inner {
     token: Option<Token>,
     sessions: Sessions,
+    shards: usize,
     ask: Ask,
     hooks: HookControl,
 }
@@ -118,18 +124,20 @@ pub struct AdminThread {
     _file: Option<SocketFile>,
 }
 
-/// Starts the thread behind `doors`, on one of `cpus` if there are any.
+/// Starts the thread behind `doors` of a daemon with so many shards, on one of `cpus` if there are any.
 ///
 /// # Errors
 /// The thread or what it needs cannot be made.
 pub fn spawn(
     doors: Doors,
     token: Option<Token>,
+    shards: usize,
     cpus: &[usize],
     ask: Ask,
     hooks: HookControl,
 ) -> anyhow::Result<AdminThread> {
-    let admin = Admin(Arc::new(Inner { token, sessions: Sessions::default(), ask, hooks }));
+    let sessions = Sessions::default();
+    let admin = Admin(Arc::new(Inner { token, sessions, shards, ask, hooks }));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

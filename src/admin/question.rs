@@ -4,12 +4,15 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::hooks::{RuleAnswer, RuleRequest};
 
 use super::reply::Refusal;
 use super::status::{ReloadOutcome, Status};
+use crate::shard::{
+    ChannelsPage, ChannelsQuery, ConnectionsPage, ConnectionsQuery, TapFilter, Tapped,
+};
 
 /// How long an answer may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,6 +30,40 @@ pub enum Question {
     Rules(String, RuleRequest, Reply<RuleAnswer>),
     /// Read the configuration again; answered when it is in effect on all cores, or refused.
     Reload(Reply<ReloadOutcome>),
+    /// What one shard knows.
+    OfShard(usize, ShardQuestion),
+}
+
+/// What a shard is asked; it answers in its next turn.
+pub enum ShardQuestion {
+    /// One page of its connections.
+    Connections(ConnectionsQuery, Reply<ConnectionsPage>),
+    /// One page of the channels at home there.
+    Channels(ChannelsQuery, Reply<ChannelsPage>),
+    /// Show publications of channels at home there; answered with whether there is room for it.
+    Tail(TapFilter, Watcher, Reply<bool>),
+}
+
+/// A shard's end of a line to whoever watches publications.
+#[derive(Clone, Debug)]
+pub struct Watcher(mpsc::Sender<Tapped>);
+
+impl Watcher {
+    /// The line; `room` is for events that were not read yet.
+    pub(super) fn new(room: usize) -> (Watcher, mpsc::Receiver<Tapped>) {
+        let (sender, receiver) = mpsc::channel(room);
+        (Watcher(sender), receiver)
+    }
+
+    /// Shows an event; false when there is no room for it or nobody watches any more. Never waits.
+    pub fn show(&self, event: Tapped) -> bool {
+        self.0.try_send(event).is_ok()
+    }
+
+    /// Whether nobody watches any more.
+    pub fn has_gone(&self) -> bool {
+        self.0.is_closed()
+    }
 }
 
 /// The place for an answer.

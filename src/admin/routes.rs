@@ -14,13 +14,12 @@ use axum::{Extension, Json, Router};
 use futures_lite::stream;
 
 use super::Admin;
-use super::access;
 use super::doors::Client;
 use super::hooks;
 use super::question::{self, CHANGE_PATIENCE, Question};
 use super::reply::{self, Refusal};
-use super::rules;
 use super::status::{ReloadOutcome, Status};
+use super::{access, inspect, rules};
 
 /// Bytes of a request's body.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -62,6 +61,9 @@ pub(super) fn router(admin: Admin) -> Router {
             "/apps/{app_id}/rules/{rule_id}",
             get(rules::get).patch(rules::patch).delete(rules::delete),
         )
+        .route("/connections", get(inspect::connections))
+        .route("/channels", get(inspect::channels))
+        .route("/tail", get(inspect::tail))
         .route_layer(from_fn(access::require_operator));
     open.merge(for_operators)
         .fallback(not_found)

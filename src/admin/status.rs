@@ -88,6 +88,11 @@ pub struct ShardStatus {
     pub publications_per_s: f64,
     /// Bytes a second that the kernel has taken.
     pub sent_bytes_per_s: f64,
+    /// Completions and submissions that have waited in its rings at the start of a turn, at most, in the
+    /// last second.
+    pub ring_depth: u64,
+    /// Mail from other shards that one turn has taken in, at most, in the last second.
+    pub mesh_depth: u64,
     /// Mail to other shards that has found no room.
     pub mail_waiting: u64,
     /// Subscribers disconnected because they lagged, since the start.

@@ -1,4 +1,4 @@
-//! What every layer shares: time as a value, lines of the log, records of files.
+//! What every layer shares: time as a value, counts of values, lines of the log, records of files.
 
 /// One reading of both clocks, taken once per turn by `server` and passed down as an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -10,10 +10,12 @@ pub struct Now {
 }
 
 mod entropy;
+mod histogram;
 mod log;
 pub mod record;
 mod wheel;
 
 pub use entropy::Entropy;
+pub use histogram::{Backlogs, Batches, Histogram, Latencies, Sizes, TurnTimes};
 pub use log::{Level, LogLine};
 pub use wheel::Wheel;

@@ -333,6 +333,11 @@ impl FrameLog {
         self.cursors[index as usize].position < self.end
     }
 
+    /// Bytes of the log that the cursor at `index` has not passed.
+    pub fn lag_bytes(&self, index: u32) -> u64 {
+        self.end - self.cursors[index as usize].position
+    }
+
     /// Moves the cursor at `index` past `log_bytes` for which the kernel has taken what was owed.
     pub fn advance(&mut self, index: u32, log_bytes: u32) {
         let cursor = &mut self.cursors[index as usize];

@@ -115,6 +115,11 @@ impl Attachments {
         self.list.iter().map(|attachment| attachment.stream)
     }
 
+    /// Stream and cursor of those that have one.
+    pub fn cursors(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.list.iter().filter_map(|attachment| Some((attachment.stream, attachment.cursor()?)))
+    }
+
     pub fn any_stream(&self) -> Option<u32> {
         self.list.last().map(|attachment| attachment.stream)
     }

@@ -600,6 +600,11 @@ impl Connection {
         self.attachments.streams()
     }
 
+    /// Stream and cursor of its attachments that have one.
+    pub fn cursors(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.attachments.cursors()
+    }
+
     /// Some stream that it is attached to.
     pub fn any_stream(&self) -> Option<u32> {
         self.attachments.any_stream()

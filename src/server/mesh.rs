@@ -70,14 +70,14 @@ fn collect(mut receivers: Receivers<Mail>, entries: usize, inbox: &Inbox, bell: 
 }
 
 impl MeshEnds {
-    /// Hands all mail that has arrived to `shard`. True when there was some.
-    pub(super) fn deliver_to(&self, shard: &mut Shard) -> bool {
+    /// Hands all mail that has arrived to `shard`; returns how much there was.
+    pub(super) fn deliver_to(&self, shard: &mut Shard) -> usize {
         let arrived = std::mem::take(&mut *self.inbox.borrow_mut());
-        let some = !arrived.is_empty();
+        let count = arrived.len();
         for (from, mail) in arrived {
             shard.handle_mail(from, mail);
         }
-        some
+        count
     }
 
     /// Sends what the shard has for others, as far as the mesh takes it. True when some is left.

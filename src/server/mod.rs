@@ -275,7 +275,8 @@ pub fn run(
         question => asked.try_send(News::Asked(question)).is_ok(),
     });
     let token = config.admin.token.take();
-    let _admin = admin::spawn(doors, token, &config.helper_cores, ask, hooks.control())?;
+    let (shards, helpers) = (config.shards, &config.helper_cores);
+    let _admin = admin::spawn(doors, token, shards, helpers, ask, hooks.control())?;
     forward_signals(sender.clone(), config.stall)?;
     let mut threads = Vec::with_capacity(config.shards);
     let mut orders = Vec::with_capacity(config.shards);

@@ -52,6 +52,11 @@ impl Pulses {
         }
     }
 
+    /// How long a shard has not turned.
+    fn still(&self, shard: usize, now: Instant) -> Duration {
+        now.duration_since(self.seen[shard].1)
+    }
+
     /// The shard that has stood still longest, if that is too long, and for how long it has.
     fn stalled(&self, now: Instant) -> Option<(usize, Duration)> {
         let since =
@@ -113,8 +118,8 @@ struct State {
     /// What shards were ordered to take and do not all have, by number.
     installing: HashMap<u64, Installing>,
     next_install: u64,
-    /// The shard that was said to stand still.
-    told_stall: Option<usize>,
+    /// Whether each shard was said to stand still and has not turned since.
+    told_stalls: Vec<bool>,
     status: String,
 }
 
@@ -150,7 +155,7 @@ impl Monitor {
             last_reload: None,
             installing: HashMap::new(),
             next_install: 0,
-            told_stall: None,
+            told_stalls: vec![false; shards],
             status: String::new(),
         };
         let mut on_ready = Some(on_ready);
@@ -207,6 +212,9 @@ impl Monitor {
                 Ok(News::Asked(Question::Reload(reply))) => {
                     self.reload(&mut state, Some(reply));
                 }
+                Ok(News::Asked(Question::OfShard(shard, question))) => {
+                    self.orders[shard].send(Order::Asked(question));
+                }
                 Ok(News::Ended { shard }) => return self.end_of(shard),
                 Ok(News::Signal(SIGHUP)) => self.reload(&mut state, None),
                 Ok(News::Signal(SIGTERM | SIGINT)) if state.drain.is_some() => {
@@ -237,27 +245,21 @@ impl Monitor {
     /// Looks whether every shard turns, and tells the manager.
     fn look(&mut self, state: &mut State, now: Instant) {
         let mut assignments = String::new();
-        let mut status = String::new();
-        if let Some((shard, since)) = state.pulses.stalled(now) {
-            let (cpu, ms) = (self.cpus[shard], since.as_millis());
-            let _ = write!(status, "shard {shard} on CPU {cpu} stands still");
-            if state.told_stall != Some(shard) {
-                state.told_stall = Some(shard);
+        for (shard, &cpu) in self.cpus.iter().enumerate() {
+            let still = state.pulses.still(shard, now);
+            let is_stalled = still > state.pulses.stall_max;
+            if is_stalled && !state.told_stalls[shard] {
                 state.stalls[shard] += 1;
                 let line = LogLine::new(Level::Error, "shard stands still");
-                self.log.line(line.with("shard", shard).with("core", cpu).with("for_ms", ms));
+                let line = line.with("shard", shard).with("core", cpu);
+                self.log.line(line.with("for_ms", still.as_millis()));
             }
-        } else {
-            state.told_stall = None;
-            if self.watchdog.is_some() {
-                assignments += "WATCHDOG=1\n";
-            }
-            let sum = |gauge: fn(&Report) -> u64| state.reports.iter().map(gauge).sum::<u64>();
-            let connections = sum(|report| report.gauges.connections);
-            let channels = sum(|report| report.gauges.channels);
-            let doing = if state.drain.is_some() { "draining" } else { "serving" };
-            let _ = write!(status, "{doing} {connections} connections, {channels} channels");
+            state.told_stalls[shard] = is_stalled;
         }
+        if state.pulses.stalled(now).is_none() && self.watchdog.is_some() {
+            assignments += "WATCHDOG=1\n";
+        }
+        let status = self.summary(state, now);
         if let Some(drain) = &state.drain {
             let left = drain.ends.saturating_duration_since(now) + EXIT_GRACE;
             let _ = writeln!(assignments, "EXTEND_TIMEOUT_USEC={}", left.as_micros());
@@ -271,12 +273,23 @@ impl Monitor {
         }
     }
 
+    /// How things are, in a sentence.
+    fn summary(&self, state: &State, now: Instant) -> String {
+        if let Some((shard, _)) = state.pulses.stalled(now) {
+            return format!("shard {shard} on CPU {} stands still", self.cpus[shard]);
+        }
+        let sum = |gauge: fn(&Report) -> u64| state.reports.iter().map(gauge).sum::<u64>();
+        let connections = sum(|report| report.gauges.connections);
+        let channels = sum(|report| report.gauges.channels);
+        let doing = if state.drain.is_some() { "draining" } else { "serving" };
+        format!("{doing} {connections} connections, {channels} channels")
+    }
+
     fn render(&self, state: &State) -> String {
         let now = Instant::now();
         let mut shards = Vec::with_capacity(state.reports.len());
         for (shard, report) in state.reports.iter().enumerate() {
-            let (_, turned) = state.pulses.seen[shard];
-            let still = now.duration_since(turned);
+            let still = state.pulses.still(shard, now);
             shards.push(OfShard { cpu: self.cpus[shard], report, still });
         }
         let certificate = self.acceptor.as_ref().map(Acceptor::facts);
@@ -297,7 +310,7 @@ impl Monitor {
             pid: std::process::id(),
             uptime_s: now.duration_since(state.started).as_secs(),
             health,
-            summary: state.status.clone(),
+            summary: self.summary(state, now),
             last_reload: state.last_reload.as_ref().map(|(then, outcome)| LastReload {
                 ago_s: now.duration_since(*then).as_secs(),
                 outcome: outcome.clone(),
@@ -308,13 +321,15 @@ impl Monitor {
 
     fn shard_status(&self, state: &State, shard: usize, now: Instant) -> ShardStatus {
         let (report, before) = (&state.reports[shard], &state.reports_before[shard]);
-        let seconds = report.at.saturating_sub(before.at).as_secs_f64();
+        let seconds = match before.turns {
+            0 => 0.0, // the first report is of the moments of the start
+            _ => report.at.saturating_sub(before.at).as_secs_f64(),
+        };
         let rate = |of: fn(&Report) -> u64| match seconds > 0.0 {
             true => (of(report) - of(before)) as f64 / seconds,
             false => 0.0,
         };
-        let (_, turned) = state.pulses.seen[shard];
-        let still = now.duration_since(turned);
+        let still = state.pulses.still(shard, now);
         // A shard that stands still reports nothing; what it did before says nothing of it now.
         let is_stalled = still > state.pulses.stall_max;
         let slept = report.slept.saturating_sub(before.slept).as_secs_f64();
@@ -332,6 +347,8 @@ impl Monitor {
             sends_per_s: rate(|report| report.counters.stream_sends),
             publications_per_s: rate(|report| report.counters.published),
             sent_bytes_per_s: rate(|report| report.sent_bytes),
+            ring_depth: report.ring_depth,
+            mesh_depth: report.mesh_depth,
             mail_waiting: report.gauges.mail_waiting,
             slow_consumers: report.counters.slow_consumers,
             standstill_ms: still.as_millis() as u64,

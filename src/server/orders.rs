@@ -14,8 +14,9 @@ use glommio::io::BufferedFile;
 use super::bell::Bell;
 use super::tls::TlsCounters;
 use crate::ably::{Answered, Directory, Rules};
-use crate::admin::{Question, ReloadOutcome, Reply};
-use crate::shard::{Counters, Gauges};
+use crate::admin::{Question, ReloadOutcome, Reply, ShardQuestion};
+use crate::base::{Batches, TurnTimes};
+use crate::shard::{Counters, Gauges, Histograms};
 use crate::sys::EventFd;
 use crate::tls::Acceptor;
 
@@ -40,6 +41,8 @@ pub(super) enum Order {
     Verdicts(Vec<Answered>),
     /// Make the handshakes that begin from now on with this. It is told by its number when that is so.
     Accept(u64, Acceptor),
+    /// Answer an operator.
+    Asked(ShardQuestion),
     /// Stand still for ever, to see what that does; see `[test] stall`.
     Stall,
 }
@@ -97,6 +100,17 @@ pub(super) struct Report {
     pub gauges: Gauges,
     /// Of its clients that speak TLS.
     pub tls: TlsCounters,
+    /// Of the shard.
+    pub histograms: Histograms,
+    /// How long turns took, in microseconds.
+    pub turn_us: TurnTimes,
+    /// Sends that turns have submitted, where there were some.
+    pub turn_sends: Batches,
+    /// Completions and submissions that have waited in the rings at the start of a turn, at most, since
+    /// the report before.
+    pub ring_depth: u64,
+    /// Mail that one turn has taken in, at most, since the report before.
+    pub mesh_depth: u64,
 }
 
 /// The channel of [`News`].

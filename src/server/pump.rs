@@ -20,6 +20,7 @@ use super::log::Log;
 use super::mesh::MeshEnds;
 use super::orders::{News, Order, Orders, Report};
 use super::tls::TlsSockets;
+use crate::admin::{ShardQuestion, Watcher};
 use crate::base::{Level, LogLine, Now};
 use crate::hooks::{HookMail, HookSender};
 use crate::shard::Shard;
@@ -72,8 +73,19 @@ impl Clock {
 
     /// Both clocks; read once per turn.
     pub(super) fn read(&self) -> Now {
+        self.read_at(Instant::now())
+    }
+
+    /// The same for an instant that was just now.
+    fn read_at(&self, instant: Instant) -> Now {
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Now { mono_ms: self.started.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as u64 }
+        let mono_ms = instant.duration_since(self.started).as_millis() as u64;
+        Now { mono_ms, unix_ms: unix.as_millis() as u64 }
+    }
+
+    /// Microseconds since the start, for what is measured; wraps around.
+    fn micros_at(&self, instant: Instant) -> u32 {
+        instant.duration_since(self.started).as_micros() as u32
     }
 }
 
@@ -113,6 +125,8 @@ pub(super) struct Pump {
     report_at_ms: u64,
     is_ready: bool,
     has_told_drained: bool,
+    /// Who watches publications, by the number that the shard knows them under.
+    watchers: Vec<(u64, Watcher)>,
     /// After a failed accept the next one waits until then, so that a lasting failure does not spin.
     accept_after_ms: u64,
 }
@@ -157,6 +171,7 @@ impl Pump {
             report_at_ms: 0,
             is_ready: false,
             has_told_drained: false,
+            watchers: Vec::new(),
             accept_after_ms: 0,
         })
     }
@@ -209,9 +224,13 @@ impl Pump {
     /// One turn. The first answer is whether another should follow at once, the second whether mail
     /// is left that the mesh had no room for.
     fn turn(&mut self) -> io::Result<(bool, bool)> {
-        let now = self.line.clock.read();
+        let began = Instant::now();
+        let now = self.line.clock.read_at(began);
         self.shard.begin_turn(now);
+        self.shard.set_clock_us(self.line.clock.micros_at(began));
         self.report.turns += 1;
+        let depth: usize = self.rings.iter_mut().map(SocketRing::depth).sum();
+        self.report.ring_depth = self.report.ring_depth.max(depth as u64);
         let mut busy = false;
         while let Some(order) = self.line.orders.poll() {
             match order {
@@ -225,6 +244,7 @@ impl Pump {
                     self.tls.set_acceptor(acceptor);
                     let _ = self.line.news.try_send(News::Installed(number));
                 }
+                Order::Asked(question) => self.answer(question),
                 Order::Stall => loop {
                     std::thread::park();
                 },
@@ -237,7 +257,9 @@ impl Pump {
             busy |= self.reap(now, index) > 0;
         }
         busy |= self.tls.shake_hands(&mut self.shard);
-        busy |= self.mesh.deliver_to(&mut self.shard);
+        let mail = self.mesh.deliver_to(&mut self.shard);
+        self.report.mesh_depth = self.report.mesh_depth.max(mail as u64);
+        busy |= mail > 0;
         if let Some(files) = &self.line.files {
             busy |= files.deliver_to(&mut self.shard);
         }
@@ -256,6 +278,11 @@ impl Pump {
         while let Some(line) = self.shard.poll_log() {
             self.line.log.line(line);
         }
+        self.show_tapped();
+        if now.mono_ms >= self.report_at_ms {
+            self.forget_watchers();
+        }
+        self.report.turn_us.observe(began.elapsed().as_micros() as u64);
         self.tell(now);
         busy |= self.rings.iter_mut().any(SocketRing::has_work);
         Ok((busy, mail_waits))
@@ -320,8 +347,10 @@ impl Pump {
     fn send(&mut self) -> bool {
         // What has come in or was sent this turn; a batch bounds it too.
         self.send_ciphertext();
-        for _ in 0..BATCH {
-            let Some((transport, bytes)) = self.shard.poll_transmit() else { return false };
+        let mut count = 0;
+        while count < BATCH
+            && let Some((transport, bytes)) = self.shard.poll_transmit()
+        {
             match self.tls.transmit(transport, bytes) {
                 Ok(()) => self.send_ciphertext(),
                 Err(bytes) => {
@@ -329,8 +358,51 @@ impl Pump {
                     self.rings[ring].send(slot, bytes);
                 }
             }
+            count += 1;
         }
-        true
+        if count > 0 {
+            self.report.turn_sends.observe(count as u64);
+        }
+        count == BATCH
+    }
+
+    /// Tells an operator what the shard holds.
+    fn answer(&mut self, question: ShardQuestion) {
+        match question {
+            ShardQuestion::Connections(query, reply) => {
+                reply.send(self.shard.list_connections(&query));
+            }
+            ShardQuestion::Channels(query, reply) => reply.send(self.shard.list_channels(&query)),
+            ShardQuestion::Tail(filter, watcher, reply) => {
+                let id = self.shard.add_tap(filter);
+                self.watchers.extend(id.map(|id| (id, watcher)));
+                reply.send(id.is_some());
+            }
+        }
+    }
+
+    /// Hands over publications to whoever watches; what finds no room is counted.
+    fn show_tapped(&mut self) {
+        while let Some((id, event)) = self.shard.poll_tapped() {
+            let watcher = self.watchers.iter().find(|(of, _)| *of == id);
+            let Some((_, watcher)) = watcher else { continue };
+            // Those before it were to be told with it.
+            let count = 1 + event.dropped;
+            if !watcher.show(event) {
+                self.shard.drop_tapped(id, count);
+            }
+        }
+    }
+
+    /// Forgets who does not watch any more.
+    fn forget_watchers(&mut self) {
+        let shard = &mut self.shard;
+        self.watchers.retain(|(id, watcher)| {
+            if watcher.has_gone() {
+                shard.remove_tap(*id);
+            }
+            !watcher.has_gone()
+        });
     }
 
     fn send_ciphertext(&mut self) {
@@ -409,10 +481,12 @@ impl Pump {
         if now.mono_ms >= self.report_at_ms {
             self.report_at_ms = now.mono_ms + report_interval.as_millis() as u64;
             self.report.at = Duration::from_millis(now.mono_ms);
+            self.report.histograms = self.shard.histograms();
             self.report.counters = self.shard.counters();
             self.report.gauges = self.shard.gauges();
             self.report.tls = self.tls.counters;
             let report = Box::new(self.report);
+            (self.report.ring_depth, self.report.mesh_depth) = (0, 0);
             // One that finds no room is left out: the next one says the same with later numbers.
             let _ = news.try_send(News::Report { shard: *id, report });
         }

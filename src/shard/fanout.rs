@@ -53,13 +53,15 @@ impl Shard {
 
     /// Lays out what came this turn and starts rounds of sends.
     pub(super) fn commit_staged(&mut self) {
+        let clock_us = self.clock_us;
         for index in self.staged.drain(..) {
             let Some(stream) = self.streams.get_mut(index) else { continue };
-            let Stream { log, is_staged, in_rounds, .. } = stream;
+            let Stream { log, is_staged, in_rounds, round_began_us, .. } = stream;
             *is_staged = false;
             log.commit();
             if log.in_round() && !*in_rounds {
                 *in_rounds = true;
+                *round_began_us = clock_us;
                 self.rounds.push_back(index);
             }
         }

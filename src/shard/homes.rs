@@ -13,7 +13,7 @@ use super::mail::{Append, ConnectionNews, Joined, MembersChange};
 use super::occupancy::occupancy_frame;
 use super::replays::{Replayed, Replays};
 use super::streams::Stream;
-use super::{Mail, ReturnAddress, Shard};
+use super::{Mail, ReturnAddress, Shard, inspect};
 use crate::ably::vcdiff::Encoder;
 use crate::ably::{
     Accepted, Ack, Answer, ChannelsQuery, Counter, Directory, ErrorCode, ErrorInfo, FixtureMember,
@@ -143,6 +143,16 @@ impl Homes {
         let summary = self.summary_pauses.front().map(|(until_ms, ..)| *until_ms);
         let keeping = self.keeping.as_ref().and_then(|keeping| keeping.next_timeout_ms());
         [sweep, leave, summary, keeping].into_iter().flatten().min()
+    }
+
+    /// The channels from where `query` begins.
+    pub fn keys_from(&self, query: &inspect::ChannelsQuery) -> impl Iterator<Item = &ChannelKey> {
+        let from = match (&query.after, &query.app) {
+            (Some(after), _) => Bound::Excluded(after.clone()),
+            (None, Some(app_id)) => Bound::Included(ChannelKey::new(app_id, &query.prefix)),
+            (None, None) => Bound::Unbounded,
+        };
+        self.keys.range((from, Bound::Unbounded))
     }
 
     /// A channel that is open.
@@ -484,6 +494,9 @@ impl Shard {
         let Some(increment) = &revised.increment else {
             return self.broadcast(key, &whole, publisher);
         };
+        if !self.taps.is_empty() {
+            self.tap(key, &whole);
+        }
         let Homes { channels, encoder, deflating, keeping, .. } = &mut self.homes;
         let Some(home) = channels.get_mut(key) else { return };
         let mut owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
@@ -557,6 +570,9 @@ impl Shard {
         event: &Broadcast,
         publisher: Option<(u16, TransportRef)>,
     ) {
+        if !self.taps.is_empty() {
+            self.tap(key, event);
+        }
         let Homes { channels, encoder, deflating, keeping, .. } = &mut self.homes;
         let Some(home) = channels.get_mut(key) else { return };
         let mut owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
@@ -833,7 +849,7 @@ impl Shard {
     /// Counts what was published at home here.
     fn count_publication(&mut self, key: &ChannelKey, publication: &Publication) {
         let messages = publication.messages.len() as u64;
-        let bytes = publication.messages.iter().map(Message::size_bytes).sum();
+        let bytes: u64 = publication.messages.iter().map(Message::size_bytes).sum();
         let (count, data) = match publication.connection_id {
             Some(_) => (Counter::InboundRealtimeMessages, Counter::InboundRealtimeMessageBytes),
             None => (Counter::InboundRestMessages, Counter::InboundRestMessageBytes),
@@ -842,6 +858,7 @@ impl Shard {
         tally.add(count, messages);
         tally.add(data, bytes);
         self.counters.published += messages;
+        self.histograms.publication_bytes.observe(bytes);
     }
 
     /// Counts what an event comes to when it has reached all who were attached when it got its place.

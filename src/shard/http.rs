@@ -154,6 +154,7 @@ impl Shard {
             let (to, mail) = match ask {
                 Ask::Publish { channel, accepted } => {
                     let channel = key(&channel);
+                    self.publish_timer.begin(reply_to, self.clock_us);
                     (channel.home(self.shards), Mail::Publish { reply_to, channel, accepted })
                 }
                 Ask::Home { channel, question } => {

@@ -26,7 +26,8 @@
 //! | `hooks.rs` | events on their way to the endpoints of rules |
 //! | `gate.rs` | publishes that wait for the answer of a rule |
 //! | `registrar.rs` | changes of the directory |
-//! | `gauges.rs` | how much it holds |
+//! | `gauges.rs` | how much it holds, how long things take |
+//! | `inspect.rs` | what operators see of it |
 //! | `drain.rs` | the end: clients are sent away at a pace |
 
 mod admission;
@@ -43,6 +44,7 @@ mod gauges;
 mod homes;
 mod hooks;
 mod http;
+mod inspect;
 mod lifecycle;
 mod mail;
 mod nonces;
@@ -64,8 +66,10 @@ use self::dormant::DormantConnections;
 use self::drain::Drain;
 use self::encode::Joining;
 use self::gate::Gates;
+use self::gauges::PublishTimer;
 use self::homes::Homes;
 use self::hooks::HookOutbox;
+use self::inspect::Taps;
 use self::lifecycle::Lifecycles;
 use self::nonces::Nonces;
 use self::registrar::{Enforcement, Registrar};
@@ -84,7 +88,11 @@ use crate::journal::JournalCounters;
 use crate::sys::SendBuf;
 
 pub use self::drain::DRAIN_GRACE;
-pub use self::gauges::Gauges;
+pub use self::gauges::{Gauges, Histograms};
+pub use self::inspect::{
+    ChannelRow, ChannelsPage, ChannelsQuery, ConnectionOrder, ConnectionRow, ConnectionsPage,
+    ConnectionsQuery, TAPS_MAX, TapFilter, Tapped,
+};
 pub use self::mail::{Mail, ReturnAddress};
 
 /// Limits of one shard; each bounds memory or time.
@@ -242,6 +250,11 @@ pub struct Shard {
     outboxes: Vec<VecDeque<Mail>>,
     log: VecDeque<LogLine>,
     counters: Counters,
+    histograms: Histograms,
+    publish_timer: PublishTimer,
+    /// The monotonic clock in microseconds, for what is measured and for nothing else; wraps around.
+    clock_us: u32,
+    taps: Taps,
 }
 
 impl Shard {
@@ -289,6 +302,10 @@ impl Shard {
             outboxes: (0..shards).map(|_| VecDeque::new()).collect(),
             log: VecDeque::new(),
             counters: Counters::default(),
+            histograms: Histograms::default(),
+            publish_timer: PublishTimer::default(),
+            clock_us: (now.mono_ms * 1000) as u32,
+            taps: Taps::default(),
             entropy,
             config,
         }
@@ -303,6 +320,12 @@ impl Shard {
     /// serials are made of it.
     pub fn begin_turn(&mut self, now: Now) {
         self.now = Now { unix_ms: now.unix_ms.max(self.now.unix_ms), ..now };
+        self.clock_us = (now.mono_ms * 1000) as u32;
+    }
+
+    /// The same clock to the microsecond, for what is measured; may wrap around.
+    pub fn set_clock_us(&mut self, clock_us: u32) {
+        self.clock_us = clock_us;
     }
 
     /// A client has connected at `index`.
@@ -579,6 +602,8 @@ impl Shard {
                     self.rounds.pop_front();
                     if let Some(stream) = self.streams.get_mut(stream_index) {
                         stream.in_rounds = false;
+                        let took_us = self.clock_us.wrapping_sub(stream.round_began_us);
+                        self.histograms.round_us.observe(u64::from(took_us));
                     }
                 }
             }
@@ -709,13 +734,15 @@ impl Shard {
     /// A subscriber cannot keep up: it loses its subscriptions, is told so, and may resume.
     fn cut_slow_consumer(&mut self, index: u32) {
         self.counters.slow_consumers += 1;
+        let lag_bytes = self.lag_bytes(&self.transports[index as usize]);
+        self.histograms.slow_consumer_bytes.observe(lag_bytes);
         let error = ErrorInfo::new(
             ErrorCode::CONTINUITY_LOST_BY_RATE,
             "the client reads too slowly; what it has missed is in the history",
         );
         if let Some(connection) = self.transports[index as usize].connection() {
             let line = LogLine::new(Level::Warn, "slow consumer disconnected");
-            let line = line.with("connection", connection.id());
+            let line = line.with("connection", connection.id()).with("lag_bytes", lag_bytes);
             self.log_line(line);
         }
         self.disconnect(index, &error);

@@ -128,6 +128,7 @@ impl Shard {
         }
         let home = channel.home(self.shards);
         let reply_to = self.return_address(index, msg_serial);
+        self.publish_timer.begin(reply_to, self.clock_us);
         self.post(home, Mail::Publish { reply_to, channel, accepted });
     }
 
@@ -151,6 +152,9 @@ impl Shard {
         request: u64,
         result: Result<PublishResult, ErrorInfo>,
     ) {
+        if let Some(took_us) = self.publish_timer.end(to, request, self.clock_us) {
+            self.histograms.publish_us.observe(took_us);
+        }
         let transport = self.transports.get(to.index as usize);
         match transport.filter(|transport| transport.generation == to.generation) {
             Some(Transport { stage: Stage::Realtime(..), .. }) => {

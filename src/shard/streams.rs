@@ -103,6 +103,8 @@ pub(super) struct Stream {
     pub is_staged: bool,
     /// Whether it waits in the shard's queue of rounds.
     pub in_rounds: bool,
+    /// Since when, on the clock for what is measured.
+    pub round_began_us: u32,
 }
 
 impl Stream {
@@ -178,6 +180,7 @@ impl Streams {
             joining: Vec::new(),
             is_staged: false,
             in_rounds: false,
+            round_began_us: 0,
         };
         let (generation, slot) = &mut self.slots[index as usize];
         *slot = Some(stream);
@@ -207,6 +210,10 @@ impl Streams {
     }
 
     /// The stream at `index`, unless it was removed.
+    pub fn get(&self, index: u32) -> Option<&Stream> {
+        self.slots.get(index as usize)?.1.as_ref()
+    }
+
     pub fn get_mut(&mut self, index: u32) -> Option<&mut Stream> {
         self.slots.get_mut(index as usize)?.1.as_mut()
     }

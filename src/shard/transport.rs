@@ -170,6 +170,13 @@ impl Transport {
         self.lane.len()
     }
 
+    /// Bytes in lane and backlog.
+    pub fn owed_bytes(&self) -> u64 {
+        let backlog = self.backlog.iter().flat_map(|backlog| backlog.iter());
+        let backlog_bytes: u64 = backlog.map(|owing| u64::from(owing.piece.len())).sum();
+        self.lane.len() as u64 + backlog_bytes
+    }
+
     /// Where control frames and responses are appended.
     pub fn lane(&mut self) -> &mut Vec<u8> {
         &mut self.lane

@@ -439,6 +439,11 @@ impl SocketRing {
         Ok(())
     }
 
+    /// Completions that wait to be taken, and operations that wait to be submitted.
+    pub fn depth(&mut self) -> usize {
+        self.overflow.len() + self.ring.completion().len()
+    }
+
     /// Takes what has completed and reports it, at most `max` completions. Returns how many there were.
     pub fn reap(&mut self, max: usize, mut on_event: impl FnMut(Event<'_>)) -> usize {
         for count in 0..max {
