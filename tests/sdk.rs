@@ -177,3 +177,19 @@ fn ably_js_goes_elsewhere_when_its_daemon_drains() {
     run(node.env("RINGCAST_OTHER", other.address.to_string()));
     assert_eq!(daemon.wait().code(), Some(0));
 }
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
+fn admin_page_in_a_browser() {
+    let name = format!("ringcast-page-{}.toml", std::process::id());
+    let config = std::env::temp_dir().join(name);
+    let text = "[admin]\nlisten = \"127.0.0.1:0\"\n[test]\nstall = true\n";
+    std::fs::write(&config, text).expect("the temporary directory can be written");
+    let file = config.to_str().expect("a path in UTF-8");
+    let daemon = Daemon::start_with(&["--shards", "2", "--key", "app.all:hush", "--config", file]);
+    let line = daemon.greeting.lines().find_map(|line| line.strip_prefix("metrics on "));
+    let admin = line.and_then(|url| url.strip_suffix("metrics")).expect("the admin's address");
+    let mut node = node_tests(&daemon, "admin.test.mjs");
+    run(node.env("RINGCAST_ADMIN", admin).env("RINGCAST_PID", daemon.pid().to_string()));
+    std::fs::remove_file(config).expect("made above");
+}

@@ -30,9 +30,9 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
 /// The content type of the text format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-const CSS: &str = "text/css; charset=utf-8";
-
 const HTML: &str = "text/html; charset=utf-8";
+
+const CSS: &str = "text/css; charset=utf-8";
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
@@ -44,6 +44,8 @@ pub(super) fn router(admin: Admin) -> Router {
         .route("/status/stream", get(status_stream))
         .route("/login", get(access::login))
         .route("/session", post(access::open_session).delete(access::close_session))
+        .route("/", get(|| file(HTML, include_str!("page/status.html"))))
+        .route("/page/status.js", get(|| file(JAVASCRIPT, include_str!("page/status.js"))))
         .route("/page/style.css", get(|| file(CSS, include_str!("page/style.css"))));
     let for_operators = Router::new()
         .route("/reload", post(reload))

@@ -5,8 +5,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::orders::Report;
+use super::process::Process;
 use super::tls::FAILURES;
-use crate::sys::rusage;
+use crate::base::Histogram;
 use crate::tls::CertificateFacts;
 
 /// One number of each shard. Units are base units: seconds, bytes.
@@ -21,6 +22,7 @@ struct Metric {
 enum Kind {
     Counter,
     Gauge,
+    Histogram,
 }
 
 impl Kind {
@@ -28,6 +30,7 @@ impl Kind {
         match self {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
         }
     }
 }
@@ -77,7 +80,37 @@ const OF_SHARDS: &[Metric] = &metrics! {
     Gauge "ringcast_log_index_entries" "Entries of the index of the message log." gauges.journal.index_entries;
     Gauge "ringcast_log_failing" "1 while the message log cannot be written." gauges.journal.failing;
     Gauge "ringcast_publishes_waiting" "Publishes that wait for the answer of a rule." gauges.publishes_waiting;
+    Gauge "ringcast_ring_depth" "Completions and submissions waiting at the start of a turn, at most, in the last second." ring_depth;
+    Gauge "ringcast_mesh_depth" "Mail that one turn has taken in, at most, in the last second." mesh_depth;
     Gauge "ringcast_mail_waiting" "Mail to other shards that has found no room in the mesh." gauges.mail_waiting;
+};
+
+/// A histogram of each shard, in base units.
+struct HistogramMetric {
+    name: &'static str,
+    help: &'static str,
+    sample: fn(&mut String, &str, Labels, &Report),
+}
+
+macro_rules! histograms {
+    ($($name:literal $help:literal $per_unit:literal $($path:ident).+;)*) => {
+        [$(HistogramMetric {
+            name: $name,
+            help: $help,
+            sample: |text, name, labels, report| {
+                histogram(text, name, labels, &report.$($path).+, $per_unit);
+            },
+        },)*]
+    };
+}
+
+const HISTOGRAMS: &[HistogramMetric] = &histograms! {
+    "ringcast_turn_seconds" "Duration of turns." 1e6 turn_us;
+    "ringcast_turn_sends" "Sends that one turn has submitted, where there were some." 1.0 turn_sends;
+    "ringcast_publish_seconds" "From the arrival of a publish to its acknowledgement, of one publish at a time." 1e6 histograms.publish_us;
+    "ringcast_fanout_seconds" "From the arrival of frames on the core to the last send of them." 1e6 histograms.round_us;
+    "ringcast_publication_size_bytes" "Size of publications ordered here." 1.0 histograms.publication_bytes;
+    "ringcast_slow_consumer_lag_bytes" "What subscribers were behind that were disconnected for it." 1.0 histograms.slow_consumer_bytes;
 };
 
 /// Of a shard, beyond what it reports.
@@ -88,6 +121,15 @@ pub(super) struct OfShard<'a> {
     pub report: &'a Report,
     /// Since when its number of turns has not changed.
     pub still: Duration,
+    /// Times that it was said to stand still.
+    pub stalls: u64,
+}
+
+/// Which shard a sample is of.
+#[derive(Clone, Copy)]
+struct Labels {
+    cpu: usize,
+    shard: usize,
 }
 
 /// Everything, as one text.
@@ -95,6 +137,7 @@ pub(super) fn render(
     shards: &[OfShard<'_>],
     is_draining: bool,
     certificate: Option<&CertificateFacts>,
+    process: &Process,
 ) -> String {
     let mut text = String::with_capacity(4096 + shards.len() * OF_SHARDS.len() * 64);
     let per_shard = |text: &mut String, metric: &Metric| {
@@ -104,6 +147,17 @@ pub(super) fn render(
         }
     };
     OF_SHARDS.iter().for_each(|metric| per_shard(&mut text, metric));
+    for metric in HISTOGRAMS {
+        head(&mut text, metric.name, Kind::Histogram, metric.help);
+        for (shard, of) in shards.iter().enumerate() {
+            (metric.sample)(&mut text, metric.name, Labels { cpu: of.cpu, shard }, of.report);
+        }
+    }
+    let name = "ringcast_stalls_total";
+    head(&mut text, name, Kind::Counter, "Times that the shard was found to stand still.");
+    for (shard, of) in shards.iter().enumerate() {
+        sample(&mut text, name, of.cpu, shard, of.stalls as f64);
+    }
     let name = "ringcast_sleep_seconds_total";
     head(&mut text, name, Kind::Counter, "Time that the loop has slept.");
     for (shard, of) in shards.iter().enumerate() {
@@ -133,10 +187,36 @@ pub(super) fn render(
     head(&mut text, "ringcast_build_info", Kind::Gauge, "1; the version is in the label.");
     let version = env!("CARGO_PKG_VERSION");
     let _ = writeln!(text, "ringcast_build_info{{version=\"{version}\"}} 1");
-    head(&mut text, "process_cpu_seconds_total", Kind::Counter, "CPU time of all threads.");
-    let cpu_seconds = rusage::process_cpu_us() as f64 / 1e6;
-    let _ = writeln!(text, "process_cpu_seconds_total {cpu_seconds}");
+    let Process { cpu_seconds, resident_bytes, open_fds, max_fds, start_seconds } = *process;
+    for (name, kind, help, value) in [
+        ("process_cpu_seconds_total", Kind::Counter, "CPU time of all threads.", cpu_seconds),
+        ("process_resident_memory_bytes", Kind::Gauge, "Resident memory.", resident_bytes as f64),
+        ("process_open_fds", Kind::Gauge, "Open file descriptors.", open_fds as f64),
+        ("process_max_fds", Kind::Gauge, "File descriptors that may be open.", max_fds as f64),
+        ("process_start_time_seconds", Kind::Gauge, "Start, since the Unix epoch.", start_seconds),
+    ] {
+        head(&mut text, name, kind, help);
+        let _ = writeln!(text, "{name} {value}");
+    }
     text
+}
+
+/// All samples of one histogram. `per_unit` of what it counts make one base unit.
+fn histogram<const FIRST: u32, const BUCKETS: usize>(
+    text: &mut String,
+    name: &str,
+    Labels { cpu, shard }: Labels,
+    histogram: &Histogram<FIRST, BUCKETS>,
+    per_unit: f64,
+) {
+    let labels = format!("core=\"{cpu}\",shard=\"{shard}\"");
+    for (bound, count) in histogram.buckets() {
+        let bound = bound as f64 / per_unit;
+        let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
+    }
+    let (count, sum) = (histogram.count(), histogram.sum() as f64 / per_unit);
+    let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+    let _ = writeln!(text, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}");
 }
 
 fn head(text: &mut String, name: &str, kind: Kind, help: &str) {
@@ -152,9 +232,12 @@ mod tests {
     use super::*;
 
     fn text() -> String {
-        let report = Report { turns: 7, slept: Duration::from_millis(1500), ..Report::default() };
+        let mut report =
+            Report { turns: 7, slept: Duration::from_millis(1500), ..Report::default() };
+        [10, 100, 3_000_000].into_iter().for_each(|us| report.turn_us.observe(us));
         let still = Duration::from_millis(250);
-        render(&[OfShard { cpu: 3, report: &report, still }], true, None)
+        let process = Process { resident_bytes: 4096, ..Process::default() };
+        render(&[OfShard { cpu: 3, report: &report, still, stalls: 2 }], true, None, &process)
     }
 
     #[test]
@@ -166,6 +249,15 @@ mod tests {
             "ringcast_sleep_seconds_total{core=\"3\",shard=\"0\"} 1.5",
             "ringcast_standstill_seconds{core=\"3\",shard=\"0\"} 0.25",
             "ringcast_draining 1",
+            "ringcast_stalls_total{core=\"3\",shard=\"0\"} 2",
+            "# TYPE ringcast_turn_seconds histogram",
+            "ringcast_turn_seconds_bucket{core=\"3\",shard=\"0\",le=\"0.000016\"} 1",
+            "ringcast_turn_seconds_bucket{core=\"3\",shard=\"0\",le=\"0.000128\"} 2",
+            "ringcast_turn_seconds_bucket{core=\"3\",shard=\"0\",le=\"2.097152\"} 2",
+            "ringcast_turn_seconds_bucket{core=\"3\",shard=\"0\",le=\"+Inf\"} 3",
+            "ringcast_turn_seconds_sum{core=\"3\",shard=\"0\"} 3.00011",
+            "ringcast_turn_seconds_count{core=\"3\",shard=\"0\"} 3",
+            "process_resident_memory_bytes 4096",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

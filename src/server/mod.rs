@@ -11,6 +11,7 @@ mod mesh;
 mod metrics;
 mod monitor;
 mod orders;
+mod process;
 mod pump;
 mod rules;
 mod sandbox;

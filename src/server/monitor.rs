@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::log::Log;
 use super::metrics::{self, OfShard};
 use super::orders::{News, Order, OrderSender, Report};
+use super::process::Process;
 use super::rules::{KeeperSender, Request};
 use super::systemd::Notifier;
 use super::{Reload, ShardThread};
@@ -102,6 +103,7 @@ struct Installing {
 /// What changes while the monitor runs.
 struct State {
     started: Instant,
+    started_at: SystemTime,
     pulses: Pulses,
     reports: Vec<Report>,
     /// Those before, for rates.
@@ -145,6 +147,7 @@ impl Monitor {
         let stall_max = self.watchdog.map_or(STALL_MAX, |watchdog| watchdog / 2);
         let mut state = State {
             started: Instant::now(),
+            started_at: SystemTime::now(),
             pulses: Pulses::new(shards, Instant::now(), stall_max),
             reports: vec![Report::default(); shards],
             reports_before: vec![Report::default(); shards],
@@ -290,10 +293,12 @@ impl Monitor {
         let mut shards = Vec::with_capacity(state.reports.len());
         for (shard, report) in state.reports.iter().enumerate() {
             let still = state.pulses.still(shard, now);
-            shards.push(OfShard { cpu: self.cpus[shard], report, still });
+            let stalls = state.stalls[shard];
+            shards.push(OfShard { cpu: self.cpus[shard], report, still, stalls });
         }
         let certificate = self.acceptor.as_ref().map(Acceptor::facts);
-        metrics::render(&shards, state.drain.is_some(), certificate)
+        let process = Process::read(state.started_at);
+        metrics::render(&shards, state.drain.is_some(), certificate, &process)
     }
 
     fn status(&self, state: &State) -> Status {
