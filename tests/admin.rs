@@ -516,3 +516,41 @@ fn status_top_and_reload_say_how_it_goes_and_exit_accordingly() {
     let (code, _, error) = command(&place, &["status"]);
     assert!(code == 1 && error.contains("--socket PATH"), "{error}");
 }
+
+#[test]
+fn the_log_has_the_form_that_is_asked_for_and_no_secret() {
+    let place = Place::new("log");
+    let log = place.0.join("log");
+    let with = |rest: &str| {
+        place.write(&format!("{ADMIN}token_file = \"token\"\n[logging]\nformat = \"json\"\n{rest}"))
+    };
+    let config = with("[[keys]]\nkey = \"app.key:hushhush\"\n");
+    let file = std::fs::File::create(&log).expect("the temporary directory can be written");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_ringcast"));
+    program.args(["serve", "--listen", "127.0.0.1:0", "--shards", "2", "--config", &config]);
+    let mut daemon = Daemon::spawn(program.stderr(file));
+    let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    assert_eq!(over_tcp(admin_of(&daemon), "POST /reload", &bearer).status, 200);
+    let wrong = "Authorization: Bearer hushhushhushhush\r\n";
+    assert_eq!(over_tcp(admin_of(&daemon), "POST /reload", wrong).status, 401);
+    for rest in ["[[keys]]\nkey = \"app.key:hush hush\"\n", "[[keys]]\nkey = \"hushhush\"\n"] {
+        with(rest);
+        let refused = over_socket(&place.socket(), "POST /reload");
+        assert!(refused.status == 422 && !refused.body.contains("hush"), "{}", refused.body);
+    }
+    let refused = daemon.exchange(
+        "GET /channels/x/messages?key=app.key:hushhushing HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+    );
+    assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
+    daemon.signal("TERM");
+    daemon.wait();
+    let said = std::fs::read_to_string(&log).expect("written");
+    let lines: Vec<Value> =
+        said.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
+    let has = |text: &str, level: &str| {
+        lines.iter().any(|line| line["msg"] == text && line["level"] == level)
+    };
+    assert!(has("configuration reloaded", "info") && has("drained", "info"), "{said}");
+    assert!(has("configuration not reloaded", "error"), "{said}");
+    assert!(!said.contains("hush") && !said.contains(TOKEN), "{said}");
+}

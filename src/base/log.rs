@@ -1,16 +1,17 @@
-//! One line of the log as a value: cores make them, a thread of `server` writes them. In logfmt: a level, a
-//! text that is always the same for the same event, and fields. Never a payload, a key or a token.
+//! One line of the log as a value: cores make them, a thread of `server` writes them. A level, a text that is
+//! always the same for the same event, and fields. Never a payload, a key or a token.
 
 use std::fmt::{Display, Write};
 
 /// How much attention a line wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Somebody has to do something.
     Error,
     /// Somebody may want to know why.
     Warn,
     /// What the daemon does.
+    #[default]
     Info,
 }
 
@@ -38,26 +39,20 @@ impl Level {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
     level: Level,
-    fields: String,
+    text: &'static str,
+    fields: Vec<(&'static str, String)>,
 }
 
 impl LogLine {
     /// A line that says `text`.
     pub fn new(level: Level, text: &'static str) -> LogLine {
-        let fields = String::new();
-        LogLine { level, fields }.with("msg", text)
+        LogLine { level, text, fields: Vec::new() }
     }
 
-    /// Adds a field. What would break the line is quoted.
+    /// Adds a field.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Display) -> LogLine {
-        let value = value.to_string();
-        let is_plain = |c: char| c.is_ascii_graphic() && c != '"' && c != '=' && c != '\\';
-        if value.is_empty() || !value.chars().all(is_plain) {
-            let _ = write!(self.fields, " {name}={value:?}");
-        } else {
-            let _ = write!(self.fields, " {name}={value}");
-        }
+        self.fields.push((name, value.to_string()));
         self
     }
 
@@ -66,10 +61,39 @@ impl LogLine {
         self.level
     }
 
-    /// Text and fields: `msg="slow consumer cut" connection=x`.
-    pub fn fields(&self) -> &str {
-        &self.fields[1..]
+    /// What has happened.
+    pub fn text(&self) -> &'static str {
+        self.text
     }
+
+    /// What goes with it.
+    pub fn fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.fields.iter().map(|(name, value)| (*name, value.as_str()))
+    }
+
+    /// As logfmt: `level=warn msg="slow consumer cut" connection=x`.
+    pub fn logfmt(&self) -> String {
+        let mut out = format!("level={}", self.level.name());
+        write_field(&mut out, "msg", self.text);
+        self.fields().for_each(|(name, value)| write_field(&mut out, name, value));
+        out
+    }
+
+    /// For a reader who knows the level: `slow consumer cut connection=x`.
+    pub fn sentence(&self) -> String {
+        let mut out = self.text.to_owned();
+        self.fields().for_each(|(name, value)| write_field(&mut out, name, value));
+        out
+    }
+}
+
+/// What would break the line is quoted.
+fn write_field(out: &mut String, name: &str, value: &str) {
+    let is_plain = |c: char| c.is_ascii_graphic() && c != '"' && c != '=' && c != '\\';
+    let _ = match value.is_empty() || !value.chars().all(is_plain) {
+        true => write!(out, " {name}={value:?}"),
+        false => write!(out, " {name}={value}"),
+    };
 }
 
 #[cfg(test)]
@@ -80,10 +104,10 @@ mod tests {
     fn values_cannot_end_their_field_or_line() {
         let line =
             LogLine::new(Level::Warn, "two words").with("plain", 7).with("odd", "a=\"b\"\nc");
-        assert_eq!(line.fields(), r#"msg="two words" plain=7 odd="a=\"b\"\nc""#);
-        assert_eq!(
-            LogLine::new(Level::Info, "word").with("empty", "").fields(),
-            r#"msg=word empty="""#
-        );
+        assert_eq!(line.logfmt(), r#"level=warn msg="two words" plain=7 odd="a=\"b\"\nc""#);
+        assert_eq!(line.sentence(), r#"two words plain=7 odd="a=\"b\"\nc""#);
+        let line = LogLine::new(Level::Info, "word").with("empty", "");
+        assert_eq!(line.logfmt(), r#"level=info msg=word empty="""#);
+        assert!(Level::Error < Level::Warn && Level::Warn < Level::Info);
     }
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use crate::ably::{AppSpec, Directory};
 use crate::admin::{AdminConfig, SocketPlace, Token};
+use crate::base::Level;
 use crate::channel::history::HistoryConfig;
 pub use crate::config::app::AppConfig;
 pub use crate::config::cores::CoreConfig;
@@ -38,7 +39,7 @@ use crate::config::units::{KIB, MIB};
 use crate::connection::ConnectionConfig;
 use crate::hooks::{Authorities, HooksConfig, Secret, SigningKey};
 use crate::journal::JournalConfig;
-use crate::server::{FileAccess, ServerConfig};
+use crate::server::{FileAccess, LogConfig, LogFormat, ServerConfig};
 use crate::shard::ShardConfig;
 use crate::sys::SocketRingConfig;
 use crate::sys::listener::ListenerConfig;
@@ -56,7 +57,9 @@ pub struct Config {
     pub shards: Option<usize>,
     /// Where operators and collectors come in.
     pub admin: AdminConfig,
-    /// Where its token is.
+    /// What the log says, and how.
+    pub logging: LogConfig,
+    /// Where the admin's token is.
     pub admin_token_file: Option<PathBuf>,
     /// TLS on a listener of its own.
     pub tls: TlsSettings,
@@ -176,6 +179,7 @@ impl Default for Config {
             core_overrides: Vec::new(),
             shards: None,
             admin: AdminConfig::default(),
+            logging: LogConfig::default(),
             admin_token_file: None,
             tls: TlsSettings::default(),
             origins: Vec::new(),
@@ -308,6 +312,10 @@ impl Config {
             units::text(value).map(|path| Some(directory.join(path)))
         })?;
         hooks.finish()?;
+        let mut logging = root.section("logging")?;
+        logging.read("level", &mut config.logging.level, units::one_of(LEVELS))?;
+        logging.read("format", &mut config.logging.format, units::one_of(LOG_FORMATS))?;
+        logging.finish()?;
         for section in root.sections("rules")? {
             config.add_rule(section, None)?;
         }
@@ -540,6 +548,7 @@ impl Config {
             listen: self.listen,
             admin,
             tls,
+            log: self.logging,
             drain_window: self.drain_window,
             cores,
             shards,
@@ -563,6 +572,14 @@ impl Config {
         Ok((server, directory))
     }
 }
+
+/// Levels of the log.
+const LEVELS: &[(&str, Level)] =
+    &[("error", Level::Error), ("warn", Level::Warn), ("info", Level::Info)];
+
+/// How the log looks.
+const LOG_FORMATS: &[(&str, LogFormat)] =
+    &[("auto", LogFormat::Auto), ("logfmt", LogFormat::Logfmt), ("json", LogFormat::Json)];
 
 /// Shards of one daemon; their mesh has the square of this many mailboxes.
 const SHARDS_MAX: usize = 256;

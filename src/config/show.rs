@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::admin::SocketPlace;
 use crate::config::layers::Origins;
-use crate::config::{Config, reference, units};
+use crate::config::{Config, LEVELS, LOG_FORMATS, reference, units};
 
 /// One key of the file with the value that it has, as TOML.
 struct Entry {
@@ -33,6 +33,12 @@ fn duration(value: Duration) -> String {
 fn bytes(value: usize) -> String {
     let shown = units::show_bytes(value);
     if shown.ends_with('B') { text(shown) } else { shown }
+}
+
+/// The word that stands for `value`.
+fn word_of<T: PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
+    let found = words.iter().find(|(_, known)| *known == value);
+    found.expect("every value has a word").0
 }
 
 impl Config {
@@ -126,6 +132,9 @@ impl Config {
         if let Some(path) = &self.hooks_ca_file {
             add(section, "ca_file", text(path.display()));
         }
+        section = "logging";
+        add(section, "level", text(word_of(LEVELS, self.logging.level)));
+        add(section, "format", text(word_of(LOG_FORMATS, self.logging.format)));
         section = "test";
         add(section, "echo", self.echo.to_string());
         add(section, "stall", self.stall.to_string());

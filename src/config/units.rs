@@ -117,6 +117,17 @@ pub(super) fn origins(value: &DeValue) -> Result<Vec<Box<str>>, String> {
     list.iter().map(|item| origin(item.get_ref().as_str().ok_or(wanted)?)).collect()
 }
 
+/// One of the words that stand for something.
+pub(super) fn one_of<T: Copy>(
+    words: &'static [(&'static str, T)],
+) -> impl FnOnce(&DeValue) -> Result<T, String> {
+    move |value| {
+        let found = words.iter().find(|(word, _)| value.as_str() == Some(word));
+        let names = || words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>();
+        found.map(|(_, value)| *value).ok_or_else(|| format!("wants one of {}", names().join(", ")))
+    }
+}
+
 /// `true` or `false`.
 pub(super) fn boolean(value: &DeValue) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| "wants true or false".into())

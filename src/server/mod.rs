@@ -6,6 +6,7 @@
 
 mod bell;
 mod journal;
+mod journald;
 mod log;
 mod mesh;
 mod metrics;
@@ -48,6 +49,8 @@ use crate::sys::listener::{Listener, ListenerConfig};
 use crate::sys::{SocketRingConfig, host, probe};
 use crate::tls::Acceptor;
 
+pub use self::log::{LogConfig, LogFormat};
+
 /// What `ringcast serve` needs to know; each part belongs to the layer that acts on it.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -57,6 +60,8 @@ pub struct ServerConfig {
     pub admin: AdminConfig,
     /// Where all shards listen for clients that speak TLS, and what handshakes are made with.
     pub tls: Option<TlsConfig>,
+    /// What the log says, and how.
+    pub log: LogConfig,
     /// Over how much time clients are sent away when the daemon ends.
     pub drain_window: Duration,
     /// CPUs that shards are pinned to, in turn when there are more shards than CPUs.
@@ -209,7 +214,7 @@ pub fn run(
     // Before the first thread: each is confined as the one that starts it. Not before the sockets: who has a
     // port that is taken can be seen only from outside.
     let confined = config.files.as_ref().map(sandbox::confine);
-    let mut log = log::spawn();
+    let mut log = log::spawn(config.log);
     match confined {
         Some(Ok(enforced)) => {
             let line = LogLine::new(Level::Info, "files are confined");
