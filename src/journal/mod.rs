@@ -823,7 +823,7 @@ impl Journal {
 
     /// Something was written, or can be.
     fn recover(&mut self) {
-        if self.failing.take().is_some() {
+        if !self.is_stopped && self.failing.take().is_some() {
             self.notices.push_back(Notice::Recovered);
         }
     }
@@ -954,22 +954,21 @@ impl Journal {
                 || self.syncing.is_some_and(|(syncing, _)| syncing == id)
                 || self.full.contains(&id)
         };
+        // Oldest first, whichever shard wrote them: those of one shard are in order then as well, and what
+        // is left of a channel has no gap.
+        let own = self.segments.iter().filter(|(id, _)| self.is_own(**id));
+        let mut own: Vec<(u64, SegmentId, Known)> =
+            own.map(|(id, known)| (known.last_ms.max(known.created_ms), *id, *known)).collect();
+        own.sort_unstable_by_key(|(last_ms, id, _)| (*last_ms, *id));
         let mut dropped = Vec::new();
-        for (&id, known) in self.segments.iter().filter(|(id, _)| self.is_own(**id)) {
-            let last_ms = known.last_ms.max(known.created_ms);
-            let is_over = last_ms < oldest_ms || bytes > self.config.bytes_max;
-            if in_use.contains(&Some(id)) || waits(id) {
-                continue;
+        for (last_ms, id, known) in own {
+            if last_ms >= oldest_ms && bytes <= self.config.bytes_max {
+                break;
             }
-            // Those of one shard go in order, or what is left of a channel would have a gap.
-            if !is_over {
-                if id.shard == self.shard {
-                    break;
-                }
-                continue;
+            if !in_use.contains(&Some(id)) && !waits(id) {
+                bytes -= known.bytes;
+                dropped.push((id, known.last_ms));
             }
-            bytes -= known.bytes;
-            dropped.push((id, known.last_ms));
         }
         for (id, last_ms) in dropped {
             self.floor_ms = self.floor_ms.max(last_ms);

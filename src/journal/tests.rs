@@ -325,6 +325,24 @@ fn what_was_confirmed_survives_in_order_and_once() {
                     confirmed.push(time);
                 }
             }
+            if below(2) == 0 {
+                // A disk that is well again takes all that it has missed.
+                disk.errors.clear();
+                for _ in 0..4 {
+                    for command in std::mem::take(&mut under_way) {
+                        let done = disk.execute(command);
+                        journal.handle_done(done);
+                    }
+                    settle(&mut journal, &mut disk);
+                    now.mono_ms += RETRY_MS;
+                    journal.handle_timeout(now);
+                }
+                assert_eq!(journal.check(), Ok(()), "seed={seed}");
+                assert!(journal.is_written(), "seed={seed}");
+                assert_eq!(journal.progress(safety), journal.appended, "seed={seed}");
+                assert_eq!(journal.gauges().waiting_bytes, 0, "seed={seed}");
+                confirmed.extend(waiting.drain(..).map(|(_, time)| time));
+            }
             // The host ends, and takes with it what it had not synchronised; or the process alone.
             if wants_sync {
                 disk.lose_power(&mut below);

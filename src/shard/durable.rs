@@ -16,7 +16,7 @@ use super::encode::Joining;
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
     Ack, Answer, ChannelSerial, Counter, Direction, Directory, ErrorCode, ErrorInfo, HistoryItem,
-    HistoryPage, HistoryQuery, MESSAGES_MAX, Publication, Question, RuleEvent, SeriesId,
+    HistoryPage, HistoryQuery, MESSAGES_MAX, Publication, Question, RuleEvent, SeriesId, Since,
 };
 use crate::base::{Level, LogLine, Now};
 use crate::channel::ChannelKey;
@@ -132,10 +132,18 @@ impl Keeping {
         Some(OwedQueue { queue, until: *until })
     }
 
-    /// Has a channel that begins go on where what is kept of it ends.
-    pub fn begin(&self, now: Now, home: HomeChannel, is_awaited: bool) -> HomeChannel {
+    /// Has a channel that begins go on where what is kept of it ends; what happened before `oldest_ms` is
+    /// too old.
+    pub fn begin(
+        &self,
+        now: Now,
+        home: HomeChannel,
+        is_awaited: bool,
+        oldest_ms: u64,
+    ) -> HomeChannel {
         let key = home.key().as_str();
         let (floor, newest) = (self.journal.floor(key, is_awaited), self.journal.newest(key));
+        let floor = floor.max(ChannelSerial::last_within(oldest_ms, floor.series()));
         let durable = Durable { series: Arc::clone(&self.series), floor };
         home.with_durable(now, durable, newest)
     }
@@ -286,6 +294,9 @@ impl Shard {
         let kept = kept();
         let mut body = Vec::new();
         kept.encode(&mut body);
+        let tally = self.stats.of(key.app_id(), self.now.unix_ms);
+        tally.add(Counter::PersistedMessages, kept.messages().into());
+        tally.add(Counter::PersistedMessageBytes, body.len() as u64);
         let event = Event {
             channel: key.as_str(),
             serial: kept.serial(),
@@ -417,6 +428,10 @@ impl Shard {
         joining: &Joining,
     ) -> bool {
         if self.homes.keeping.is_none() || self.homes.has_replay(key, joining) {
+            return false;
+        }
+        // What was changed is shown as memory has it.
+        if matches!(joining.since, Since::Rewind { .. }) && self.homes.has_mutable_messages(key) {
             return false;
         }
         let home = self.homes.get(key).expect("opened by the caller");

@@ -189,7 +189,11 @@ impl Homes {
             let ack = ack(keeping, directory, &key);
             let home = HomeChannel::new(now, key, series, retention);
             match (keeping, ack) {
-                (Some(keeping), Some(ack)) => keeping.begin(now, home, ack != Ack::Memory),
+                (Some(keeping), Some(ack)) => {
+                    let age_ms = config.persisted_retention.as_millis() as u64;
+                    let oldest_ms = now.unix_ms.saturating_sub(age_ms);
+                    keeping.begin(now, home, ack != Ack::Memory, oldest_ms)
+                }
                 _ => home,
             }
         })
