@@ -25,6 +25,10 @@ pub struct HistoryConfig {
 /// Bytes of messages after which a page ends early; a longer answer would hold up its connection.
 pub(super) const PAGE_BYTES_MAX: u64 = 2 << 20;
 
+/// Publications in memory that are read from disk as well, with those before them: as many may be dropped
+/// here while that takes its time.
+const OVERLAP: usize = 256;
+
 /// Publications in order, oldest first: messages, and the later versions of messages among them.
 /// `bytes` is the sum of their sizes.
 #[derive(Default)]
@@ -121,6 +125,14 @@ impl History {
         let index = position.index as usize;
         let message = publication.messages.get(index)?;
         message.revision.is_none().then_some(First { publication, index })
+    }
+
+    /// The serial up to which to read what is kept elsewhere, and how many messages of it are here too.
+    pub fn overlap(&self) -> Option<(ChannelSerial, u32)> {
+        let count = self.publications.len().div_ceil(2).min(OVERLAP);
+        let last = self.publications.range(..count).next_back()?;
+        let messages = self.publications.range(..count).map(|it| it.messages.len() as u32).sum();
+        Some((last.channel_serial, messages))
     }
 
     /// Messages in their first versions.

@@ -79,7 +79,7 @@ pub struct Durable {
 pub struct Older {
     /// Oldest first.
     pub events: Vec<Kept>,
-    /// Where those in memory began when it was asked for these.
+    /// Up to this one; some of them may be in memory as well.
     pub until: ChannelSerial,
     /// Whether there are others that were asked for.
     pub is_cut: bool,
@@ -90,7 +90,7 @@ pub struct Older {
 pub struct OlderWanted {
     /// Those behind this serial; `None`: the newest.
     pub after: Option<ChannelSerial>,
-    /// Where those in memory begin.
+    /// Up to this one.
     pub until: ChannelSerial,
     /// Not before this time, in milliseconds since the Unix epoch.
     pub start_ms: u64,
@@ -331,31 +331,40 @@ impl HomeChannel {
         oldest.into_iter().chain([self.kept_from()]).min().expect("one at least")
     }
 
+    /// Up to which serial what is kept elsewhere is to be read, and how many messages of that are in memory
+    /// too: some of it, since memory may drop them before the answer is there.
+    pub fn older_until(&self) -> (ChannelSerial, u32) {
+        let from = self.memory_from();
+        self.history.overlap().filter(|(serial, _)| *serial > from).unwrap_or((from, 0))
+    }
+
     /// What somebody who joins `since` some point needs that is kept elsewhere.
     pub fn older_wanted(&self, now: Now, since: &Since) -> Option<OlderWanted> {
         let durable = self.durable.as_ref()?;
-        let until = self.memory_from();
-        if until <= durable.floor {
+        let from = self.memory_from();
+        if from <= durable.floor {
             return None;
         }
+        let (until, overlap) = self.older_until();
         let all = OlderWanted { after: None, until, start_ms: 0, messages_max: u32::MAX };
         match since {
             Since::Head => None,
             Since::Serial(text) => {
                 let serial: ChannelSerial = text.parse().ok()?;
-                let is_kept = serial >= durable.floor && serial < until;
+                let is_kept = serial >= durable.floor && serial < from;
                 (is_kept && durable.series.contains(&serial.series()))
                     .then_some(OlderWanted { after: Some(serial), ..all })
             }
             Since::Rewind { rewind: Rewind::Count(count), .. } => {
-                let messages_max = count.saturating_sub(self.history.message_count());
-                (messages_max > 0).then_some(OlderWanted { messages_max, ..all })
+                let missing = count.saturating_sub(self.history.message_count());
+                let messages_max = missing.saturating_add(overlap);
+                (missing > 0).then_some(OlderWanted { messages_max, ..all })
             }
             Since::Rewind { rewind: Rewind::Span(span), limit } => {
                 let start_ms = now.unix_ms.saturating_sub(span.as_millis() as u64);
-                (until.time_ms() >= start_ms).then_some(OlderWanted {
+                (from.time_ms() >= start_ms).then_some(OlderWanted {
                     start_ms,
-                    messages_max: limit.saturating_add(1),
+                    messages_max: limit.saturating_add(1).saturating_add(overlap),
                     ..all
                 })
             }
@@ -786,8 +795,9 @@ impl HomeChannel {
                 };
                 let mut publications: VecDeque<Arc<Publication>> = publications.into();
                 let mut is_cut = is_cut;
-                if let Some(older) = older.filter(|_| !is_cut) {
-                    is_cut = prepend(&mut publications, older, rewind, *limit, bytes_max);
+                let from = self.memory_from();
+                if let Some(older) = older.filter(|older| !is_cut && older.until >= from) {
+                    is_cut = prepend(&mut publications, older, from, (rewind, *limit), bytes_max);
                 }
                 let text = "the time to rewind holds more messages than are replayed";
                 let error = is_cut.then(|| ErrorInfo::new(ErrorCode::HISTORY_LIMIT, text));
@@ -815,12 +825,15 @@ impl HomeChannel {
             _ => return lost(ErrorCode::UNKNOWN_SERIES, "the channelSerial is not of this server"),
         };
         let floor = self.kept_from();
-        let older = older.filter(|older| older.until == self.memory_from() && !older.is_cut);
+        let from = self.memory_from();
+        let older = older.filter(|older| older.until >= from && !older.is_cut);
         if (serial < floor && older.is_none()) || serial > self.last_serial {
             let text = "messages were missed that are kept no longer";
             return lost(ErrorCode::HISTORY_EXPIRED, text);
         }
-        let mut events = older.map_or(Vec::new(), |older| broadcasts(&older.events));
+        let before = |older: &Older| older.events.partition_point(|it| it.serial() <= from);
+        let mut events =
+            older.map_or(Vec::new(), |older| broadcasts(&older.events[..before(older)]));
         events.extend(self.history.since(&serial).map(Arc::clone).map(Broadcast::Messages));
         if let Some(revisions) = &self.revisions {
             let annotations = revisions.annotations_since(&serial).map(Arc::clone);
@@ -973,13 +986,13 @@ fn broadcasts(events: &[Kept]) -> Vec<Broadcast> {
     told
 }
 
-/// Puts older messages before those of a rewind, within its bounds; returns whether some had to be left
+/// Puts older messages before those of a rewind, which lie behind `memory_from`, within its bounds; returns whether some had to be left
 /// out that it asks for.
 fn prepend(
     publications: &mut VecDeque<Arc<Publication>>,
     older: &Older,
-    rewind: &Rewind,
-    limit: u32,
+    memory_from: ChannelSerial,
+    (rewind, limit): (&Rewind, u32),
     bytes_max: u64,
 ) -> bool {
     let messages_max = match rewind {
@@ -988,7 +1001,8 @@ fn prepend(
     };
     let mut messages: usize = publications.iter().map(|it| it.messages.len()).sum();
     let mut bytes: u64 = publications.iter().map(|it| it.size_bytes()).sum();
-    for event in older.events.iter().rev() {
+    let before = older.events.partition_point(|event| event.serial() <= memory_from);
+    for event in older.events[..before].iter().rev() {
         let Kept::Messages(publication, _) = event else { continue };
         bytes += publication.size_bytes();
         if messages >= messages_max as usize || bytes > bytes_max {

@@ -399,14 +399,17 @@ impl Shard {
             }
             Purpose::History { key, query, until, reply_to } => {
                 keeping.readers -= 1;
-                if self.homes.get(&key).map(HomeChannel::memory_from) != until
+                let from = self.homes.get(&key).map(HomeChannel::memory_from);
+                if let (Some(from), Some(until)) = (from, until)
+                    && from > until
                     && self.read_history(reply_to, &key, &query)
                 {
-                    // What is in memory begins elsewhere by now.
+                    // Memory has dropped more than was read; now there is more to read.
                     return;
                 }
                 let publications = |event| match event {
-                    Kept::Messages(publication, _) => Some(publication),
+                    Kept::Messages(publication, _) => Some(publication)
+                        .filter(|it| from.is_none_or(|from| it.channel_serial <= from)),
                     Kept::Version { .. } | Kept::Annotations(..) => None,
                 };
                 let older: Vec<Arc<Publication>> =
@@ -442,8 +445,8 @@ impl Shard {
             return false;
         }
         let same = keeping.queries.values_mut().find_map(|purpose| match purpose {
-            Purpose::Join { key: of, joining: known, until, readers }
-                if of == key && **known == *joining && *until == wanted.until =>
+            Purpose::Join { key: of, joining: known, readers, .. }
+                if of == key && **known == *joining =>
             {
                 Some(readers)
             }
@@ -481,7 +484,7 @@ impl Shard {
         query: &HistoryQuery,
     ) -> bool {
         let Some(wanted) = self.history_wanted(key, query) else { return false };
-        let until = self.homes.get(key).map(HomeChannel::memory_from);
+        let until = self.homes.get(key).map(|home| home.older_until().0);
         let keeping = self.homes.keeping.as_mut().expect("it wants something");
         if keeping.readers >= READERS_MAX {
             return self.refuse_history(reply_to);
@@ -532,7 +535,9 @@ impl Shard {
                 (None, [query.until, after].into_iter().flatten().min())
             }
         };
-        until = [until, memory_from].into_iter().flatten().min();
+        let older_until = home.map(HomeChannel::older_until);
+        until = [until, older_until.map(|(until, _)| until)].into_iter().flatten().min();
+        let overlap = older_until.map_or(0, |(_, messages)| messages);
         let oldest_ms = self.now.unix_ms.saturating_sub(self.homes.persisted_ms());
         // Of the publication that the page before ended in, some may be left.
         let partly = if after.is_some() { MESSAGES_MAX as u32 } else { 0 };
@@ -543,7 +548,7 @@ impl Shard {
             start_ms: query.start_ms.unwrap_or(0).max(oldest_ms),
             end_ms: query.end_ms.unwrap_or(u64::MAX),
             direction: query.direction,
-            messages_max: query.limit as u32 + 1 + partly,
+            messages_max: query.limit as u32 + 1 + partly + overlap,
             bytes_max: PAGE_BYTES_MAX,
         })
     }

@@ -248,11 +248,16 @@ fn what_memory_has_no_room_for_is_read_from_disk() {
     backwards.reverse();
     assert_eq!(host.history("kept:room", "backwards", 9), backwards);
     let clients: Vec<usize> = (0..4).map(|client| host.connect(client % 2, "")).collect();
+    // What memory holds moves on while they wait for the disk.
+    host.is_disk_stalled = true;
     for &client in &clients {
         let asked = json!({"action": 10, "channel": "kept:room", "channelSerial": first});
         host.send(client, &asked);
     }
+    host.settle_quickly();
     host.publish(publisher, 100, "kept:room", "101");
+    host.settle_quickly();
+    host.is_disk_stalled = false;
     host.settle();
     for client in clients {
         let messages = host.messages(client);
