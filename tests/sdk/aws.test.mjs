@@ -232,3 +232,19 @@ test('a web identity, a container and a machine have keys, too', async (t) => {
     await kill();
   }
 });
+
+test('a function can be asked before a publish', async (t) => {
+  const aws = await new Aws().start(t);
+  const returned = { accept: { action: 'accept' }, reject: { action: 'reject', code: 42213, reason: 'be nice' } };
+  aws.answer = (index) => {
+    const body = JSON.stringify(returned[aws.invocations[index].event.messages[0].data]);
+    return [200, {}, JSON.stringify({ statusCode: 200, body })];
+  };
+  const lines = `invocation = "before-publish"\n${invoke(aws, ', invocation = "request-response"')}`;
+  const { rest } = await daemon(t, await directory(t), rule(lines), inEnvironment(aws.issue()));
+  const channel = rest.channels.get('room');
+  await channel.publish('n', 'accept');
+  await assert.rejects(channel.publish('n', 'reject'), { code: 42213, statusCode: 422 });
+  const { items } = await channel.history();
+  assert.deepEqual(items.map((message) => message.data), ['accept']);
+});

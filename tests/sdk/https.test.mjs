@@ -31,13 +31,16 @@ async function certificates(path) {
 /** Has `server` keep what it is sent, and by which version of HTTP. */
 async function listen(t, server, answer = () => [200]) {
   const [requests, connections] = [[], new Set()];
+  const load = { now: 0, most: 0 };
   let wake = () => {};
   server.on('request', async (request, response) => {
+    load.most = Math.max(load.most, ++load.now);
     const chunks = [];
     for await (const chunk of request) chunks.push(chunk);
     const peer = request.socket.getPeerCertificate?.()?.subject?.CN;
     requests.push({ version: request.httpVersion, headers: request.headers, body: Buffer.concat(chunks), peer });
     const [status, headers] = answer(requests.length);
+    load.now--;
     response.writeHead(status, headers);
     response.end();
     wake();
@@ -57,7 +60,7 @@ async function listen(t, server, answer = () => [200]) {
   const until = async (enough) => {
     while (!enough()) await new Promise((resolve) => (wake = resolve));
   };
-  return { url: `https://127.0.0.1:${server.address().port}/`, requests, connections, failures, until };
+  return { url: `https://127.0.0.1:${server.address().port}/`, requests, connections, load, failures, until };
 }
 
 const rule = (url, more = '', front = '') =>
@@ -83,17 +86,19 @@ test('an endpoint that speaks HTTP/2 is reached over one connection, whatever go
   assert.equal(connections.size, 1);
 });
 
-test('one that speaks HTTP/1.1 has no more connections than requests at a time, and they are used again', async (t) => {
+test('one that speaks HTTP/1.1 has no more requests at a time than the rule permits, and connections are used again', async (t) => {
   const path = await directory(t);
   const { cert, key } = await certificates(path);
-  const { url, requests, connections, until } = await listen(t, createServer({ cert, key }));
+  const { url, requests, connections, load, until } = await listen(t, createServer({ cert, key }));
   // The authority of all rules that name none.
   const { rest } = await daemon(t, path, rule(url, 'concurrency = 2', '[hooks]\nca_file = "ca.pem"\n'));
   const names = Array.from({ length: 10 }, (_, n) => `c${n}`);
   for (let n = 0; n < 10; n++) await Promise.all(names.map((name) => rest.channels.get(name).publish('n', `${n}`)));
   await until(() => requests.length === 100);
   assert.ok(requests.every(({ version }) => version === '1.1'));
-  assert.ok(connections.size <= 2, `${connections.size} connections`);
+  assert.ok(load.most <= 2, `${load.most} at a time`);
+  // One that has just been used may not be back yet when the next request wants one.
+  assert.ok(connections.size < 50, `${connections.size} connections`);
 });
 
 test('a certificate of an authority that is not trusted ends the connection before anything is said', async (t) => {
