@@ -113,7 +113,10 @@ function health(word, isGood) {
 
 function showStatus(status) {
   document.getElementById('version').textContent = status.version;
-  document.getElementById('summary').textContent = status.summary;
+  // It begins with the same word when all is well.
+  const { summary } = status;
+  const rest = summary.startsWith(status.health) ? summary.slice(status.health.length) : summary;
+  document.getElementById('summary').textContent = rest.trim();
   health(status.health, status.health === 'serving');
   for (const shard of status.shards) {
     const { box, note, figures } = card(shard);
