@@ -1,5 +1,5 @@
 //! The package as an operator meets it: installed into a root of its own, run by hand, reloaded under clients,
-//! stopped, removed and purged; and what else `packaging/` has.
+//! stopped, removed and purged; and what else `systemd/packaging/` has.
 #![allow(clippy::disallowed_methods, reason = "a test may read clocks and wait")]
 
 mod daemon;
@@ -93,7 +93,7 @@ impl Drop for Root {
 
 fn build() -> PathBuf {
     let profile = Path::new(RINGCAST).parent().and_then(Path::file_name).expect("target/PROFILE");
-    let mut program = Command::new(repository().join("packaging/build-deb"));
+    let mut program = Command::new(repository().join("systemd/packaging/build-deb"));
     let profile = profile.to_str().expect("profiles have plain names");
     let said = succeed(program.args(["--no-build", profile, "--fast"]));
     let deb = said.lines().rev().find(|line| line.ends_with(".deb"));
@@ -241,7 +241,7 @@ fn publish(daemon: &Daemon, key: &str, number: u64) -> u16 {
 
 #[test]
 fn the_list_of_parts_has_every_crate_with_its_licence_and_no_crate_of_the_tests() {
-    let output = Command::new(repository().join("packaging/sbom"))
+    let output = Command::new(repository().join("systemd/packaging/sbom"))
         .current_dir(repository())
         .output()
         .expect("python3 is here");
@@ -296,7 +296,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 #[test]
 fn the_daemon_serves_under_the_profile_for_containers() {
-    let profile = repository().join("packaging/container/ringcast-seccomp.json");
+    let profile = repository().join("systemd/packaging/container/ringcast-seccomp.json");
     let text = fs::read_to_string(&profile).expect("is there");
     let rules: Value = serde_json::from_str(&text).expect("is JSON");
     assert_eq!(rules["defaultAction"], "SCMP_ACT_ERRNO");
@@ -317,7 +317,7 @@ fn the_daemon_serves_under_the_profile_for_containers() {
 
 #[test]
 fn scripts_of_the_package_can_be_read_by_their_shells() {
-    let packaging = repository().join("packaging");
+    let packaging = repository().join("systemd/packaging");
     for script in ["postinst", "prerm", "postrm"] {
         succeed(Command::new("sh").arg("-n").arg(packaging.join("debian").join(script)));
     }

@@ -61,7 +61,7 @@ pub(super) fn io_uring(facts: &Facts) -> Vec<Finding> {
                     ),
                     why,
                     &[
-                        "podman run --security-opt seccomp=ringcast-seccomp.json ...    # packaging/container/",
+                        "podman run --security-opt seccomp=ringcast-seccomp.json ...    # systemd/packaging/container/",
                         "systemctl show -p SystemCallFilter ringcast    # @aio has to be in it",
                     ],
                 )
@@ -73,7 +73,7 @@ pub(super) fn io_uring(facts: &Facts) -> Vec<Finding> {
             why,
             &[
                 "grep CONFIG_IO_URING /boot/config-$(uname -r)",
-                "podman run --security-opt seccomp=ringcast-seccomp.json ...    # packaging/container/",
+                "podman run --security-opt seccomp=ringcast-seccomp.json ...    # systemd/packaging/container/",
             ],
         ),
         Lack::Age => Finding::error(
