@@ -272,6 +272,10 @@ impl Shard {
         let index = request.index;
         let is_joining = self.is_joining(index, stream_index);
         let stream = self.streams.at(stream_index);
+        if is_joining && stream.is_asked_by(index) {
+            // The answer that says from where on may have to wait for the disk, and is not overtaken.
+            return stream.waiting.push(request);
+        }
         let resumes = match &request.since {
             _ if !is_joining => true,
             Since::Head | Since::Rewind { .. } => false,
@@ -310,9 +314,8 @@ impl Shard {
             self.report_counts();
         }
         // The first ATTACH says from where on; those behind it ask for the members alone.
-        let is_first = self.is_joining(index, stream_index)
-            && !self.streams.at(stream_index).is_asked_by(index);
-        let since = if is_first { request.since.clone() } else { Since::Head };
+        let is_joining = self.is_joining(index, stream_index);
+        let since = if is_joining { request.since.clone() } else { Since::Head };
         let connection = self.transports[index as usize].connection();
         let connection = connection.expect("only connections attach");
         let skip = (!request.echo).then(|| connection.id());
@@ -362,6 +365,10 @@ impl Shard {
         let has_sync = joined.has_members && wants_members;
         let frames = joined.frames.into_iter().map(SendBuf::whole);
         self.transports[index as usize].push_backlog(stream_index, has_sync, frames);
+        if let Some(stream) = self.streams.get_mut(stream_index) {
+            let behind = stream.waiting.extract_if(.., |waiting| waiting.index == index).collect();
+            self.settle_attaches(index, stream_index, behind);
+        }
     }
 
     /// The attachment is sent what the stream gets from now on. `has_base` tells whether it was sent the

@@ -95,7 +95,8 @@ pub(super) struct Stream {
     pub metrics: Metrics,
     /// Whether the home is yet to be told of them.
     pub is_uncounted: bool,
-    /// ATTACHes that wait until the home has said where the stream begins.
+    /// ATTACHes that wait until the home has said where the stream begins, or behind one of the same
+    /// transport that it was asked about.
     pub waiting: Vec<WaitingAttach>,
     /// ATTACHes that wait for the past or the members, by the number under which they were asked for.
     pub joining: Vec<(u32, WaitingAttach)>,

@@ -12,7 +12,8 @@ use std::time::Duration;
 use super::{Disk, Random};
 use crate::ably::{Directory, RuleEvent};
 use crate::base::{Entropy, Now};
-use crate::journal::Command;
+use crate::channel::ChannelKey;
+use crate::journal::{Command, Journal, JournalConfig};
 use crate::shard::{Mail, Shard, ShardConfig};
 use crate::sys::SendBuf;
 
@@ -134,6 +135,25 @@ impl Host {
     #[must_use]
     pub fn with_mesh_entries(self, mesh_entries: usize) -> Host {
         Host { mesh_entries, ..self }
+    }
+
+    /// Has the shards, which have done nothing yet, keep channels on `disk`; `salt` tells starts apart.
+    #[must_use]
+    pub fn with_disk(mut self, disk: Disk, config: &JournalConfig, salt: u32) -> Host {
+        let count = self.shards.len();
+        let recovered = disk.recover(count, ChannelKey::home_of, self.now);
+        let shards = std::mem::take(&mut self.shards).into_iter().zip(recovered).enumerate();
+        let with_journal = |(id, (mut shard, recovered)): (usize, (Shard, _))| {
+            shard.begin_turn(self.now);
+            let ids = (id as u16, count as u16);
+            let key = (shard.series(), salt);
+            let mut journal = Journal::new(config.clone(), ids, key, recovered, self.now);
+            journal.number_from(disk.next_number(id as u16));
+            shard.with_journal(journal)
+        };
+        self.shards = shards.map(with_journal).collect();
+        self.disk = Some(disk);
+        self
     }
 
     /// Has mail spoilt on its way.
@@ -402,7 +422,8 @@ impl Host {
         self.flow();
     }
 
-    /// Whether nothing is under way between the shards, or to or from a client that reads.
+    /// Whether nothing is under way between the shards, to a disk that works, or to or from a client that
+    /// reads.
     pub fn is_quiet(&self) -> bool {
         let is_quiet = |(number, client): (usize, &Client)| {
             client.is_closed
@@ -413,6 +434,7 @@ impl Host {
                     && (client.sending.is_none() || self.stalled.contains(&number)))
         };
         self.mesh.iter().flatten().all(VecDeque::is_empty)
+            && (self.disk_commands.is_empty() || self.is_disk_stalled)
             && self.clients.iter().enumerate().all(is_quiet)
             && self.shards.iter().all(|shard| shard.gauges().mail_waiting == 0)
     }

@@ -3,7 +3,7 @@
 use super::apps::request;
 use super::*;
 use crate::ably::Ack;
-use crate::journal::{Journal, JournalConfig};
+use crate::journal::JournalConfig;
 use crate::sim::{Disk, EIO};
 
 /// A host whose channels are kept on `disk`; `start` tells starts apart. Channels called `kept:..` are
@@ -27,25 +27,9 @@ fn host_with(
     let seed = seed + 1_000_003 * u64::from(start);
     let mut host = Host::with_namespaces(shards, seed, config, namespaces);
     host.now.unix_ms = unix_ms;
-    let recovered = disk.recover(shards, ChannelKey::home_of, host.now);
-    let made = std::mem::take(&mut host.shards).into_iter().zip(recovered).enumerate();
-    host.shards = made
-        .map(|(id, (mut shard, recovered))| {
-            shard.begin_turn(host.now);
-            let journal = JournalConfig {
-                segment_bytes: 8192,
-                waiting_bytes_max: 6000,
-                ..JournalConfig::default()
-            };
-            let key = (shard.series(), seed as u32);
-            let ids = (id as u16, shards as u16);
-            let mut journal = Journal::new(journal, ids, key, recovered, host.now);
-            journal.number_from(disk.next_number(id as u16));
-            shard.with_journal(journal)
-        })
-        .collect();
-    host.disk = Some(disk);
-    host
+    let journal =
+        JournalConfig { segment_bytes: 8192, waiting_bytes_max: 6000, ..JournalConfig::default() };
+    host.with_disk(disk, &journal, seed as u32)
 }
 
 fn host(shards: usize, seed: u64, disk: Disk, start: u8) -> Host {
@@ -272,6 +256,32 @@ fn what_memory_has_no_room_for_is_read_from_disk() {
     host.send(rewinding, &json!({"action": 10, "channel": "kept:room", "params": params}));
     host.settle();
     assert_eq!(host.data(rewinding, "kept:room"), numbers(52..=101));
+}
+
+#[test]
+fn an_attach_that_waits_for_the_disk_is_not_overtaken_by_the_next() {
+    let mut config = ShardConfig::default();
+    config.history.channel_bytes_max = 4000;
+    let mut host = host_with(config, 2, 9, (Disk::default(), 1), 1_800_000_000_000);
+    let (publisher, subscriber) = (host.connect(0, ""), host.connect(1, ""));
+    let first = host.attach(subscriber, "kept:room")["channelSerial"].clone();
+    for number in 1..=40u64 {
+        host.publish(publisher, number - 1, "kept:room", &number.to_string());
+        host.settle_quickly();
+    }
+    for client in [host.connect(0, ""), host.connect(1, "")] {
+        let asked = json!({"action": 10, "channel": "kept:room", "channelSerial": first});
+        host.send(client, &asked);
+        host.send(client, &asked);
+        host.settle();
+        let messages = host.messages(client);
+        let attached: Vec<_> = messages.iter().filter(|it| it["action"] == 11).collect();
+        assert_eq!(attached.len(), 2);
+        assert!(attached.iter().all(|attached| is_resumed(attached)), "{attached:?}");
+        let data = messages.iter().filter(|it| it["action"] == 15);
+        let data: Vec<_> = data.map(|it| it["messages"][0]["data"].as_str().unwrap()).collect();
+        assert_eq!(data, numbers(1..=40));
+    }
 }
 
 #[test]
