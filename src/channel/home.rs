@@ -319,6 +319,13 @@ impl HomeChannel {
         self.durable.is_some()
     }
 
+    /// Notes that nothing is kept elsewhere any more of what lies before `floor`.
+    pub fn raise_floor(&mut self, floor: ChannelSerial) {
+        if let Some(durable) = &mut self.durable {
+            durable.floor = durable.floor.max(floor);
+        }
+    }
+
     /// What lies behind it is all here; of a channel whose events outlive the process, what lies before it
     /// may be kept elsewhere.
     fn kept_from(&self) -> ChannelSerial {
@@ -824,10 +831,12 @@ impl HomeChannel {
             Ok(serial) if self.knows(serial.series()) => serial,
             _ => return lost(ErrorCode::UNKNOWN_SERIES, "the channelSerial is not of this server"),
         };
-        let floor = self.kept_from();
         let from = self.memory_from();
-        let older = older.filter(|older| older.until >= from && !older.is_cut);
-        if (serial < floor && older.is_none()) || serial > self.last_serial {
+        let older = older.filter(|older| {
+            let is_kept = self.durable.as_ref().is_some_and(|durable| serial >= durable.floor);
+            is_kept && older.until >= from && !older.is_cut
+        });
+        if (serial < self.kept_from() && older.is_none()) || serial > self.last_serial {
             let text = "messages were missed that are kept no longer";
             return lost(ErrorCode::HISTORY_EXPIRED, text);
         }

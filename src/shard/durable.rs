@@ -390,6 +390,7 @@ impl Shard {
             }
             Purpose::Join { key, joining, until, readers } => {
                 keeping.readers -= readers.len();
+                self.raise_floor(&key);
                 // Continuity is not to be had across damage, and then there is nothing to replay.
                 let older = Older { events, until, is_cut: !is_complete || is_damaged };
                 for reply_to in readers {
@@ -437,6 +438,7 @@ impl Shard {
         if matches!(joining.since, Since::Rewind { .. }) && self.homes.has_mutable_messages(key) {
             return false;
         }
+        self.raise_floor(key);
         let home = self.homes.get(key).expect("opened by the caller");
         let Some(wanted) = home.older_wanted(self.now, &joining.since) else { return false };
         let bytes_max = self.config.replay_bytes_max.into();
@@ -474,6 +476,16 @@ impl Shard {
         let readers = vec![reply_to];
         keeping.queries.insert(number, Purpose::Join { key, joining, until, readers });
         true
+    }
+
+    /// Has an open channel know what of it the journal has dropped by now.
+    fn raise_floor(&mut self, key: &ChannelKey) {
+        let is_awaited = self.homes.ack(key).is_some_and(|ack| ack != Ack::Memory);
+        let Some(keeping) = &self.homes.keeping else { return };
+        let floor = keeping.journal.floor(key.as_str(), is_awaited);
+        if let Some(home) = self.homes.get_mut(key) {
+            home.raise_floor(floor);
+        }
     }
 
     /// Has a page of history wait for what it needs from disk. False: it needs nothing.
