@@ -7,7 +7,7 @@ use crate::channel::log::Link;
 use crate::shard::Mail;
 
 /// Seeds that have found something once, with what it was.
-const PAST: [(u64, &str); 10] = [
+const PAST: [(u64, &str); 19] = [
     (33, "what was owed was sent although a new token did not permit it any more"),
     (367, "a SYNC that was refused left an attachment that its client took for failed"),
     (388, "ATTACHED named a serial of messages that its client had not been sent"),
@@ -17,6 +17,18 @@ const PAST: [(u64, &str); 10] = [
     (49945, "the same, and who had attached in between missed a message"),
     (38067, "a member stayed whose DETACH came over the next transport"),
     (62171, "messages were withheld between two tokens and the answer said RESUMED"),
+    (73713, "the same, where the first token came while the client attached"),
+    (87377, "the same, of two attachments to one channel"),
+    (94362, "the same, between an attachment and another with a rewind"),
+    (38759, "who is present was judged while a lost connection still had time to come back"),
+    (900154, "an ATTACH that waited for the disk was overtaken by the next one"),
+    (900269, "the same, with a rewind"),
+    (
+        300157,
+        "what the log had dropped of an open channel was passed over and the answer said RESUMED",
+    ),
+    (300493, "the same, of one segment of several"),
+    (300150, "the log was never written again when a sync failed while a write was under way"),
     (7085, "a run that only ends as it should"),
 ];
 

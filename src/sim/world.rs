@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::credentials::{self, GRANTS_COUNT, permits};
+use super::disk::{Disk, EIO};
 use super::host::{Host, Tamper};
 use super::oracle::Oracle;
 use super::random::Random;
@@ -14,6 +15,7 @@ use super::rest::{Asked, Call, publications};
 use super::sdk::{Link, Scene, Sdk, Stand};
 use crate::channel::history::HistoryConfig;
 use crate::connection::ConnectionConfig;
+use crate::journal::JournalConfig;
 use crate::shard::ShardConfig;
 
 /// Channels without qualifier.
@@ -27,6 +29,9 @@ const CLIENT_IDS: [Option<&str>; 4] = [Some("ann"), Some("bob"), Some("cleo"), N
 
 /// Rounds until nothing is left to be done, at the end of a run; a round without progress takes time.
 const ROUNDS_MAX: usize = 3000;
+
+/// How often the end waits for a while in which no transport is lost.
+const CALM_TRIES_MAX: usize = 10;
 
 /// What a run is like.
 struct Plan {
@@ -100,6 +105,14 @@ impl World {
             dormant_max: bounds(&[1, 3, 1000], 65_536) as usize,
             ..ShardConfig::default()
         };
+        let wide = JournalConfig {
+            retention: config.history.persisted_retention,
+            ..JournalConfig::default()
+        };
+        let journal = match is_narrow {
+            true => JournalConfig { segment_bytes: 8 << 10, waiting_bytes_max: 6 << 10, ..wide },
+            false => wide,
+        };
         let mesh_entries = bounds(&[2, 5, 100], 1024) as usize;
         let plan = Plan {
             acts: 40 + random.below(160),
@@ -126,6 +139,9 @@ impl World {
             Sdk::new(number, grant, by_token, client_id, !random.chance(4))
         };
         let sdks = (0..plan.clients).map(sdk).collect();
+        if random.chance(4) {
+            host = host.with_disk(Disk::default(), &journal, seed as u32);
+        }
         World {
             host,
             oracle: Oracle::default(),
@@ -254,8 +270,20 @@ impl World {
         self.calls.push(call);
     }
 
+    /// The disk stalls, goes on, or fails once.
+    fn disk_fault(&mut self) {
+        match self.below(3) {
+            0 => self.host.is_disk_stalled = true,
+            1 => self.host.is_disk_stalled = false,
+            _ => self.host.disk.iter_mut().for_each(|disk| disk.errors.push_back(Some(EIO))),
+        }
+    }
+
     /// Something goes wrong.
     fn fault(&mut self) {
+        if self.host.disk.is_some() && self.chance(4) {
+            return self.disk_fault();
+        }
         let who = self.below(self.sdks.len());
         match self.below(16) {
             0..=5 => self.with_sdk(who, |sdk, scene| sdk.lose(scene, true)),
@@ -342,20 +370,29 @@ impl World {
     fn end(&mut self) {
         self.report.trace(|| "the end begins".into());
         self.host.stalled.clear();
+        self.host.is_disk_stalled = false;
         for sdk in &mut self.sdks {
             sdk.is_calm = true;
         }
         if self.lost_key.is_some() {
             self.reload();
         }
-        if !self.settle(|world| world.sdks.iter().all(Sdk::is_settled) && world.calls.is_empty()) {
-            let states: Vec<String> = self.sdks.iter().map(Sdk::state).collect();
-            let text = format!("{states:#?}, calls {:?}", self.calls);
-            return self.oracle.find("does not settle", text);
+        if !self.come_to_rest() {
+            return;
         }
         // Members of those who are gone leave.
-        self.pass_slowly(40, Duration::from_secs(4));
-        self.settle(|world| world.sdks.iter().all(Sdk::is_settled));
+        self.pass_slowly(32, Duration::from_secs(4));
+        // Where a transport is slow and is lost even now, they are given their time as well.
+        for _ in 0..CALM_TRIES_MAX {
+            let drops = self.report.drops;
+            self.pass_slowly(8, Duration::from_secs(4));
+            if !self.come_to_rest() {
+                return;
+            }
+            if self.report.drops == drops {
+                break;
+            }
+        }
         let histories: Vec<Value> = BASES.map(|base| self.ask(base, Call::history)).into();
         for (base, history) in BASES.iter().zip(&histories) {
             self.take_answer(&Asked::History((*base).into()), 200, history);
@@ -373,6 +410,19 @@ impl World {
         if self.oracle.findings.is_empty() {
             self.leave();
         }
+    }
+
+    /// Everybody gets to where it wants to be; false, and a finding, when that does not come about.
+    fn come_to_rest(&mut self) -> bool {
+        let is_at_rest =
+            |world: &World| world.sdks.iter().all(Sdk::is_settled) && world.calls.is_empty();
+        if self.settle(is_at_rest) {
+            return true;
+        }
+        let states: Vec<String> = self.sdks.iter().map(Sdk::state).collect();
+        let text = format!("{states:#?}, calls {:?}", self.calls);
+        self.oracle.find("does not settle", text);
+        false
     }
 
     /// Time goes by, and everybody stays awake.
