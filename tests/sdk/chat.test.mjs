@@ -43,10 +43,11 @@ async function visitors(t, url) {
     args: ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking'],
   });
   t.after(() => browser.close());
-  return async (name, hash = `#name=${name}`) => {
+  return async (name, hash = `#name=${name}`, prepare = undefined) => {
     const context = await browser.newContext({ viewport: { width: 860, height: 560 } });
     const page = await context.newPage();
     page.on('pageerror', (error) => t.diagnostic(`${name}: ${error}`));
+    await prepare?.(page);
     await page.goto(url + hash);
     return page;
   };
@@ -132,4 +133,19 @@ test('rooms are apart, and who comes in says a name', async (t) => {
     await ann.locator('#typing', { hasText: 'bob is typing' }).waitFor();
     await ann.screenshot({ path: process.env.SCREENSHOT });
   }
+});
+
+test('what is said on the way to another room is said there', async (t) => {
+  const open = await visitors(t, await startChat(t, await directory(t)));
+  const slow = (page) => page.routeWebSocket(/127/, (route) => {
+    const server = route.connectToServer();
+    server.onMessage((message) => setTimeout(() => route.send(message), 300));
+  });
+  const ann = await open('ann', undefined, slow);
+  await say(ann, 'who is early?'); // while it still enters
+  await shows(ann, 'who is early?');
+  await ann.locator('#rooms a', { hasText: 'garden' }).click();
+  await say(ann, 'darn, slow doors');
+  await shows(ann, '****, slow doors');
+  assert.deepEqual(await said(ann), ['A: ****, slow doors']);
 });

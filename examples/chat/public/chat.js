@@ -44,6 +44,7 @@ async function join(room) {
 
   const list = $('messages');
   list.replaceChildren();
+  $('members').replaceChildren();
   // A message comes from history or live, whichever is first; its serial says where it belongs.
   function show({ serial, clientId, timestamp, data }) {
     if (!isHere) return;
@@ -118,7 +119,9 @@ function move() {
   // One after the other, however fast somebody clicks.
   moves = moves
     .then(async () => {
-      await here?.leave();
+      const left = here;
+      here = null;
+      await left?.leave();
       here = await join(room);
     })
     .catch((error) => ($('typing').textContent = `cannot enter: ${error.message}`));
@@ -126,15 +129,21 @@ function move() {
 addEventListener('hashchange', move);
 move();
 
+// What is typed or said during a move belongs to the room that the page shows by then: it waits for the move.
 const input = $('say').elements.text;
-input.addEventListener('input', () => here?.type(input.value !== ''));
+input.addEventListener('input', async () => {
+  await moves;
+  here?.type(input.value !== '');
+});
 $('say').addEventListener('submit', async (event) => {
   event.preventDefault();
   const text = input.value.trim();
-  if (text === '' || !here) return;
+  if (text === '') return;
   input.value = '';
-  here.type(false);
   try {
+    await moves;
+    if (!here) throw new Error('in no room');
+    here.type(false);
     await here.say(text);
   } catch (error) {
     $('typing').textContent = `not sent: ${error.message}`;
