@@ -23,52 +23,28 @@ import tempfile
 import time
 import urllib.request
 
+from websocket import Frames, text_frame, upgrade
+
 KEY = "app.key:secret"
 LEVELS = ["off", "memory", "written", "fsynced"]
 ACK = re.compile(rb'"msgSerial":(\d+)')
 COUNT = re.compile(rb'"count":(\d+)')
 
 
-def text_frame(payload):
-    """A masked text frame; the mask is zero, which is as good as any on loopback."""
-    length = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
-    return b"\x81" + length + bytes(4) + payload
-
-
 class Publisher(asyncio.Protocol):
     def __init__(self, channel, run):
         self.channel, self.run = channel, run
-        self.buffer = b""
-        self.upgraded = False
+        self.frames = Frames()
         self.sent = self.acked = 0
         self.times = {}
 
     def connection_made(self, transport):
         self.transport = transport
-        transport.write(
-            f"GET /?key={KEY}&v=6&format=json HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n"
-            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
-        )
+        transport.write(upgrade(KEY))
 
     def data_received(self, data):
-        self.buffer += data
-        if not self.upgraded:
-            _, found, rest = self.buffer.partition(b"\r\n\r\n")
-            if not found:
-                return
-            self.upgraded, self.buffer = True, rest
-        at = 0
-        while len(self.buffer) - at >= 2:
-            length, start = self.buffer[at + 1], at + 2
-            if length == 126:
-                length = int.from_bytes(self.buffer[start : start + 2], "big")
-                start += 2
-            if len(self.buffer) < start + length:
-                break
-            self.message(self.buffer[start : start + length])
-            at = start + length
-        self.buffer = self.buffer[at:]
+        for _, payload in self.frames.feed(data):
+            self.message(payload)
 
     def message(self, payload):
         if payload.startswith(b'{"action":4,'):

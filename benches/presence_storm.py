@@ -19,54 +19,28 @@ import subprocess
 import tempfile
 import time
 
+from websocket import Frames, text_frame, upgrade
+
 KEY = "app.key:secret"
 CHANNEL = "room"
 MEMBER = re.compile(rb'"clientId":"(m\d+)"')
 ACTION = re.compile(rb'^\{"action":(\d+)')
 
 
-def text_frame(message):
-    """A masked text frame; the mask is zero, which is as good as any on loopback."""
-    payload = json.dumps(message).encode()
-    length = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
-    return b"\x81" + length + bytes(4) + payload
-
-
 class Client(asyncio.Protocol):
     def __init__(self, name, run):
         self.name, self.run = name, run
-        self.buffer = b""
-        self.upgraded = False
+        self.frames = Frames()
         self.known = set()
 
     def connection_made(self, transport):
         self.transport = transport
-        transport.write(
-            f"GET /?key={KEY}&v=6&format=json HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n"
-            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
-        )
+        transport.write(upgrade(KEY))
 
     def data_received(self, data):
         self.run.bytes += len(data)
-        self.buffer += data
-        if not self.upgraded:
-            head, found, rest = self.buffer.partition(b"\r\n\r\n")
-            if not found:
-                return
-            self.upgraded, self.buffer = True, rest
-        at = 0
-        while len(self.buffer) - at >= 2:
-            length, start = self.buffer[at + 1], at + 2
-            if length >= 126:
-                width = 2 if length == 126 else 8
-                length = int.from_bytes(self.buffer[start : start + width], "big")
-                start += width
-            if len(self.buffer) < start + length:
-                break
-            self.message(self.buffer[start : start + length])
-            at = start + length
-        self.buffer = self.buffer[at:]
+        for _, payload in self.frames.feed(data):
+            self.message(payload)
 
     def message(self, payload):
         match = ACTION.match(payload)
@@ -87,7 +61,7 @@ class Client(asyncio.Protocol):
                 self.run.complete(self)
 
     def send(self, message):
-        self.transport.write(text_frame(message))
+        self.transport.write(text_frame(json.dumps(message).encode()))
 
 
 class Run:

@@ -27,6 +27,8 @@ import subprocess
 import tempfile
 import time
 
+from websocket import Frames, text_frame, upgrade
+
 KEY = "bench.key:secret"
 MEGABYTE = b"x" * 1_000_000
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -205,35 +207,20 @@ def isolation(args):
 # ---- throughput ---------------------------------------------------------------------------------
 
 
-def frame(payload):
-    """A masked text frame; the mask is zero, which is as good as any on loopback."""
-    length = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
-    return b"\x81" + length + bytes(4) + payload
-
-
 async def publish(address, channels, rate, seconds):
     """Publishes in turn to `channels` channels; returns how many were sent, accepted and refused, and when."""
     host, port = address.rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(
-        f"GET /?key={KEY}&v=6&format=json HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
-    )
-    await reader.readuntil(b"\r\n\r\n")
+    writer.write(upgrade(KEY))
     counts = {"sent": 0, "accepted": 0, "refused": 0}
 
     async def read():
-        while True:
-            head = await reader.readexactly(2)
-            length = head[1]
-            if length == 126:
-                length = int.from_bytes(await reader.readexactly(2), "big")
-            elif length == 127:
-                length = int.from_bytes(await reader.readexactly(8), "big")
-            payload = await reader.readexactly(length)
-            if payload.startswith((b'{"action":1,', b'{"action":2,')):
-                told = json.loads(payload)
-                counts["accepted" if told["action"] == 1 else "refused"] += told["count"]
+        frames = Frames()
+        while data := await reader.read(65536):
+            for _, payload in frames.feed(data):
+                if payload.startswith((b'{"action":1,', b'{"action":2,')):
+                    told = json.loads(payload)
+                    counts["accepted" if told["action"] == 1 else "refused"] += told["count"]
 
     task = asyncio.create_task(read())
     began = time.monotonic()
@@ -244,8 +231,8 @@ async def publish(address, channels, rate, seconds):
         out = []
         for serial in range(counts["sent"], due):
             channel, number = serial % channels, serial // channels
-            out.append(frame(b'{"action":15,"msgSerial":%d,"channel":"c%d","messages":[{"data":"%d"}]}'
-                             % (serial, channel, number)))
+            out.append(text_frame(b'{"action":15,"msgSerial":%d,"channel":"c%d","messages":[{"data":"%d"}]}'
+                                  % (serial, channel, number)))
         counts["sent"] = max(counts["sent"], due)
         writer.write(b"".join(out))
         await writer.drain()

@@ -9,13 +9,18 @@ Standard library only. The last lines are the table of docs/reliability.md. Exit
 """
 import argparse
 import base64
+import collections
 import json
 import os
+import pathlib
 import re
 import socket
 import subprocess
 import sys
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "benches"))
+from websocket import Frames, frame, upgrade
 
 KEY = "app.key:secret"
 BASIC = "Authorization: Basic " + base64.b64encode(KEY.encode()).decode()
@@ -91,33 +96,17 @@ class Daemon:
         return self.request(f"POST /channels/{channel}/messages", json.dumps({"data": data}))
 
 
-def frame(opcode, payload, masked=True):
-    if len(payload) < 126:
-        length = bytes([len(payload)])
-    elif len(payload) < 65536:
-        length = b"\x7e" + len(payload).to_bytes(2, "big")
-    else:
-        length = b"\x7f" + len(payload).to_bytes(8, "big")
-    length = bytes([length[0] | (0x80 if masked else 0)]) + length[1:]
-    return bytes([0x80 | opcode]) + length + (bytes(4) if masked else b"") + payload
-
-
 class WebSocket:
     """A client; it reads when it is told to."""
 
     def __init__(self, daemon, query="", receive_buffer=None, headers=""):
         self.socket = daemon.connect(receive_buffer)
-        self.buffer = b""
-        self.socket.sendall(
-            f"GET /?v=6&key={KEY}{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n".encode())
-        while b"\r\n\r\n" not in self.buffer:
-            piece = self.socket.recv(65536)
-            if not piece:
-                break
-            self.buffer += piece
-        head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
-        self.status = int(head[9:12] or 0)
+        self.frames, self.waiting = Frames(), collections.deque()
+        self.close_code = None
+        self.socket.sendall(upgrade(KEY, query, headers))
+        while self.frames.head is None and (piece := self.socket.recv(65536)):
+            self.waiting.extend(self.frames.feed(piece))
+        self.status = self.frames.status()
 
     def send(self, message):
         self.socket.sendall(frame(1, json.dumps(message).encode()))
@@ -125,25 +114,17 @@ class WebSocket:
     def receive(self):
         """The next protocol message; None: the daemon has closed."""
         while True:
-            if len(self.buffer) >= 2:
-                length, at = self.buffer[1] & 0x7F, 2
-                if length == 126:
-                    length, at = int.from_bytes(self.buffer[2:4], "big"), 4
-                elif length == 127:
-                    length, at = int.from_bytes(self.buffer[2:10], "big"), 10
-                if len(self.buffer) >= at + length and (at == 2 or len(self.buffer) >= at):
-                    opcode, payload = self.buffer[0] & 15, self.buffer[at:at + length]
-                    self.buffer = self.buffer[at + length:]
-                    if opcode == 1:
-                        return json.loads(payload)
-                    if opcode == 8:
-                        self.close_code = int.from_bytes(payload[:2], "big")
-                        return None
-                    continue
+            while self.waiting:
+                opcode, payload = self.waiting.popleft()
+                if opcode == 1:
+                    return json.loads(payload)
+                if opcode == 8:
+                    self.close_code = int.from_bytes(payload[:2], "big")
+                    return None
             piece = self.socket.recv(65536)
             if not piece:
                 return None
-            self.buffer += piece
+            self.waiting.extend(self.frames.feed(piece))
 
     def until(self, action):
         while (message := self.receive()) is not None:
@@ -279,7 +260,6 @@ def frames_that_are_none(binary):
         for name, (bytes_, codes) in cases.items():
             client = WebSocket(daemon)
             client.until(4)
-            client.close_code = 0
             client.socket.sendall(bytes_)
             while client.receive() is not None:
                 pass
