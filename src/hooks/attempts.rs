@@ -47,11 +47,11 @@ pub struct Attempt {
     pub rule: Box<str>,
     /// Of the rule's app.
     pub app: Box<str>,
-    /// Whose events are in it; of a large batch the first.
+    /// Whose events are in it, or what it is asked about; of a large batch the first.
     pub channels: Vec<Box<str>>,
-    /// The events' numbers, as the spool has them; of a large batch the first.
+    /// The events' numbers, as the spool has them; of a large batch the first. A question has none.
     pub events: Vec<u64>,
-    /// How many there are.
+    /// How many there are; a question counts as one.
     pub event_count: usize,
     /// Counts attempts for the first of them, from 1.
     pub attempt: u32,
@@ -81,6 +81,15 @@ pub enum Fate {
     Refused,
     /// It has failed, and there is no rule any more to try it again.
     GivenUp,
+    /// A question: the publish may be.
+    Accepted,
+    /// A question: other messages are published instead.
+    Replaced,
+    /// A question: the publish is refused.
+    Rejected,
+    /// A question that nobody has decided, and that is not asked again: what then becomes of the publish
+    /// the rule says (`on_failure`).
+    Undecided,
 }
 
 /// What was sent, without what is secret.
@@ -123,9 +132,22 @@ impl Header {
 
 impl Sent {
     /// What `target` is sent for `parcel`.
-    pub(super) fn new(target: &Target, parcel: &Parcel) -> Sent {
+    pub(super) fn parcel(target: &Target, parcel: &Parcel) -> Sent {
         let (content_type, body) = client::body(parcel);
-        let own = &parcel.entries[0].event.headers;
+        Sent::new(target, content_type, &parcel.entries[0].event.headers, &body)
+    }
+
+    /// What `target` is asked; `body` is JSON.
+    pub(super) fn question(target: &Target, body: &[u8]) -> Sent {
+        Sent::new(target, ContentType::Json, &[], body)
+    }
+
+    fn new(
+        target: &Target,
+        content_type: ContentType,
+        own: &[(Box<str>, Box<str>)],
+        body: &[u8],
+    ) -> Sent {
         let own = own.iter().map(|(name, value)| Header::new(name, value));
         let (method, url, mut headers) = match &target.sink {
             Sink::Http(http) => {

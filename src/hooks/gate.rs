@@ -1,11 +1,12 @@
 //! Rules that are asked before a publish: one question with its repetitions, and what comes of it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use super::attempts::Fate;
 use super::client::Client;
 use crate::ably::{Gate, Inquiry, Verdict, read_verdict};
 
@@ -32,8 +33,36 @@ pub struct Outcome {
     pub inquiry: Inquiry,
     /// What its shard is told.
     pub verdict: Verdict,
+    /// What was asked, in order; nothing if its rule is gone.
+    pub asked: Vec<Asked>,
+}
+
+impl Outcome {
     /// For the log, where there is no decision: a status, or what has failed.
-    pub failure: Option<String>,
+    pub fn failure(&self) -> Option<&str> {
+        match self.verdict {
+            Verdict::Accept | Verdict::Replace(_) | Verdict::Reject(_) => None,
+            Verdict::Failed(why) | Verdict::Unanswered(why) => {
+                Some(self.asked.last().map_or(why, |asked| &asked.note))
+            }
+        }
+    }
+}
+
+/// One request with a question, and what came of it.
+pub struct Asked {
+    /// Since the question was put.
+    pub began: Duration,
+    /// Until the answer was there.
+    pub latency: Duration,
+    /// Of the answer, if there was one.
+    pub status: Option<u16>,
+    /// A status, or what has failed; in words.
+    pub note: String,
+    /// What it came to.
+    pub fate: Fate,
+    /// The pause until it is asked again.
+    pub pause: Option<Duration>,
 }
 
 /// What a reply means.
@@ -49,43 +78,71 @@ enum Meaning {
 
 /// Asks until there is a decision, or there will be none. `places` are those of the rule.
 pub async fn ask(client: Arc<Client>, places: Arc<Semaphore>, inquiry: Inquiry) -> Outcome {
+    let put = Instant::now();
+    let mut asked = Vec::new();
     let Some(gate) = inquiry.rule.gate else {
-        let why = "a rule of the channel cannot be asked";
-        return Outcome { inquiry, verdict: Verdict::Failed(why), failure: Some(why.to_owned()) };
+        let verdict = Verdict::Failed("a rule of the channel cannot be asked");
+        return Outcome { inquiry, verdict, asked };
     };
-    let mut failure = "no answer in time".to_owned();
-    let asked = tokio::time::timeout(gate.timeout, async {
+    // Since when a request is under way.
+    let mut since = None;
+    let decided = tokio::time::timeout(gate.timeout, async {
         let _place = places.acquire().await;
-        let (mut asked, mut pause) = (0, PAUSE_FIRST);
+        let mut pause = PAUSE_FIRST;
         loop {
-            let meaning = match client.ask(inquiry.body.clone()).await {
+            let began = put.elapsed();
+            since = Some(began);
+            let reply = client.ask(inquiry.body.clone()).await;
+            since = None;
+            let may_repeat = asked.len() < gate.retries_max as usize;
+            let (status, note, meaning) = match reply {
                 Ok(reply) => {
                     let meaning = judge(&gate, &reply);
+                    let mut note = format!("status {}", reply.status);
                     if let Meaning::Failed(why) | Meaning::Again(why) = meaning {
-                        failure = format!("status {}, {why}", reply.status);
+                        note = format!("{note}, {why}");
                     }
-                    meaning
+                    (Some(reply.status), note, meaning)
                 }
                 Err(note) => {
-                    failure = note;
-                    Meaning::Again("a rule of the channel cannot be reached")
+                    (None, note, Meaning::Again("a rule of the channel cannot be reached"))
                 }
             };
-            match meaning {
-                Meaning::Decided(verdict) => return verdict,
-                Meaning::Again(_) if asked < gate.retries_max => {}
-                Meaning::Again(why) => return Verdict::Unanswered(why),
-                Meaning::Failed(why) => return Verdict::Failed(why),
+            let (verdict, fate) = match meaning {
+                Meaning::Decided(verdict) => {
+                    let fate = match verdict {
+                        Verdict::Accept => Fate::Accepted,
+                        Verdict::Replace(_) => Fate::Replaced,
+                        Verdict::Reject(_) => Fate::Rejected,
+                        Verdict::Failed(_) | Verdict::Unanswered(_) => Fate::Undecided,
+                    };
+                    (Some(verdict), fate)
+                }
+                Meaning::Again(_) if may_repeat => (None, Fate::Retry),
+                Meaning::Again(why) => (Some(Verdict::Unanswered(why)), Fate::Undecided),
+                Meaning::Failed(why) => (Some(Verdict::Failed(why)), Fate::Undecided),
+            };
+            let latency = put.elapsed() - began;
+            let again = verdict.is_none().then_some(pause);
+            asked.push(Asked { began, latency, status, note, fate, pause: again });
+            if let Some(verdict) = verdict {
+                return verdict;
             }
-            asked += 1;
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
     });
-    let why = "a rule of the channel has not answered in time";
-    let verdict = asked.await.unwrap_or(Verdict::Unanswered(why));
-    let is_decided = !matches!(verdict, Verdict::Failed(_) | Verdict::Unanswered(_));
-    Outcome { inquiry, verdict, failure: (!is_decided).then_some(failure) }
+    let verdict = decided.await.unwrap_or_else(|_| {
+        if let Some(began) = since {
+            let (latency, note) = (put.elapsed() - began, "no answer in time".to_owned());
+            let fate = Fate::Undecided;
+            asked.push(Asked { began, latency, status: None, note, fate, pause: None });
+        } else if let Some(last) = asked.last_mut() {
+            (last.fate, last.pause) = (Fate::Undecided, None);
+        }
+        Verdict::Unanswered("a rule of the channel has not answered in time")
+    });
+    Outcome { inquiry, verdict, asked }
 }
 
 /// What a reply means (15.9).

@@ -137,7 +137,16 @@ struct Reported {
 }
 
 /// Questions under way. Cores bound them: each has as many as publishes wait there.
-type Questions = JoinSet<gate::Outcome>;
+type Questions = JoinSet<Ended>;
+
+/// A question that has ended.
+struct Ended {
+    outcome: gate::Outcome,
+    /// Whom it was put to; nobody if its rule was gone.
+    target: Option<Arc<Target>>,
+    /// When it was put, in milliseconds since the Unix epoch.
+    put_ms: u64,
+}
 
 impl HookThread {
     pub(super) fn new(
@@ -357,8 +366,8 @@ impl HookThread {
                 Some(first) = questions.join_next() => {
                     let others = std::iter::from_fn(|| questions.try_join_next());
                     let ended = std::iter::once(first).chain(others);
-                    let outcomes = ended.map(|ended| ended.expect("questions are not cancelled"));
-                    self.tell(outcomes.collect());
+                    let ended = ended.map(|ended| ended.expect("questions are not cancelled"));
+                    self.tell(ended.collect());
                 }
                 Some(command) = commands.recv() => self.obey(command),
                 Some(ended) = requests.join_next() => {
@@ -445,36 +454,81 @@ impl HookThread {
 
     /// Asks what cores want to know.
     fn ask(&mut self, inquiries: Vec<Inquiry>, questions: &mut Questions) {
+        let put_ms = self.now().unix_ms;
         for inquiry in inquiries {
             match self.numbers.get(&inquiry.rule.id) {
                 Some(number) => {
-                    let Route { client, places, .. } = &self.routes[number];
-                    questions.spawn(gate::ask(Arc::clone(client), Arc::clone(places), inquiry));
+                    let Route { client, places, target, .. } = &self.routes[number];
+                    let asking = gate::ask(Arc::clone(client), Arc::clone(places), inquiry);
+                    let target = Some(Arc::clone(target));
+                    questions.spawn(async move { Ended { outcome: asking.await, target, put_ms } });
                 }
                 None => {
                     let verdict = Verdict::Failed("a rule of the channel cannot be asked any more");
-                    self.tell(vec![gate::Outcome { inquiry, verdict, failure: None }]);
+                    let outcome = gate::Outcome { inquiry, verdict, asked: Vec::new() };
+                    self.tell(vec![Ended { outcome, target: None, put_ms }]);
                 }
             }
         }
     }
 
     /// Tells cores what has come of their questions.
-    fn tell(&mut self, outcomes: Vec<gate::Outcome>) {
+    fn tell(&mut self, ended: Vec<Ended>) {
         let now = self.now();
         let mut answered: Vec<Vec<Answered>> = self.verdicts.iter().map(|_| Vec::new()).collect();
-        for gate::Outcome { inquiry, verdict, failure } in outcomes {
-            if let Some(failure) = failure
-                && let Some(&number) = self.numbers.get(&inquiry.rule.id)
+        for Ended { outcome, target, put_ms } in ended {
+            if let Some(failure) = outcome.failure()
+                && let Some(&number) = self.numbers.get(&outcome.inquiry.rule.id)
             {
-                self.note_undecided(now, number, &failure);
+                self.note_undecided(now, number, failure);
             }
+            if let Some(target) = target {
+                self.note_asked(&outcome, &target, put_ms);
+            }
+            let gate::Outcome { inquiry, verdict, .. } = outcome;
             answered[usize::from(inquiry.shard)].push((inquiry.number, verdict));
         }
         for (send, answered) in self.verdicts.iter_mut().zip(answered) {
             if !answered.is_empty() {
                 send(answered);
             }
+        }
+    }
+
+    /// Remembers what was asked.
+    fn note_asked(&mut self, outcome: &gate::Outcome, target: &Target, put_ms: u64) {
+        let inquiry = &outcome.inquiry;
+        let request = Sent::question(target, &inquiry.body);
+        for (asked, attempt) in outcome.asked.iter().zip(1..) {
+            let time = put_ms + asked.began.as_millis() as u64;
+            let ended_ms = time + asked.latency.as_millis() as u64;
+            let attempt = Arc::new(Attempt {
+                id: self.next_attempt,
+                time,
+                rule: inquiry.rule.id.clone(),
+                app: inquiry.rule.app_id.clone(),
+                channels: vec![inquiry.channel.clone()],
+                events: Vec::new(),
+                event_count: 1,
+                attempt,
+                request: request.clone(),
+                status: asked.status,
+                note: asked.note.clone(),
+                latency_ms: asked.latency.as_millis() as u64,
+                outcome: asked.fate,
+                next_try: asked.pause.map(|pause| ended_ms + pause.as_millis() as u64),
+            });
+            self.next_attempt += 1;
+            let number = self.numbers.get(&inquiry.rule.id);
+            if let Some(route) = number.and_then(|number| self.routes.get_mut(number)) {
+                if matches!(asked.fate, Fate::Retry | Fate::Undecided) {
+                    route.counts.failed += 1;
+                    let note = asked.note.clone();
+                    route.last_failure = Some(LastFailure { time: ended_ms, note });
+                }
+                route.log.push(Arc::clone(&attempt));
+            }
+            self.tell_attempt(attempt);
         }
     }
 
@@ -686,7 +740,7 @@ impl HookThread {
         message_events(&route.rule, channel, &publication, |event| events.push(event));
         let event = Arc::new(events.pop().expect("nothing of it skips the rule"));
         let parcel = Parcel::alone(Entry { id: 0, event });
-        let empty = Sent::new(&target, &parcel);
+        let empty = Sent::parcel(&target, &parcel);
         let mut attempt = self.attempt(&parcel, empty, now.unix_ms, Duration::ZERO);
         // Its end is bounded by the target's timeout.
         tokio::spawn(async move {
@@ -782,7 +836,7 @@ impl HookThread {
 
 /// Sends one parcel, and notes what and for how long.
 async fn send(client: &Client, target: &Target, parcel: &Parcel, began_ms: u64) -> Reported {
-    let sent = Sent::new(target, parcel);
+    let sent = Sent::parcel(target, parcel);
     let began = Instant::now();
     let answer = client.send(parcel).await;
     Reported { sent, answer, began_ms, latency: began.elapsed() }

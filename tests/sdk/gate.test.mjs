@@ -1,5 +1,7 @@
 // Rules that are asked before a publish: what they decide, what happens without an answer.
 import assert from 'node:assert/strict';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { subscribe, test } from './client.mjs';
 import { SERVER_KEY, check, daemon, directory, endpoint, freePort, keys, pause } from './daemon.mjs';
 
@@ -231,4 +233,51 @@ test('rules that are asked are configured with what goes with that', async (t) =
   }
   const after = rule(url, 'on_failure = "publish"').replace('before-publish', 'after-publish');
   assert.match(await check(t, keys + after), /on_failure/);
+});
+
+test('each question is in the inspector, with what came of it', async (t) => {
+  const [path, adminPort, token] = [await directory(t), await freePort(), '0123456789abcdef'.repeat(2)];
+  await writeFile(join(path, 'admin.token'), token);
+  const admin = `[admin]\nlisten = "127.0.0.1:${adminPort}"\ntoken_file = "admin.token"\n`;
+  const answers = { stumbles: [500], locked: [403], hangs: [0] };
+  const ask = await asked(t, 0, (question) => {
+    const text = question.messages[0].data;
+    const answer = answers[text] ?? decide(question);
+    if (text === 'stumbles') delete answers.stumbles; // it gets up again
+    return answer;
+  });
+  const { rest } = await daemon(t, path, admin + keys + rule(ask.url, 'timeout = "600ms"'));
+  const channel = rest.channels.get('gated:room');
+  for (const text of ['plain', 'darn', 'rude', 'stumbles', 'locked', 'hangs']) {
+    await code(channel.publish('said', text));
+  }
+  const get = async (path) => {
+    const headers = { authorization: `Bearer ${token}` };
+    return (await fetch(`http://127.0.0.1:${adminPort}${path}`, { headers })).json();
+  };
+  // The shard gives a question up by itself; the thread that asks notes it in its own time.
+  let attempts = [];
+  while (attempts.length < 7) {
+    await pause(20);
+    attempts = await get('/hooks/attempts?rule=ask');
+  }
+  assert.deepEqual(
+    attempts.map(({ outcome, status, attempt }) => [outcome, status, attempt]),
+    [
+      ['accepted', 200, 1],
+      ['replaced', 200, 1],
+      ['rejected', 200, 1],
+      ['retry', 500, 1],
+      ['accepted', 200, 2],
+      ['undecided', 403, 1],
+      ['undecided', null, 1],
+    ],
+  );
+  const [first, , , retried] = attempts;
+  assert.deepEqual([first.channels, first.events, first.eventCount], [['gated:room'], [], 1]);
+  assert.match(first.request.body, /BEFORE_PUBLISH.*plain/);
+  assert.ok(retried.nextTry >= retried.time + 100 && !first.nextTry);
+  assert.match(attempts.at(-1).note, /in time|timed out/);
+  const [summary] = await get('/hooks/rules');
+  assert.deepEqual([summary.failed, summary.lastFailure.note], [3, attempts.at(-1).note]);
 });

@@ -58,7 +58,11 @@ test('an operator signs in and sees what the chat\'s rule sends, live, with requ
   assert.match(request, /^POST http:\/\/127\.0\.0\.1:\d+\/\n/);
   assert.match(request, /x-ably-signature: \*\*\*/);
   assert.match(request, /what the heck, ann/);
-  assert.match(await page.locator('#summary').innerText(), /^delivered: status 200 after \d+ ms, try 1/);
+  const summary = await page.locator('#summary').innerText();
+  assert.match(summary, /^delivered: status 200 after \d+ ms, try 1; events \d+$/);
+  // Its number is larger than what a double holds, and exact all the same.
+  const listed = await page.evaluate(async () => (await fetch('/hooks/attempts')).text());
+  assert.ok(listed.includes(`"events":[${summary.split(' ').at(-1)}]`), summary);
 
   // What was said is text, whatever it looks like.
   await said.publish('said', { text: '<img src=x onerror="document.title=1">' });
@@ -83,6 +87,6 @@ test('an operator signs in and sees what the chat\'s rule sends, live, with requ
     await page.locator('#outcome').selectOption('');
     await page.locator('#text').fill('');
     await rows.filter({ hasText: 'delivered' }).first().click();
-    await page.screenshot({ path: process.env.SCREENSHOT });
+    await page.screenshot({ path: process.env.SCREENSHOT, fullPage: true });
   }
 });

@@ -6,6 +6,9 @@
 const ATTEMPTS_MAX = 500;
 const RULES_MS = 2000;
 
+/** Of outcomes; others are bad. What a function rejects, it was asked to judge. */
+const STYLES = { delivered: 'good', accepted: 'good', replaced: 'good', rejected: '', retry: '' };
+
 const $ = (id) => document.getElementById(id);
 const attempts = [];
 let paused = false;
@@ -55,7 +58,7 @@ function rowOf(attempt) {
   row.tabIndex = 0;
   row.onclick = () => showDetails(attempt);
   row.onkeydown = (event) => event.key === 'Enter' && showDetails(attempt);
-  const style = { delivered: 'good', retry: '' }[attempt.outcome] ?? 'bad';
+  const style = STYLES[attempt.outcome] ?? 'bad';
   return cells(row, [
     [time(attempt.time)], [attempt.rule], [attempt.channels.join(', ')], [attempt.outcome, style],
     [attempt.status ?? attempt.note], [attempt.latencyMs, 'number'], [attempt.attempt, 'number'],
@@ -77,7 +80,7 @@ function showDetails(attempt) {
   const { request, nextTry } = attempt;
   const again = nextTry ? `, again at ${time(nextTry)}` : '';
   $('number').textContent = attempt.id;
-  $('summary').textContent = `${attempt.outcome}: ${attempt.note} after ${attempt.latencyMs} ms, try ${attempt.attempt}${again}; events ${attempt.events.join(', ')}`;
+  $('summary').textContent = `${attempt.outcome}: ${attempt.note} after ${attempt.latencyMs} ms, try ${attempt.attempt}${again}${attempt.events.length ? `; events ${attempt.events.join(', ')}` : ''}`;
   const headers = request.headers.map(({ name, value }) => `${name}: ${value}`).join('\n');
   const body = request.body ?? (request.bodyBase64 ? `(base64) ${request.bodyBase64}` : '');
   $('request').textContent = `${request.method} ${request.url}\n${headers}\n\n${body}\n\n(${request.bodyBytes} bytes)`;
@@ -92,12 +95,15 @@ function take(attempt) {
   draw();
 }
 
+/** Numbers of events are larger than what a double holds: these stay text. */
+const exact = (_, value, context) => (Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source) || value;
+
 async function get(path) {
   const response = await fetch(path);
   // The session is over.
   if (response.status === 401) location.reload();
   if (!response.ok) throw new Error(`${response.status}`);
-  return response.json();
+  return JSON.parse(await response.text(), exact);
 }
 
 async function refresh() {
@@ -120,7 +126,7 @@ async function begin() {
     }
   };
   stream.onmessage = ({ data }) => {
-    const attempt = JSON.parse(data);
+    const attempt = JSON.parse(data, exact);
     if (!attempts.some(({ id }) => id === attempt.id)) take(attempt);
   };
   stream.onerror = () => ($('live').textContent = 'not connected');
