@@ -13,9 +13,11 @@ mod entropy;
 mod histogram;
 mod log;
 pub mod record;
+mod spread;
 mod wheel;
 
 pub use entropy::Entropy;
 pub use histogram::{Backlogs, Batches, Histogram, Latencies, Sizes, TurnTimes};
 pub use log::{Level, LogLine};
+pub use spread::SpreadMap;
 pub use wheel::Wheel;

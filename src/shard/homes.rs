@@ -1,6 +1,6 @@
 //! The channels that are at home on this shard, and what other shards ask of them.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::ably::{
     Publication, PublishResult, Question, Rule, RuleSource, Rules, SeriesId, Survey,
     no_such_message,
 };
-use crate::base::{Level, LogLine, Now};
+use crate::base::{Level, LogLine, Now, SpreadMap};
 use crate::channel::ChannelKey;
 use crate::channel::broadcast::Broadcast;
 use crate::channel::history::HistoryConfig;
@@ -44,7 +44,7 @@ const LEAVES_PER_TURN: usize = 1000;
 
 /// Channels by key; each lives until nobody subscribes and its history has run out.
 pub(super) struct Homes {
-    channels: HashMap<ChannelKey, HomeChannel>,
+    channels: SpreadMap<ChannelKey, Box<HomeChannel>>,
     /// The same channels in the order of their keys: in which they are swept, and listed.
     keys: BTreeSet<ChannelKey>,
     /// Up to where the last sweep has come.
@@ -84,7 +84,7 @@ impl Homes {
         deflate_bytes_min: Option<u32>,
     ) -> Homes {
         Homes {
-            channels: HashMap::new(),
+            channels: SpreadMap::default(),
             keys: BTreeSet::new(),
             swept_to: None,
             swept_ms: 0,
@@ -122,7 +122,7 @@ impl Homes {
 
     /// Whether what a join gets was made for another already.
     pub fn has_replay(&self, key: &ChannelKey, joining: &Joining) -> bool {
-        let head = self.channels.get(key).map(HomeChannel::last_serial);
+        let head = self.get(key).map(HomeChannel::last_serial);
         head.is_some_and(|head| self.replays.has(key, joining, head))
     }
 
@@ -157,12 +157,12 @@ impl Homes {
 
     /// A channel that is open.
     pub fn get(&self, key: &ChannelKey) -> Option<&HomeChannel> {
-        self.channels.get(key)
+        self.channels.get(key).map(|channel| &**channel)
     }
 
     /// A channel that is open.
     pub fn get_mut(&mut self, key: &ChannelKey) -> Option<&mut HomeChannel> {
-        self.channels.get_mut(key)
+        self.channels.get_mut(key).map(|channel| &mut **channel)
     }
 
     /// All rules.
@@ -182,20 +182,20 @@ impl Homes {
         let (series, keys, changes) = (self.series, &mut self.keys, &mut self.changes);
         let (config, directory) = (&self.config, &self.directory);
         let keeping = self.keeping.as_deref();
-        self.channels.entry(key.clone()).or_insert_with(|| {
+        self.channels.get_or_insert_with(key, |key| {
             keys.insert(key.clone());
             changes.push((key.clone(), true));
-            let retention = retention(config, directory, &key);
-            let ack = ack(keeping, directory, &key);
-            let home = HomeChannel::new(now, key, series, retention);
-            match (keeping, ack) {
+            let retention = retention(config, directory, key);
+            let ack = ack(keeping, directory, key);
+            let home = HomeChannel::new(now, key.clone(), series, retention);
+            Box::new(match (keeping, ack) {
                 (Some(keeping), Some(ack)) => {
                     let age_ms = config.persisted_retention.as_millis() as u64;
                     let oldest_ms = now.unix_ms.saturating_sub(age_ms);
                     keeping.begin(now, home, ack != Ack::Memory, oldest_ms)
                 }
                 _ => home,
-            }
+            })
         })
     }
 
@@ -243,7 +243,7 @@ impl Homes {
         key: &ChannelKey,
         change: impl FnOnce(&mut HomeChannel) -> T,
     ) -> Option<T> {
-        self.channels.contains_key(key).then(|| self.change(now, key, change))
+        self.channels.get(key).is_some().then(|| self.change(now, key, change))
     }
 
     /// Forgets what has run out, some channels at a time.
@@ -317,7 +317,7 @@ impl Homes {
             self.gone.push(app_id);
         }
         for key in keys {
-            let channel = &self.channels[&key];
+            let channel = self.channels.get(&key).expect("listed channels exist");
             if !channel.subscribers().is_empty() {
                 continue;
             }
@@ -344,7 +344,8 @@ impl Homes {
         let wanted =
             keys.take_while(|key| key.is_of(app_id) && key.name().starts_with(&*query.prefix));
         let listed = wanted.take(query.limit + 1);
-        listed.map(|key| (key.name().into(), self.channels[key].occupancy())).collect()
+        let occupancy = |key| self.get(key).expect("listed channels exist").occupancy();
+        listed.map(|key| (key.name().into(), occupancy(key))).collect()
     }
 }
 
@@ -544,7 +545,7 @@ impl Shard {
     /// Whether every core that subscribes to the channel keeps up. Events are refused before they have
     /// a place in the order: a frame that exists is never dropped.
     pub(super) fn check_subscribers(&self, key: &ChannelKey) -> Result<(), ErrorInfo> {
-        let subscribers = self.homes.channels.get(key).map_or(&[][..], HomeChannel::subscribers);
+        let subscribers = self.homes.get(key).map_or(&[][..], HomeChannel::subscribers);
         let congested = |subscriber: &Subscriber| {
             subscriber.shard != self.id
                 && self.outboxes[usize::from(subscriber.shard)].len() >= self.config.mail_max
@@ -719,7 +720,7 @@ impl Shard {
         id: ConnectionId,
         news: ConnectionNews,
     ) {
-        if !self.homes.channels.get(channel).is_some_and(HomeChannel::has_members) {
+        if !self.homes.get(channel).is_some_and(HomeChannel::has_members) {
             return;
         }
         let (now, id) = (self.now, id.as_str());
@@ -806,7 +807,7 @@ impl Shard {
         question: &Question,
     ) {
         // Not opened by asking: a channel that was never used has no history and no members.
-        let home = self.homes.channels.get(channel);
+        let home = self.homes.get(channel);
         let answer = match question {
             Question::Status => {
                 Ok(Answer::Status(home.map(HomeChannel::occupancy).unwrap_or_default()))
@@ -815,7 +816,7 @@ impl Shard {
                 if self.read_history(reply_to, channel, query) {
                     return;
                 }
-                let home = self.homes.channels.get(channel);
+                let home = self.homes.get(channel);
                 let page = home.map(|home| home.read_history(query)).unwrap_or_default();
                 return self.answer_history(reply_to, channel, page);
             }
@@ -903,7 +904,7 @@ impl Shard {
                 false => self.stats.channel_closed(key.app_id(), now_ms),
             }
             self.hook_lifecycle(&key, is_active);
-            self.lifecycles.note_channel(&key, is_active, self.homes.channels.get(&key));
+            self.lifecycles.note_channel(&key, is_active, self.homes.get(&key));
         }
     }
 

@@ -1,10 +1,12 @@
 //! The streams of one shard: for each channel, name, format and view with local subscribers its frame
 //! log, who is attached, and whether the home has said yet where it begins.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use crate::ably::{ChannelSerial, Format, Metrics, Params, Position, Since};
+use crate::base::SpreadMap;
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
 use crate::channel::log::FrameLog;
@@ -77,6 +79,8 @@ impl Wholes {
 }
 
 pub(super) struct Stream {
+    /// Tells it from the others that have had its index.
+    generation: u32,
     pub name: StreamName,
     pub view: View,
     pub log: FrameLog,
@@ -123,13 +127,24 @@ impl Stream {
     }
 }
 
-/// Streams by index, with a look-up by channel. An index is used again with another generation.
+/// Free slots behind the last stream that go with it, at most: so that giving them back takes no time.
+const DROPPED_SLOTS_MAX: usize = 64;
+
+/// Slots for which there always may be room.
+const SLOTS_MIN: usize = 1024;
+
+/// Streams by index, with a look-up by channel. An index is used again with another generation, the lowest
+/// first, so that the slots behind the last stream can go.
 #[derive(Default)]
 pub(super) struct Streams {
-    slots: Vec<(u32, Option<Stream>)>,
-    free: Vec<u32>,
+    slots: Vec<Option<Box<Stream>>>,
+    len: usize,
+    /// Slots without a stream, and slots that have gone since.
+    free: BinaryHeap<Reverse<u32>>,
     /// A channel has as many streams as it has names, formats and views; usually one.
-    by_channel: HashMap<ChannelKey, Vec<u32>>,
+    by_channel: SpreadMap<ChannelKey, Vec<u32>>,
+    /// Of the stream that was inserted last.
+    generation: u32,
     /// Numbers of joins.
     joins: u32,
 }
@@ -137,7 +152,7 @@ pub(super) struct Streams {
 impl Streams {
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.len
     }
 
     /// All streams of that name, whatever their view.
@@ -160,13 +175,21 @@ impl Streams {
 
     /// Adds a stream that the home does not know yet.
     pub fn insert(&mut self, name: StreamName, view: View) -> StreamRef {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push((0, None));
-            self.slots.len() as u32 - 1
-        });
-        self.by_channel.entry(name.channel.clone()).or_default().push(index);
-        let has_deltas = view.delta;
-        let stream = Stream {
+        let index = match self.free.pop() {
+            Some(Reverse(index)) if (index as usize) < self.slots.len() => index,
+            _ => {
+                // The lowest of them has gone, and so have all.
+                self.free = BinaryHeap::new();
+                self.slots.push(None);
+                self.slots.len() as u32 - 1
+            }
+        };
+        self.by_channel.get_or_insert_with(name.channel.clone(), |_| Vec::new()).push(index);
+        self.len += 1;
+        self.generation = self.generation.wrapping_add(1);
+        let (generation, has_deltas) = (self.generation, view.delta);
+        self.slots[index as usize] = Some(Box::new(Stream {
+            generation,
             name,
             view,
             log: FrameLog::new(has_deltas),
@@ -182,26 +205,32 @@ impl Streams {
             is_staged: false,
             in_rounds: false,
             round_began_us: 0,
-        };
-        let (generation, slot) = &mut self.slots[index as usize];
-        *slot = Some(stream);
-        StreamRef { index, generation: *generation }
+        }));
+        StreamRef { index, generation }
     }
 
     /// Forgets a stream; frames that are still on their way to it find nobody.
     pub fn remove(&mut self, index: u32) -> (StreamRef, StreamName) {
-        let (generation, slot) = &mut self.slots[index as usize];
-        let stream = slot.take().expect("removed once");
-        let reference = StreamRef { index, generation: *generation };
-        *generation = generation.wrapping_add(1);
+        let stream = self.slots[index as usize].take().expect("removed once");
+        self.len -= 1;
         let of_channel = self.by_channel.get_mut(&stream.name.channel);
         let of_channel = of_channel.expect("inserted with its channel");
         of_channel.retain(|&known| known != index);
         if of_channel.is_empty() {
             self.by_channel.remove(&stream.name.channel);
         }
-        self.free.push(index);
-        (reference, stream.name)
+        self.free.push(Reverse(index));
+        let mut dropped = 0;
+        while dropped < DROPPED_SLOTS_MAX && self.slots.pop_if(|slot| slot.is_none()).is_some() {
+            dropped += 1;
+        }
+        if self.slots.capacity() > SLOTS_MIN && self.slots.len() < self.slots.capacity() / 8 {
+            self.slots.shrink_to((2 * self.slots.len()).max(SLOTS_MIN / 2));
+        }
+        if self.slots.is_empty() {
+            self.free = BinaryHeap::new();
+        }
+        (StreamRef { index, generation: stream.generation }, stream.name)
     }
 
     /// A number that no join has that is still waited for.
@@ -212,38 +241,83 @@ impl Streams {
 
     /// The stream at `index`, unless it was removed.
     pub fn get(&self, index: u32) -> Option<&Stream> {
-        self.slots.get(index as usize)?.1.as_ref()
+        self.slots.get(index as usize)?.as_deref()
     }
 
     pub fn get_mut(&mut self, index: u32) -> Option<&mut Stream> {
-        self.slots.get_mut(index as usize)?.1.as_mut()
+        self.slots.get_mut(index as usize)?.as_deref_mut()
     }
 
     /// The stream at `index`, unless it was removed, and what other shards call it.
     pub fn get_with_reference(&mut self, index: u32) -> Option<(&mut Stream, StreamRef)> {
-        let (generation, slot) = self.slots.get_mut(index as usize)?;
-        Some((slot.as_mut()?, StreamRef { index, generation: *generation }))
+        let stream = self.get_mut(index)?;
+        let generation = stream.generation;
+        Some((stream, StreamRef { index, generation }))
     }
 
     /// The stream at `index`, which is known to exist, to look at.
     pub fn peek(&self, index: u32) -> &Stream {
-        let (_, slot) = &self.slots[index as usize];
-        slot.as_ref().expect("attachments name streams that exist")
+        self.get(index).expect("attachments name streams that exist")
     }
 
     /// The stream that another shard means, unless it was removed meanwhile.
     pub fn resolve(&mut self, reference: StreamRef) -> Option<&mut Stream> {
-        let (generation, slot) = self.slots.get_mut(reference.index as usize)?;
-        if *generation == reference.generation { slot.as_mut() } else { None }
+        self.get_mut(reference.index).filter(|stream| stream.generation == reference.generation)
     }
 
     /// What other shards call the stream at `index`.
     pub fn reference(&self, index: u32) -> StreamRef {
-        StreamRef { index, generation: self.slots[index as usize].0 }
+        StreamRef { index, generation: self.peek(index).generation }
     }
 
     /// The stream at `index`, which is known to exist.
     pub fn at(&mut self, index: u32) -> &mut Stream {
         self.get_mut(index).expect("attachments name streams that exist")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ably::{ChannelName, ChannelParams, Modes};
+
+    fn view() -> View {
+        let name = ChannelName::parse("room").expect("it is a name");
+        View::of(&name, Modes::SUBSCRIBE, &ChannelParams::default())
+    }
+
+    fn name(number: usize) -> StreamName {
+        let channel = ChannelKey::new("app", &format!("c{number}"));
+        StreamName { display_name: channel.name().into(), channel, format: Format::Json }
+    }
+
+    #[test]
+    fn slots_are_given_back_and_late_frames_find_nobody() {
+        let mut streams = Streams::default();
+        let add = |streams: &mut Streams, number| streams.insert(name(number), view());
+        let all: Vec<_> = (0..20_000).map(|number| add(&mut streams, number)).collect();
+        let peak = streams.slots.capacity();
+        // From the front, so that nothing can go before the last one does.
+        for reference in &all[..19_999] {
+            assert_eq!(streams.remove(reference.index).0, *reference);
+        }
+        assert_eq!((streams.len(), streams.slots.capacity()), (1, peak));
+        // The lowest place is taken first, by a stream that is another than the one before.
+        let again = add(&mut streams, 0);
+        assert_eq!(again.index, 0);
+        assert!(streams.resolve(all[0]).is_none() && streams.resolve(again).is_some());
+        streams.remove(all[19_999].index);
+        // What is behind the last one goes little by little.
+        for number in 1..400 {
+            let reference = add(&mut streams, number);
+            streams.remove(reference.index);
+        }
+        assert!(streams.slots.capacity() <= SLOTS_MIN, "{}", streams.slots.capacity());
+        assert!(streams.resolve(again).is_some());
+        // Behind slots that have gone new ones begin, each index in use once.
+        let more: Vec<_> = (1..3000).map(|number| add(&mut streams, number).index).collect();
+        let expected: Vec<u32> = (1..3000).collect();
+        assert_eq!(more, expected);
+        assert_eq!(streams.len(), 3000);
     }
 }
