@@ -19,6 +19,12 @@ use ringcast::server::{self, Reload, Reloaded};
 use ringcast::tls::CertificateFacts;
 use serde_json::Value;
 
+/// Gives memory back to the kernel soon after it was freed, whichever thread frees it and wherever it lies. The C
+/// library's allocator gives back the end of a heap alone, so one long-lived value behind a hundred thousand
+/// that are gone keeps all of them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// One published message to very many WebSocket subscribers, in order, once.
 #[derive(Parser)]
 #[command(version, about)]
