@@ -103,7 +103,6 @@ impl Recovery {
     pub fn add(&mut self, id: SegmentId, data: &[u8]) {
         let shards = self.indexes.len();
         let (mut last_ms, mut has_ended) = (0, None);
-        let mut bytes = last_written(data);
         let (mut damage, mut after, mut corrupt_since) = (Vec::new(), None, None);
         let mut channels: HashMap<Box<str>, (usize, Arc<str>)> = HashMap::new();
         let header = scan(data, |found| match found {
@@ -132,11 +131,10 @@ impl Recovery {
             }
             Found::Torn { from } => {
                 damage.push(Damage { segment: id, from, kind: DamageKind::Torn });
-                bytes = from.into();
                 has_ended = Some(false);
             }
         });
-        let Some(Header { series, salt, created_ms }) = header else {
+        let Some((Header { series, salt, created_ms }, end)) = header else {
             if data.iter().any(|&byte| byte != 0) {
                 self.damage.push(Damage { segment: id, from: 0, kind: DamageKind::Corrupt });
             }
@@ -148,6 +146,7 @@ impl Recovery {
             // No event behind it says how late it is; whatever comes later is.
             self.floor_ms = u64::MAX;
         }
+        let bytes = end.into();
         self.segments.insert(id, Known { bytes, created_ms, last_ms, key: (series, salt) });
         if let Some(after) = after {
             self.supersede(id, series, &after);
@@ -236,9 +235,4 @@ impl Recovery {
         });
         (recovered.collect(), self.events, self.damage)
     }
-}
-
-/// Bytes of `data` without the zeros at its end.
-fn last_written(data: &[u8]) -> u64 {
-    data.iter().rposition(|&byte| byte != 0).map_or(0, |last| last as u64 + 1)
 }

@@ -161,9 +161,9 @@ pub(super) enum Found<'a> {
     },
 }
 
-/// Tells `take` what is in a segment; returns its header. `None`: it is no segment, or that cannot be seen
-/// any more.
-pub(super) fn scan(data: &[u8], mut take: impl FnMut(Found<'_>)) -> Option<Header> {
+/// Tells `take` what is in a segment; returns its header, and where the last of its records ends. `None`: it
+/// is no segment, or that cannot be seen any more.
+pub(super) fn scan(data: &[u8], mut take: impl FnMut(Found<'_>)) -> Option<(Header, u32)> {
     let mut head = Records::new(0, data);
     let header = match head.next()? {
         (KIND_HEADER, content) => Header::decode(content)?,
@@ -190,13 +190,13 @@ pub(super) fn scan(data: &[u8], mut take: impl FnMut(Found<'_>)) -> Option<Heade
             None => {
                 // Space that was reserved and is not written to yet reads as zeros.
                 if records.rest().iter().all(|&byte| byte == 0) {
-                    return Some(header);
+                    return Some((header, from));
                 }
                 match records.next_whole() {
                     Some(at) => take(Found::Corrupt { from, to: (start + at) as u32 }),
                     None => {
                         take(Found::Torn { from });
-                        return Some(header);
+                        return Some((header, from));
                     }
                 }
             }
@@ -292,7 +292,7 @@ mod tests {
             Found::Corrupt { .. } => corrupt += 1,
             Found::Torn { .. } => torn = true,
         });
-        (header, whole, corrupt, torn)
+        (header.map(|(header, _)| header), whole, corrupt, torn)
     }
 
     #[test]
