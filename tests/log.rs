@@ -43,8 +43,9 @@ impl Place {
     fn start(&self) -> Daemon {
         let log = fs::File::options().append(true).create(true).open(self.0.join("stderr"));
         let mut program = Command::new(env!("CARGO_BIN_EXE_ringcast"));
-        program.args(["serve", "--listen", "127.0.0.1:0", "--config"]);
-        program.arg(self.0.join("ringcast.toml"));
+        // Relative paths, which are what they are wherever files are opened.
+        program.current_dir(&self.0);
+        program.args(["serve", "--listen", "127.0.0.1:0", "--config", "ringcast.toml"]);
         Daemon::spawn(program.stderr(Stdio::from(log.expect("can be opened"))))
     }
 
@@ -89,6 +90,31 @@ impl Client {
             match self.0.read().ok()? {
                 Message::Text(text) => return serde_json::from_str(&text).ok(),
                 Message::Close(_) => return None,
+                _ => {}
+            }
+        }
+    }
+
+    fn publish(&mut self, channel: &str, msg_serial: u64, data: &str) {
+        let messages = json!([{ "data": data }]);
+        let publish = json!({ "action": 15, "channel": channel, "msgSerial": msg_serial,
+            "messages": messages });
+        assert!(self.send(&publish));
+    }
+
+    /// What becomes of the next publish: its msgSerial, and the error if it is refused.
+    fn outcome(&mut self) -> (u64, Option<Value>) {
+        loop {
+            let message = self.next().expect("the daemon lives");
+            match message["action"].as_u64() {
+                Some(1) => {
+                    assert_eq!(message["count"], 1, "{message}");
+                    return (message["msgSerial"].as_u64().expect("a number"), None);
+                }
+                Some(2) => {
+                    let msg_serial = message["msgSerial"].as_u64().expect("a number");
+                    return (msg_serial, Some(message["error"].clone()));
+                }
                 _ => {}
             }
         }
@@ -248,6 +274,88 @@ fn what_was_confirmed_as_written_survives_kills_under_load() {
 #[test]
 fn what_was_confirmed_as_synchronised_survives_kills_under_load() {
     killed_under_load("fsynced", "safe:room");
+}
+
+/// Bounds the files of a running daemon; beyond that a write fails as on a full disk.
+fn bound_files(daemon: &Daemon, bytes: &str) {
+    let mut program = Command::new("prlimit");
+    program.args(["--pid", &daemon.pid().to_string(), &format!("--fsize={bytes}:unlimited")]);
+    assert!(program.status().expect("prlimit of util-linux is there").success());
+}
+
+#[test]
+fn what_finds_no_room_on_disk_is_refused_in_time_and_everything_else_goes_on() {
+    for channel in ["kept:room", "safe:room"] {
+        let place = Place::new(&format!("full-{}", &channel[..4]));
+        let mut daemon = place.start();
+        let mut client = Client::connect(&daemon);
+        let mut subscriber = Client::connect(&daemon);
+        subscriber.attach(channel, None);
+        subscriber.attach("other", None);
+        client.publish(channel, 0, "0");
+        assert_eq!(client.outcome(), (0, None));
+        let mut number = 0;
+        for _ in 0..20 {
+            number += 1;
+            client.publish(channel, number, &number.to_string());
+            assert_eq!(client.outcome(), (number, None));
+        }
+        let mut kept: Vec<u64> = (0..=number).collect();
+        bound_files(&daemon, "1");
+        // These are accepted, and then there is no room for them.
+        for lost in number + 1..=number + 5 {
+            client.publish(channel, lost, &lost.to_string());
+        }
+        for _ in 0..5 {
+            number += 1;
+            let (of, error) = client.outcome();
+            let error = error.expect("refused");
+            assert_eq!(
+                (of, &error["code"], &error["statusCode"]),
+                (number, &json!(50004), &json!(503))
+            );
+        }
+        // From now on at once.
+        number += 1;
+        client.publish(channel, number, "refused");
+        assert_eq!(client.outcome().1.expect("refused")["code"], 50004);
+        number += 1;
+        client.publish("other", number, "goes on");
+        assert_eq!(client.outcome(), (number, None));
+        let mut received: Vec<u64> = Vec::new();
+        loop {
+            let message = subscriber.next().expect("the daemon lives");
+            if message["action"] != 15 {
+                continue;
+            }
+            if message["channel"] == "other" {
+                break;
+            }
+            let data = message["messages"][0]["data"].as_str().expect("text");
+            received.push(data.parse().expect("a number"));
+        }
+        assert_eq!(received, kept, "nobody hears of what was refused");
+        bound_files(&daemon, "unlimited");
+        let begin = Instant::now();
+        loop {
+            number += 1;
+            client.publish(channel, number, &number.to_string());
+            if client.outcome().1.is_none() {
+                break;
+            }
+            assert!(begin.elapsed() < PATIENCE, "there is room again");
+            thread::sleep(Duration::from_millis(50));
+        }
+        kept.push(number);
+        daemon.signal("KILL");
+        daemon.wait();
+        let daemon = place.start();
+        assert_eq!(history(&daemon, channel), kept);
+        let log = place.stderr();
+        // What was to be said while it was bounded went to a file as well.
+        assert!(!log.contains("is damaged"), "{log}");
+        assert!(log.contains("the message log is written again"), "{log}");
+    }
 }
 
 #[test]

@@ -18,6 +18,11 @@ pub enum Broadcast {
 }
 
 impl Broadcast {
+    /// Whether it is about members.
+    pub fn is_presence(&self) -> bool {
+        matches!(self, Broadcast::Presence(_))
+    }
+
     /// Who is sent it: attachments that want this kind.
     pub fn kind(&self) -> Wants {
         match self {

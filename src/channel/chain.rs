@@ -26,6 +26,11 @@ impl Chain {
         self.subscribers == 0
     }
 
+    /// What went out last has reached nobody: the next message is sent in full.
+    pub fn forget_base(&mut self) {
+        self.last = None;
+    }
+
     /// The messages of `publication`, which goes out now, as deltas where they are smaller.
     pub fn next(
         &mut self,

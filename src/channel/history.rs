@@ -66,6 +66,15 @@ impl History {
         Some(oldest)
     }
 
+    /// Takes out what was published from `serial` on.
+    pub fn cut(&mut self, serial: ChannelSerial) {
+        while let Some(newest) =
+            self.publications.pop_back_if(|newest| newest.channel_serial >= serial)
+        {
+            self.bytes -= newest.size_bytes();
+        }
+    }
+
     /// What was published behind `serial` and is still here, oldest first.
     pub fn since(&self, serial: &ChannelSerial) -> impl Iterator<Item = &Arc<Publication>> {
         let first = self.publications.partition_point(|known| known.channel_serial <= *serial);

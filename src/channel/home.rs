@@ -282,6 +282,30 @@ impl HomeChannel {
         }
     }
 
+    /// Forgets what has got its place from `serial` on: it has not happened, and nobody was told of it. The
+    /// order goes on behind it all the same. True: what has become of messages cannot be told apart from
+    /// that, and nothing of the past is in memory any more; it is to be [restored](Self::restore).
+    pub fn take_back(&mut self, serial: ChannelSerial) -> bool {
+        self.history.cut(serial);
+        self.ids.retain(|_, known| known.first.serial < serial);
+        if let Some(chain) = &mut self.chain {
+            chain.forget_base();
+        }
+        let has_changed = self.revisions.take().is_some();
+        if has_changed {
+            self.history = History::default();
+            self.ids.clear();
+            self.dropped = Some(serial.preceding());
+        }
+        self.ids_until.retain(|(_, id)| self.ids.contains_key(id));
+        has_changed
+    }
+
+    /// Whether nothing of its past is in memory.
+    pub fn has_nothing(&self) -> bool {
+        self.history.is_empty() && self.revisions.is_none()
+    }
+
     fn remember_restored(&mut self, now: Now, publication: &Publication, ids: ChosenIds) {
         let (at_ms, id) = (publication.timestamp_ms, &publication.id);
         let count = publication.messages.len();

@@ -29,6 +29,12 @@ impl ChannelKey {
         ChannelKey(format!("{app_id}{}{name}", Self::SEPARATOR).into())
     }
 
+    /// The channel that [`as_str`](Self::as_str) writes like this.
+    pub fn of_text(text: &Arc<str>) -> ChannelKey {
+        debug_assert!(text.contains(Self::SEPARATOR));
+        ChannelKey(Arc::clone(text))
+    }
+
     /// App and name, as they are written where both count.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -8,7 +8,8 @@
 //! before anything that was accepted needs the space.
 //!
 //! What cannot be written is kept, and written to another segment once that can be made; until then
-//! [`Journal::check`] refuses.
+//! [`Journal::check`] refuses. What somebody waits for is not kept for longer than [`UNCERTAIN_MS_MAX`]:
+//! then it is given up, so that those who wait can be told.
 
 mod index;
 mod recovery;
@@ -16,7 +17,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,11 @@ const QUERIES_MAX: usize = 1024;
 
 /// Pause before what has failed is tried again, in milliseconds.
 const RETRY_MS: u64 = 1000;
+
+/// How long somebody may wait for an event after writing or synchronising it has failed, in milliseconds;
+/// with the next try behind that, [`RETRY_MS`] later at most, it is given up. A disk that does not answer
+/// at all is not one that fails: what it has been given may yet be written, and is waited for.
+const UNCERTAIN_MS_MAX: u64 = 3000;
 
 /// Pause between two looks for segments that are too old, in milliseconds.
 const SWEEP_MS: u64 = 1000;
@@ -110,6 +116,14 @@ pub enum Command {
         /// The file.
         segment: SegmentId,
     },
+    /// Shorten the file: what lies behind could not be written as a whole, and the next start is not to
+    /// find parts of it.
+    Cut {
+        /// The file.
+        segment: SegmentId,
+        /// Bytes that stay.
+        bytes: u64,
+    },
     /// Remove the file.
     Remove {
         /// The file.
@@ -137,6 +151,8 @@ pub enum Done {
     Written(SegmentId, Result<(), i32>),
     /// [`Command::Sync`].
     Synced(SegmentId, Result<(), i32>),
+    /// [`Command::Cut`].
+    Cut(SegmentId, Result<(), i32>),
     /// [`Command::Remove`].
     Removed(SegmentId, Result<(), i32>),
     /// [`Command::Read`]; fewer bytes where the file ends.
@@ -163,6 +179,17 @@ pub struct Answer {
     pub is_complete: bool,
     /// Whether some may be missing that should be there.
     pub is_damaged: bool,
+}
+
+/// An event that will not be kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Its number.
+    pub number: u64,
+    /// App and name of its channel. Everything behind it that is not kept is given up with it.
+    pub channel: Arc<str>,
+    /// Its place in the channel's order.
+    pub serial: ChannelSerial,
 }
 
 /// Something for the log.
@@ -204,6 +231,8 @@ pub struct JournalCounters {
     pub syncs: u64,
     /// Writes, synchronisations and files made that have failed.
     pub failures: u64,
+    /// Events that were given up.
+    pub given_up: u64,
     /// Bytes read.
     pub read_bytes: u64,
 }
@@ -230,7 +259,36 @@ struct Batch {
     up_to: u64,
     /// Places within the batch, without its lead.
     notes: Vec<Note>,
+    /// Of the same events: their numbers, and what somebody waits for.
+    awaits: Vec<(u64, Option<Safety>)>,
     wants_sync: bool,
+}
+
+impl Batch {
+    /// Takes out the events that `takes` wants, given with their numbers; returns them.
+    fn take_out(
+        &mut self,
+        mut takes: impl FnMut(&Note, u64, Option<Safety>) -> bool,
+    ) -> Vec<GivenUp> {
+        let mut taken = Vec::new();
+        let bytes = std::mem::take(&mut self.bytes);
+        self.bytes.extend_from_slice(&bytes[..self.lead]);
+        let events = &bytes[self.lead..];
+        let awaits = std::mem::take(&mut self.awaits);
+        for (mut note, (number, awaits)) in std::mem::take(&mut self.notes).into_iter().zip(awaits)
+        {
+            if takes(&note, number, awaits) {
+                taken.push(GivenUp { number, channel: note.channel, serial: note.serial });
+                continue;
+            }
+            let from = (self.bytes.len() - self.lead) as u32;
+            self.bytes.extend_from_slice(&events[note.from as usize..note.to as usize]);
+            (note.from, note.to) = (from, from + (note.to - note.from));
+            self.notes.push(note);
+            self.awaits.push((number, awaits));
+        }
+        taken
+    }
 }
 
 /// What was written and waits for a synchronisation.
@@ -275,6 +333,11 @@ pub struct Journal {
     header_bytes: u32,
     /// While something fails: when it is tried again.
     failing: Option<u64>,
+    /// While events that were appended before a failure are not kept: since when, and up to which one.
+    uncertain: Option<(u64, u64)>,
+    given_up: Vec<GivenUp>,
+    /// Ends of segments that could not be written as a whole.
+    to_cut: VecDeque<(SegmentId, u64)>,
     /// Whether nothing more goes to the current segment.
     is_stopped: bool,
     batches: VecDeque<Batch>,
@@ -288,6 +351,8 @@ pub struct Journal {
     to_remove: VecDeque<SegmentId>,
     appended: u64,
     written: u64,
+    /// As far as [`written`](Self::written) has ever come: so far somebody was told that it is.
+    told_written: u64,
     synced: u64,
     waiting_bytes: u64,
     /// Whether the last record says that everything is written.
@@ -339,6 +404,9 @@ impl Journal {
             previous: None,
             header_bytes,
             failing: None,
+            uncertain: None,
+            given_up: Vec::new(),
+            to_cut: VecDeque::new(),
             is_stopped: false,
             batches: VecDeque::new(),
             writing: None,
@@ -348,6 +416,7 @@ impl Journal {
             to_remove: VecDeque::new(),
             appended: 0,
             written: 0,
+            told_written: 0,
             synced: 0,
             waiting_bytes: 0,
             has_ended: false,
@@ -404,7 +473,7 @@ impl Journal {
     /// # Errors
     /// Writing fails, or is behind.
     pub fn check(&self) -> Result<(), Refusal> {
-        if self.failing.is_some() {
+        if self.failing.is_some() || self.uncertain.is_some() {
             return Err(Refusal::Failing);
         }
         if self.waiting_bytes >= self.config.waiting_bytes_max {
@@ -429,6 +498,8 @@ impl Journal {
         batch.bytes.extend_from_slice(&record);
         batch.up_to = up_to;
         batch.wants_sync |= wants_sync;
+        let safety = if wants_sync { Safety::Synced } else { Safety::Written };
+        batch.awaits.push((up_to, event.is_awaited.then_some(safety)));
         let note_from = (from - batch.lead) as u32;
         batch.notes.push(Note {
             channel: event.channel.into(),
@@ -468,6 +539,7 @@ impl Journal {
                 before: self.appended - 1,
                 up_to: self.appended,
                 notes: Vec::new(),
+                awaits: Vec::new(),
                 wants_sync: false,
             });
         }
@@ -503,6 +575,7 @@ impl Journal {
             // Until there is an event in it.
             up_to: self.written,
             notes: Vec::new(),
+            awaits: Vec::new(),
             wants_sync: false,
         });
     }
@@ -627,6 +700,11 @@ impl Journal {
         Some(number)
     }
 
+    /// What was given up since this was asked last, in order.
+    pub fn take_given_up(&mut self) -> Vec<GivenUp> {
+        std::mem::take(&mut self.given_up)
+    }
+
     /// The next answer to a query.
     pub fn poll_answer(&mut self) -> Option<Answer> {
         self.answers.pop_front()
@@ -697,6 +775,9 @@ impl Journal {
                 return Some(Command::Sync { segment });
             }
         }
+        if let Some((segment, bytes)) = self.to_cut.pop_front() {
+            return Some(Command::Cut { segment, bytes });
+        }
         if let Some(segment) = self.to_remove.pop_front() {
             return Some(Command::Remove { segment });
         }
@@ -732,6 +813,7 @@ impl Journal {
             Done::Created(segment, result) => self.handle_created(segment, result),
             Done::Written(segment, result) => self.handle_written(segment, result),
             Done::Synced(segment, result) => self.handle_synced(segment, result),
+            Done::Cut(_, result) => self.counters.failures += u64::from(result.is_err()),
             Done::Removed(segment, Err(errno)) if errno != ENOENT => {
                 self.notices.push_back(Notice::Unremovable(segment, errno));
             }
@@ -760,7 +842,7 @@ impl Journal {
                 if is_spare {
                     self.spare = None;
                 } else {
-                    self.is_stopped = true;
+                    self.stop();
                 }
                 self.fail(errno);
             }
@@ -772,7 +854,8 @@ impl Journal {
         if let Err(errno) = result {
             let batch = self.batches.front_mut().expect("it is being written");
             batch.bytes = BytesMut::from(&bytes[..]);
-            self.is_stopped = true;
+            self.to_cut.push_back((segment, batch.offset.into()));
+            self.stop();
             return self.fail(errno);
         }
         let batch = self.batches.pop_front().expect("it was being written");
@@ -780,6 +863,7 @@ impl Journal {
         self.counters.writes += 1;
         self.counters.written_bytes += bytes.len() as u64;
         self.written = self.written.max(batch.up_to);
+        self.told_written = self.told_written.max(self.written);
         let known = self.segments.get_mut(&segment).expect("it is written to");
         known.bytes = u64::from(batch.offset) + bytes.len() as u64;
         let base = batch.offset + batch.lead as u32;
@@ -801,7 +885,7 @@ impl Journal {
         let (_, up_to) = self.syncing.take().expect("one is under way");
         if let Err(errno) = result {
             // What the kernel has of it is not to be relied on any more.
-            self.is_stopped = true;
+            self.stop();
             return self.fail(errno);
         }
         self.counters.syncs += 1;
@@ -811,6 +895,15 @@ impl Journal {
             self.waiting_bytes -= (done.bytes.len() - done.batch.lead) as u64;
             self.synced = self.synced.max(done.batch.up_to);
         }
+        if self.uncertain.is_some() {
+            self.recover();
+        }
+    }
+
+    /// Nothing more goes to the current segment, and what is not kept may not be for long.
+    fn stop(&mut self) {
+        self.is_stopped = true;
+        self.uncertain.get_or_insert((self.now.mono_ms, self.appended));
     }
 
     fn fail(&mut self, errno: i32) {
@@ -823,7 +916,9 @@ impl Journal {
 
     /// Something was written, or can be.
     fn recover(&mut self) {
-        if !self.is_stopped && self.failing.take().is_some() {
+        let kept = self.written.min(self.progress(Safety::Synced));
+        self.uncertain.take_if(|(_, up_to)| *up_to <= kept);
+        if !self.is_stopped && self.uncertain.is_none() && self.failing.take().is_some() {
             self.notices.push_back(Notice::Recovered);
         }
     }
@@ -841,11 +936,14 @@ impl Journal {
             return;
         }
         self.is_stopped = false;
-        self.rehome();
+        let now_ms = self.now.mono_ms;
+        let is_too_long = |(since_ms, _)| now_ms >= since_ms + UNCERTAIN_MS_MAX;
+        self.rehome(self.uncertain.is_some_and(is_too_long));
     }
 
-    /// Has everything that is not as safe as it should be written to another segment.
-    fn rehome(&mut self) {
+    /// Has everything that is not as safe as it should be written to another segment, or `gives_up` what
+    /// of that somebody waits for.
+    fn rehome(&mut self, gives_up: bool) {
         let unsynced = std::mem::take(&mut self.unsynced);
         let mut cut = None;
         for Unsynced { batch, .. } in &unsynced {
@@ -870,11 +968,17 @@ impl Journal {
         if let Some(first) = lost.front() {
             self.written = self.written.min(first.before);
         }
+        if gives_up {
+            self.give_up(&mut lost);
+        }
         self.next_segment();
         let segment = self.current.expect("chosen above").id;
         for mut batch in lost {
             let _ = batch.bytes.split_to(batch.lead);
             if batch.bytes.is_empty() {
+                // Nothing is waited for any more up to here.
+                let before = self.batches.back_mut().expect("a segment begins with one");
+                before.up_to = before.up_to.max(batch.up_to);
                 continue;
             }
             let length = batch.bytes.len() as u32;
@@ -890,6 +994,46 @@ impl Journal {
             self.batches.push_back(batch);
         }
         debug_assert!(self.batches.iter().is_sorted_by_key(|batch| batch.up_to));
+    }
+
+    /// Takes out of `lost` what somebody waits for and was not told of, and what lies behind it in the
+    /// order of the same channel.
+    fn give_up(&mut self, lost: &mut VecDeque<Batch>) {
+        // By channel, the first.
+        let mut channels: HashMap<Arc<str>, ChannelSerial> = HashMap::new();
+        let told_written = self.told_written;
+        self.has_ended = false;
+        for batch in lost {
+            let events_bytes = batch.bytes.len() - batch.lead;
+            let taken = batch.take_out(|note, number, awaits| {
+                let is_awaited = match awaits {
+                    // The kernel had it, and so it was confirmed.
+                    Some(Safety::Written) => number > told_written,
+                    Some(Safety::Synced) => true,
+                    None => false,
+                };
+                if is_awaited {
+                    channels.entry(Arc::clone(&note.channel)).or_insert(note.serial);
+                }
+                channels.contains_key(&note.channel)
+            });
+            batch.wants_sync = batch.awaits.iter().any(|it| it.1 == Some(Safety::Synced));
+            self.waiting_bytes -= (events_bytes - (batch.bytes.len() - batch.lead)) as u64;
+            self.counters.given_up += taken.len() as u64;
+            self.given_up.extend(taken);
+        }
+        // Those who read such a channel wait for nothing of this, and are not told of it.
+        for reading in self.queries.values_mut() {
+            let Some(first) = channels.get(&reading.query.channel) else { continue };
+            let until = &mut reading.query.until;
+            *until = Some(until.map_or(first.preceding(), |until| until.min(first.preceding())));
+            for piece in &mut reading.pieces {
+                piece.retain(|event| event.serial < *first);
+            }
+            if std::mem::take(&mut reading.behind) > 0 {
+                reading.plan = self.index.plan(&reading.query);
+            }
+        }
     }
 
     fn handle_read(&mut self, number: u64, result: Result<Vec<u8>, i32>) {

@@ -183,6 +183,25 @@ fn a_torn_end_loses_what_was_not_written_and_nothing_else() {
 }
 
 #[test]
+fn a_segment_whose_last_record_ends_in_zeros_is_whole() {
+    let mut disk = Disk::default();
+    let (mut journal, _) = start(&disk, 1, NOW);
+    for time_ms in 1..=40 {
+        let serial = serial(&journal, time_ms);
+        let body = [&time_ms.to_le_bytes()[..], &[0; 200]].concat();
+        let (channel, timestamp_ms) = ("app:room", time_ms);
+        let event =
+            Event { channel, serial, timestamp_ms, messages: 1, is_awaited: true, body: &body };
+        journal.append(&event, false);
+        settle(&mut journal, &mut disk);
+    }
+    assert!(disk.files.len() > 2);
+    let (next, damage) = start(&disk, 2, NOW);
+    assert!(damage.is_empty(), "{damage:?}");
+    assert_eq!(next.floor("app:room", true).time_ms(), 0);
+}
+
+#[test]
 fn damage_in_the_middle_is_told_and_never_served() {
     let mut disk = Disk::default();
     let (mut journal, _) = start(&disk, 1, NOW);
@@ -256,6 +275,108 @@ fn a_full_disk_refuses_before_it_loses_and_recovers() {
     assert_eq!(found, (1..=accepted + 1).collect::<Vec<_>>());
 }
 
+/// Lets a second go by on a disk.
+fn pass(journal: &mut Journal, disk: &mut Disk, now: &mut Now) {
+    now.mono_ms += 1000;
+    journal.handle_timeout(*now);
+    settle(journal, disk);
+}
+
+#[test]
+fn what_cannot_be_kept_is_given_up_in_time_and_nobody_finds_it() {
+    // A write fails, or a synchronisation of what is written.
+    for (is_sync, errors) in [(false, 0), (true, 0), (false, 2), (true, 3)] {
+        let mut disk = Disk::default();
+        let mut now = NOW;
+        let (mut journal, _) = start(&disk, 1, NOW);
+        append(&mut journal, "app:room", 1, is_sync);
+        append(&mut journal, "app:other", 2, false);
+        settle(&mut journal, &mut disk);
+        append(&mut journal, "app:room", 3, is_sync);
+        append(&mut journal, "app:other", 4, false);
+        let body = [&5u64.to_le_bytes()[..], &[b'x'; 200]].concat();
+        let serial = serial(&journal, 5);
+        let loose = Event {
+            channel: "app:loose",
+            serial,
+            timestamp_ms: 5,
+            messages: 1,
+            is_awaited: false,
+            body: &body,
+        };
+        journal.append(&loose, false);
+        let is_for_good = errors == 0;
+        let count = if is_for_good { 1000 } else { errors };
+        let first = usize::from(is_sync);
+        disk.errors = (0..count).map(|at| (at >= first).then_some(EIO)).collect();
+        settle(&mut journal, &mut disk);
+        assert_eq!(journal.check(), Err(Refusal::Failing));
+        let since_ms = now.mono_ms;
+        let mut given_up = Vec::new();
+        while given_up.is_empty() && now.mono_ms < since_ms + UNCERTAIN_MS_MAX + 2 * RETRY_MS {
+            pass(&mut journal, &mut disk, &mut now);
+            given_up.extend(journal.take_given_up());
+        }
+        let numbers: Vec<u64> = given_up.iter().map(|it| it.number).collect();
+        let expected: &[u64] = match (is_for_good, is_sync) {
+            // A disk that is well again in time keeps all.
+            (false, _) => &[],
+            // What others were told is written stays, and what nobody waits for.
+            (true, true) => &[3],
+            (true, false) => &[3, 4],
+        };
+        assert_eq!(numbers, expected, "{is_sync} {errors}");
+        if is_for_good {
+            assert!(now.mono_ms <= since_ms + UNCERTAIN_MS_MAX + RETRY_MS);
+            assert_eq!(journal.check(), Err(Refusal::Failing));
+            disk.errors.clear();
+            pass(&mut journal, &mut disk, &mut now);
+        }
+        assert_eq!(journal.check(), Ok(()), "{is_sync} {errors}");
+        assert!(journal.is_written());
+        assert_eq!(journal.gauges().waiting_bytes, 0);
+        append(&mut journal, "app:room", 6, is_sync);
+        settle(&mut journal, &mut disk);
+        assert_eq!(journal.progress(Safety::Synced), 6);
+        let (mut next, _) = start(&disk, 2, now);
+        for journal in [&mut journal, &mut next] {
+            for channel in ["app:room", "app:other", "app:loose"] {
+                let own: &[u64] = match channel {
+                    "app:room" => &[1, 3, 6],
+                    "app:other" => &[2, 4],
+                    _ => &[5],
+                };
+                let own = own.iter().filter(|it| !expected.contains(it));
+                let found = times(&read(journal, &mut disk, all(channel)));
+                assert_eq!(found, own.copied().collect::<Vec<_>>(), "{is_sync} {errors}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_given_up_is_not_there_after_a_kill_either() {
+    let mut disk = Disk::default();
+    let mut now = NOW;
+    let (mut journal, _) = start(&disk, 1, NOW);
+    append(&mut journal, "app:room", 1, false);
+    settle(&mut journal, &mut disk);
+    for time_ms in 2..=5 {
+        append(&mut journal, "app:room", time_ms, false);
+    }
+    // Half of the write is there.
+    disk.errors = [Some(EIO)].into();
+    disk.full = true;
+    settle(&mut journal, &mut disk);
+    for _ in 0..4 {
+        pass(&mut journal, &mut disk, &mut now);
+    }
+    assert_eq!(journal.take_given_up().len(), 4);
+    let (mut next, damage) = start(&disk, 2, now);
+    assert!(damage.iter().all(|it| it.from == 0), "{damage:?}");
+    assert_eq!(times(&read(&mut next, &mut disk, all("app:room"))), [1]);
+}
+
 #[test]
 fn nothing_more_waits_than_may() {
     let (mut journal, _) = start(&Disk::default(), 1, NOW);
@@ -320,6 +441,9 @@ fn what_was_confirmed_survives_in_order_and_once() {
                     }
                     _ => {}
                 }
+                let given_up: Vec<u64> =
+                    journal.take_given_up().iter().map(|it| it.number).collect();
+                waiting.retain(|(lsn, _)| !given_up.contains(lsn));
                 let progress = journal.progress(safety);
                 while let Some((_, time)) = waiting.pop_front_if(|(lsn, _)| *lsn <= progress) {
                     confirmed.push(time);
@@ -337,6 +461,9 @@ fn what_was_confirmed_survives_in_order_and_once() {
                     now.mono_ms += RETRY_MS;
                     journal.handle_timeout(now);
                 }
+                let given_up: Vec<u64> =
+                    journal.take_given_up().iter().map(|it| it.number).collect();
+                waiting.retain(|(lsn, _)| !given_up.contains(lsn));
                 assert_eq!(journal.check(), Ok(()), "seed={seed}");
                 assert!(journal.is_written(), "seed={seed}");
                 assert_eq!(journal.progress(safety), journal.appended, "seed={seed}");

@@ -124,7 +124,9 @@ struct Files {
 
 impl JournalFiles {
     /// For the files in `root`; what is done rings `bell`.
-    pub(super) fn new(root: PathBuf, bell: &Rc<Bell>) -> JournalFiles {
+    pub(super) fn new(root: &Path, bell: &Rc<Bell>) -> JournalFiles {
+        // The ring opens files by names that begin at the root alone.
+        let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
         let files = Rc::new(Files { root, open: RefCell::default() });
         JournalFiles { files, done: Rc::default(), bell: Rc::clone(bell) }
     }
@@ -169,6 +171,13 @@ impl Files {
                     Err(error) => Err(error),
                 };
                 Done::Synced(segment, result.map_err(errno))
+            }
+            Command::Cut { segment, bytes } => {
+                let result = match self.open(segment).await {
+                    Ok(file) => file.truncate(bytes).await,
+                    Err(error) => Err(error),
+                };
+                Done::Cut(segment, result.map_err(errno))
             }
             Command::Remove { segment } => {
                 self.open.borrow_mut().retain(|(id, _)| *id != segment);

@@ -67,6 +67,7 @@ const OF_SHARDS: &[Metric] = &metrics! {
     Counter "ringcast_log_writes_total" "Writes to the message log." counters.journal.writes;
     Counter "ringcast_log_syncs_total" "Synchronisations of the message log." counters.journal.syncs;
     Counter "ringcast_log_failures_total" "Operations on the message log that have failed." counters.journal.failures;
+    Counter "ringcast_log_given_up_events_total" "Events that were accepted, could not be kept and were taken back." counters.journal.given_up;
     Counter "ringcast_log_read_bytes_total" "Bytes read from the message log." counters.journal.read_bytes;
     Gauge "ringcast_transports" "Open sockets." gauges.transports;
     Gauge "ringcast_transports_max" "Sockets that the shard accepts at most." transports_max;

@@ -324,7 +324,7 @@ pub fn run(
                     let mut journal = Journal::new(journal.clone(), place, key, recovered, now);
                     journal.number_from(next_number);
                     shard = shard.with_journal(journal);
-                    files = Some(JournalFiles::new(root.clone(), &bell));
+                    files = Some(JournalFiles::new(root, &bell));
                 }
                 let mesh = mesh.join(id, &bell).await?;
                 let line = pump::Line {
@@ -458,6 +458,9 @@ fn for_each_shard(
 /// Has a thread of its own hand signals to the monitor.
 fn forward_signals(news: SyncSender<News>, stall: bool) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    // A file as long as it may be is an error of the write, as a full disk is. Without a handler the
+    // signal that goes with it ends the process.
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default())?;
     if stall {
         signals.add_signal(SIGUSR1)?;
     }

@@ -5,11 +5,14 @@
 //! answers, events for rules. So nobody ever learns of an event that the next start will not know of, and
 //! what waits goes out in the order in which it was told. Other channels are not concerned.
 //!
+//! An event that the journal gives up has not happened: its publisher is told so, nobody else has heard of
+//! it, and its channel forgets it.
+//!
 //! A channel of which something is kept is loaded when it is first asked for: the newest of its events
 //! come back into memory, while the mail for it waits. What lies further back is read for those who need
 //! it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::encode::Joining;
@@ -24,8 +27,8 @@ use crate::channel::history::History;
 use crate::channel::home::{Durable, HomeChannel, Older, OlderWanted};
 use crate::channel::kept::Kept;
 use crate::journal::{
-    self, Command, Done, Event, Journal, JournalCounters, JournalGauges, Notice, Query, Refusal,
-    Safety, Stored,
+    self, Command, Done, Event, GivenUp, Journal, JournalCounters, JournalGauges, Notice, Query,
+    Refusal, Safety, Stored,
 };
 
 /// Mail and events that wait for the disk, at most; publishes to channels that are kept are refused then.
@@ -42,24 +45,52 @@ const READERS_MAX: usize = 65_536;
 const PAGE_BYTES_MAX: u64 = 2 << 20;
 
 /// What a home has told and nobody hears yet.
+struct Waiting {
+    /// The event that it waits for, by its number.
+    until: u64,
+    /// The newest event of the channel that it may tell of; 0: it tells of none.
+    of: u64,
+    owed: Owed,
+}
+
 enum Owed {
     Mail(u16, Mail),
+    /// An answer that shows the channel as it was then, and what it is the answer to.
+    View(u16, Mail, Box<Mail>),
     Event(RuleEvent),
+}
+
+/// A channel of which an event is not as safe as it is to be.
+struct Awaited {
+    safety: Safety,
+    /// The event that is waited for, by its number: the channel's newest, or one behind it.
+    until: u64,
+    newest: u64,
 }
 
 /// Where what is told of one channel waits.
 pub(super) struct OwedQueue<'a> {
-    queue: &'a mut VecDeque<(u64, Owed)>,
+    queue: &'a mut VecDeque<Waiting>,
     until: u64,
+    of: u64,
 }
 
 impl OwedQueue<'_> {
+    /// The same for what waits, and holds whatever becomes of that: presence is not kept.
+    pub fn for_presence(self, is_presence: bool) -> Self {
+        OwedQueue { of: if is_presence { 0 } else { self.of }, ..self }
+    }
+
     pub fn push_mail(&mut self, to: u16, mail: Mail) {
-        self.queue.push_back((self.until, Owed::Mail(to, mail)));
+        self.push(Owed::Mail(to, mail));
     }
 
     pub fn push_event(&mut self, event: RuleEvent) {
-        self.queue.push_back((self.until, Owed::Event(event)));
+        self.push(Owed::Event(event));
+    }
+
+    fn push(&mut self, owed: Owed) {
+        self.queue.push_back(Waiting { until: self.until, of: self.of, owed });
     }
 }
 
@@ -88,9 +119,9 @@ pub(super) struct Keeping {
     journal: Journal,
     series: Arc<[SeriesId]>,
     /// Channels of which an event is not as safe as it is to be, with its number.
-    awaited: HashMap<ChannelKey, (Safety, u64)>,
-    /// By [`Safety`]: what waits for the event with that number, in the order in which it was told.
-    owed: [VecDeque<(u64, Owed)>; 2],
+    awaited: HashMap<ChannelKey, Awaited>,
+    /// By [`Safety`]: what waits, in the order in which it was told.
+    owed: [VecDeque<Waiting>; 2],
     queries: HashMap<u64, Purpose>,
     readers: usize,
     /// Mail for channels that are being loaded, with whom it is from.
@@ -125,11 +156,11 @@ impl Keeping {
         if self.awaited.is_empty() {
             return None;
         }
-        let (safety, until) = self.awaited.get_mut(key)?;
+        let Awaited { safety, until, newest } = self.awaited.get_mut(key)?;
         let queue = &mut self.owed[*safety as usize];
         // What was told of another channel before may wait for longer; the queue keeps its order.
-        *until = queue.back().map_or(*until, |(last, _)| *last.max(until));
-        Some(OwedQueue { queue, until: *until })
+        *until = queue.back().map_or(*until, |last| last.until.max(*until));
+        Some(OwedQueue { queue, until: *until, of: *newest })
     }
 
     /// Has a channel that begins go on where what is kept of it ends; what happened before `oldest_ms` is
@@ -239,14 +270,17 @@ impl Shard {
                 continue;
             }
             let owed = &mut keeping.owed[safety as usize];
-            while let Some((_, owed)) = owed.pop_front_if(|(until, _)| *until <= progress) {
-                match owed {
-                    Owed::Mail(to, mail) => self.outboxes[usize::from(to)].push_back(mail),
+            while let Some(waiting) = owed.pop_front_if(|waiting| waiting.until <= progress) {
+                match waiting.owed {
+                    Owed::Mail(to, mail) | Owed::View(to, mail, _) => {
+                        self.outboxes[usize::from(to)].push_back(mail);
+                    }
                     Owed::Event(event) => self.hooks.push(event),
                 }
             }
-            keeping.awaited.retain(|_, (of, until)| *of != safety || *until > progress);
+            keeping.awaited.retain(|_, it| it.safety != safety || it.until > progress);
         }
+        self.take_back();
         while let Some(keeping) = &mut self.homes.keeping
             && let Some(answer) = keeping.journal.poll_answer()
         {
@@ -259,10 +293,84 @@ impl Shard {
         }
     }
 
+    /// Has channels forget what the journal has given up, and lets go of all that has waited: publishers
+    /// of what was given up are refused, others hear nothing of it.
+    fn take_back(&mut self) {
+        let Some(keeping) = &mut self.homes.keeping else { return };
+        let given_up = keeping.journal.take_given_up();
+        if given_up.is_empty() {
+            return;
+        }
+        let events = given_up.len();
+        let numbers: HashSet<u64> = given_up.iter().map(|it| it.number).collect();
+        // Nothing is waited for that is neither told nor given up.
+        keeping.awaited.clear();
+        let waiting: Vec<Waiting> = keeping.owed.iter_mut().flat_map(std::mem::take).collect();
+        // By channel, the first event.
+        let mut channels: BTreeMap<Arc<str>, ChannelSerial> = BTreeMap::new();
+        for GivenUp { channel, serial, .. } in given_up {
+            channels.entry(channel).or_insert(serial);
+        }
+        for (channel, from) in channels {
+            let key = ChannelKey::of_text(&channel);
+            if self.homes.take_back(self.now, &key, from)
+                && !self.homes.keeping.as_ref().is_some_and(|it| it.loading.contains_key(&key))
+                && let Some(keeping) = self.load(&key)
+            {
+                keeping.loading.insert(key, Vec::new());
+            }
+        }
+        let mut to_answer_again = Vec::new();
+        for Waiting { of, owed, .. } in waiting {
+            let is_given_up = numbers.contains(&of);
+            match owed {
+                Owed::Event(event) if !is_given_up => self.hooks.push(event),
+                Owed::Event(_) | Owed::Mail(_, Mail::Frame { .. } | Mail::Append(_))
+                    if is_given_up => {}
+                Owed::View(to, _, question) if is_given_up => {
+                    to_answer_again.push((to, *question));
+                }
+                Owed::Mail(to, Mail::Published { transport, request, result: Ok(_) })
+                    if is_given_up =>
+                {
+                    let text = "the disk is full or fails, so this could not be kept and is not \
+                                published; try again later";
+                    let result = Err(ErrorInfo::new(ErrorCode::BUSY, text));
+                    self.post(to.into(), Mail::Published { transport, request, result });
+                }
+                Owed::Mail(to, mail) | Owed::View(to, mail, _) => self.post(to.into(), mail),
+                Owed::Event(event) => self.hooks.push(event),
+            }
+        }
+        // What they are shown now is behind everything that was told before.
+        for (to, question) in to_answer_again {
+            self.handle_mail(to.into(), question);
+        }
+        let text = "the message log could not be written for too long: publishes were taken back";
+        self.log_line(LogLine::new(Level::Error, text).with("events", events));
+    }
+
     /// Sends what a home tells of a channel, now or once it may be known.
     pub(super) fn post_of(&mut self, key: &ChannelKey, to: u16, mail: Mail) {
         match self.homes.keeping.as_mut().and_then(|keeping| keeping.owed_of(key)) {
-            Some(mut owed) => owed.push_mail(to, mail),
+            Some(owed) => {
+                let is_outcome = matches!(mail, Mail::Published { .. });
+                owed.for_presence(!is_outcome).push_mail(to, mail);
+            }
+            None => self.post(usize::from(to), mail),
+        }
+    }
+
+    /// The same for an answer that shows what the channel holds; `question` has it made again.
+    pub(super) fn post_view_of(
+        &mut self,
+        key: &ChannelKey,
+        to: u16,
+        mail: Mail,
+        question: impl FnOnce() -> Mail,
+    ) {
+        match self.homes.keeping.as_mut().and_then(|keeping| keeping.owed_of(key)) {
+            Some(mut owed) => owed.push(Owed::View(to, mail, Box::new(question()))),
             None => self.post(usize::from(to), mail),
         }
     }
@@ -308,15 +416,20 @@ impl Shard {
         let number = keeping.journal.append(&event, ack == Ack::Fsynced);
         keeping.has_ended = false;
         let safety = match ack {
-            Ack::Memory => return,
+            // The namespace may have asked for more before: then this waits for what has.
+            Ack::Memory => {
+                keeping.awaited.get_mut(key).into_iter().for_each(|it| it.newest = number);
+                return;
+            }
             Ack::Written => Safety::Written,
             Ack::Fsynced => Safety::Synced,
         };
+        let (until, newest) = (number, number);
         match keeping.awaited.get_mut(key) {
             // What waits for less safety is let go first. What waits for more is not overtaken, although
             // the namespace may ask for less by now.
-            Some((of, until)) => (*of, *until) = (safety.max(*of), number),
-            None => drop(keeping.awaited.insert(key.clone(), (safety, number))),
+            Some(it) => *it = Awaited { safety: safety.max(it.safety), until, newest },
+            None => drop(keeping.awaited.insert(key.clone(), Awaited { safety, until, newest })),
         }
     }
 
@@ -345,9 +458,22 @@ impl Shard {
             return Some(mail);
         }
         let key = key.clone();
+        match self.load(&key) {
+            Some(keeping) => {
+                keeping.loading_mail += 1;
+                keeping.loading.insert(key, vec![(from, mail)]);
+                None
+            }
+            None => Some(mail),
+        }
+    }
+
+    /// Has the newest of a channel's events read back; mail for it is to wait for them. `None`: too many
+    /// are being read.
+    fn load(&mut self, key: &ChannelKey) -> Option<&mut Keeping> {
         let bytes_max = self.config.history.channel_bytes_max;
         let oldest_ms = self.now.unix_ms.saturating_sub(self.homes.persisted_ms());
-        let keeping = self.homes.keeping.as_mut().expect("asked above");
+        let keeping = self.homes.keeping.as_mut()?;
         let query = Query {
             channel: key.as_str().into(),
             after: None,
@@ -358,11 +484,9 @@ impl Shard {
             messages_max: u32::MAX,
             bytes_max,
         };
-        let Some(number) = keeping.journal.read(query) else { return Some(mail) };
+        let number = keeping.journal.read(query)?;
         keeping.queries.insert(number, Purpose::Load(key.clone()));
-        keeping.loading_mail += 1;
-        keeping.loading.insert(key, vec![(from, mail)]);
-        None
+        Some(keeping)
     }
 
     /// The journal has answered.
@@ -377,10 +501,10 @@ impl Shard {
             Purpose::Load(key) => {
                 let waiting = keeping.loading.remove(&key).expect("it was being loaded");
                 keeping.loading_mail -= waiting.len();
-                self.homes.open(self.now, key.clone());
+                let home = self.homes.open(self.now, key.clone());
                 // Where something is missing, what is in memory begins with what comes now, and all before
                 // is read by those who need it, who then hear of the damage.
-                if !is_damaged {
+                if !is_damaged && home.has_nothing() {
                     let now = self.now;
                     self.homes.change(now, &key, |home| home.restore(now, events, is_complete));
                 }
@@ -419,7 +543,7 @@ impl Shard {
                     Some(home) => home.read_history_with(&older, !is_complete, &query),
                     None => History::default().read_with(&older, !is_complete, &query),
                 };
-                self.answer_history(reply_to, &key, page);
+                self.answer_history(reply_to, &key, &query, page);
             }
         }
     }
@@ -570,6 +694,7 @@ impl Shard {
         &mut self,
         reply_to: ReturnAddress,
         key: &ChannelKey,
+        query: &HistoryQuery,
         page: HistoryPage,
     ) {
         let size = |item: &HistoryItem| item.publication.messages[item.index].size_bytes();
@@ -579,7 +704,11 @@ impl Shard {
         tally.add(Counter::OutboundRestMessageBytes, bytes);
         let ReturnAddress { shard, transport, request } = reply_to;
         let answer = Ok(Answer::History(page));
-        self.post_of(key, shard, Mail::Answer { transport, request, answer });
+        self.post_view_of(key, shard, Mail::Answer { transport, request, answer }, || Mail::Ask {
+            reply_to,
+            channel: key.clone(),
+            question: Question::History(query.clone()),
+        });
     }
 }
 

@@ -16,10 +16,10 @@ use super::streams::Stream;
 use super::{Mail, ReturnAddress, Shard, inspect};
 use crate::ably::vcdiff::Encoder;
 use crate::ably::{
-    Accepted, Ack, Answer, ChannelsQuery, Counter, Directory, ErrorCode, ErrorInfo, FixtureMember,
-    Format, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage, PresenceRequest,
-    Publication, PublishResult, Question, Rule, RuleSource, Rules, SeriesId, Survey,
-    no_such_message,
+    Accepted, Ack, Answer, ChannelSerial, ChannelsQuery, Counter, Directory, ErrorCode, ErrorInfo,
+    FixtureMember, Format, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage,
+    PresenceRequest, Publication, PublishResult, Question, Rule, RuleSource, Rules, SeriesId,
+    Survey, no_such_message,
 };
 use crate::base::{Level, LogLine, Now, SpreadMap};
 use crate::channel::ChannelKey;
@@ -234,6 +234,13 @@ impl Homes {
             leave_after.map(|at_ms| self.leaving.insert((at_ms, key.clone())));
         }
         changed
+    }
+
+    /// Has a channel forget what was given up of it; true when the rest is to be loaded.
+    pub fn take_back(&mut self, now: Now, key: &ChannelKey, serial: ChannelSerial) -> bool {
+        // Made of what is forgotten.
+        self.replays.clear();
+        self.change_known(now, key, |home| home.take_back(serial)).unwrap_or_default()
     }
 
     /// The same for a channel that may not exist; `None`: it does not.
@@ -580,7 +587,8 @@ impl Shard {
         }
         let Homes { channels, encoder, deflating, keeping, .. } = &mut self.homes;
         let Some(home) = channels.get_mut(key) else { return };
-        let mut owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
+        let owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
+        let mut owed = owed.map(|owed| owed.for_presence(event.is_presence()));
         let (serial, has_members) = (event.serial(), home.has_members());
         let mut encoded = EncodedOnce::new(event, home, encoder);
         for subscriber in home.subscribers() {
@@ -655,7 +663,11 @@ impl Shard {
         let joined = Joined { serial, resumed, error, has_backlog, has_members, has_base, frames };
         let ReturnAddress { shard, transport, request } = reply_to;
         let joined = Box::new(joined);
-        self.post_of(channel, shard, Mail::Joined { transport, request, joined });
+        self.post_view_of(channel, shard, Mail::Joined { transport, request, joined }, || {
+            let Joining { display_name, format, view, since, skip } = joining.clone();
+            let channel = channel.clone();
+            Mail::Join { reply_to, channel, display_name, format, view, since, skip }
+        });
     }
 
     /// A client wants something of its members on a channel that is at home here.
@@ -818,7 +830,7 @@ impl Shard {
                 }
                 let home = self.homes.get(channel);
                 let page = home.map(|home| home.read_history(query)).unwrap_or_default();
-                return self.answer_history(reply_to, channel, page);
+                return self.answer_history(reply_to, channel, query, page);
             }
             Question::Message(message) => {
                 let item = home.and_then(|home| home.message(*message));
@@ -848,7 +860,9 @@ impl Shard {
             }
         };
         let ReturnAddress { shard, transport, request } = reply_to;
-        self.post_of(channel, shard, Mail::Answer { transport, request, answer });
+        self.post_view_of(channel, shard, Mail::Answer { transport, request, answer }, || {
+            Mail::Ask { reply_to, channel: channel.clone(), question: question.clone() }
+        });
     }
 
     /// Counts what was published at home here.

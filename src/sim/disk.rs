@@ -56,6 +56,16 @@ impl Disk {
                 }
                 Done::Synced(segment, result)
             }
+            Command::Cut { segment, bytes } => {
+                if error.is_none()
+                    && let Some(file) = self.files.get_mut(&segment)
+                {
+                    file.truncate(bytes as usize);
+                    let synced = self.synced.entry(segment).or_default();
+                    *synced = (*synced).min(file.len());
+                }
+                Done::Cut(segment, result)
+            }
             Command::Remove { segment } => {
                 self.files.remove(&segment);
                 Done::Removed(segment, Ok(()))

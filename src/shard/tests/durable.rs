@@ -327,6 +327,60 @@ fn a_full_disk_refuses_with_a_code_and_nothing_else_stops() {
 }
 
 #[test]
+fn a_publish_that_cannot_be_kept_is_refused_in_time_and_nobody_has_heard_of_it() {
+    for channel in ["kept:room", "safe:room", "changing:room"] {
+        let mut host = host(2, 11, Disk::default(), 1);
+        let (publisher, subscriber) = (host.connect(0, ""), host.connect(1, ""));
+        host.attach(subscriber, channel);
+        host.attach(subscriber, "other");
+        host.messages(publisher);
+        host.publish(publisher, 0, channel, "kept");
+        host.settle();
+        assert_eq!((host.acks(publisher), host.data(subscriber, channel).len()), (1, 1));
+        host.disk.as_mut().expect("has one").errors = vec![Some(EIO); 1000].into();
+        // With an id of its own, which is not used up by this.
+        let own = json!([{ "id": "own:0", "data": "lost" }]);
+        let publish = json!({"action": 15, "msgSerial": 1, "channel": channel, "messages": own});
+        host.send(publisher, &publish);
+        host.publish(publisher, 2, channel, "lost too");
+        host.settle();
+        assert!(host.messages(publisher).is_empty(), "not known yet");
+        // Who comes now is shown what is kept, once that is known.
+        let late = host.connect(1, "");
+        host.messages(late);
+        let params = json!({ "rewind": "10" });
+        host.send(late, &json!({"action": 10, "channel": channel, "params": params}));
+        host.settle();
+        for _ in 0..4 {
+            host.pass(Duration::from_secs(1));
+            host.settle();
+        }
+        let refused = host.messages(publisher);
+        assert_eq!(refused.len(), 2, "{channel} {refused:?}");
+        for refused in refused {
+            assert_eq!((&refused["action"], &refused["error"]["code"]), (&json!(2), &json!(50004)));
+        }
+        assert!(host.data(subscriber, channel).is_empty());
+        host.publish(publisher, 3, "other", "goes on");
+        host.settle();
+        assert_eq!(host.data(subscriber, "other"), ["goes on"]);
+        assert_eq!(host.acks(publisher), 1);
+        assert_eq!(host.data(late, channel), ["kept"], "{channel}");
+        host.disk.as_mut().expect("has one").errors.clear();
+        host.pass(Duration::from_millis(1100));
+        host.settle();
+        assert_eq!(host.history(channel, "forwards", 10), ["kept"]);
+        let publish = json!({"action": 15, "msgSerial": 4, "channel": channel, "messages": own});
+        host.send(publisher, &publish);
+        host.settle();
+        assert_eq!(host.acks(publisher), 1);
+        assert_eq!(host.data(subscriber, channel), ["lost"]);
+        let mut next = self::host(1, 11, host.kill(), 2);
+        assert_eq!(next.history(channel, "forwards", 10), ["kept", "lost"]);
+    }
+}
+
+#[test]
 fn a_publish_that_is_repeated_after_a_kill_is_not_published_again() {
     let mut first = host(2, 3, Disk::default(), 1);
     let body = r#"[{"id":"own:0","data":"a"},{"id":"own:1","data":"b"}]"#;
