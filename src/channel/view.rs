@@ -6,6 +6,7 @@ use super::broadcast::Broadcast;
 use crate::ably::{
     Category, ChannelName, ChannelParams, ChannelSerial, ErrorInfo, EventShape, Modes, Wants,
 };
+use crate::ws::Window;
 
 /// What attachments are sent of a channel; those with equal views share one log of frames.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -23,8 +24,8 @@ pub struct View {
     /// Whether a message that was appended to comes as a whole (6.5): when that was asked for, and where
     /// the next delta starts from it.
     pub whole_appends: bool,
-    /// Whether its frames are compressed.
-    pub deflated: bool,
+    /// Within which window its frames are compressed, if they are.
+    pub window: Option<Window>,
 }
 
 impl View {
@@ -39,7 +40,7 @@ impl View {
             filter: name.filter().filter(|_| has_messages).map(Arc::from),
             events: None,
             whole_appends: (params.append_full || params.delta) && has_messages,
-            deflated: false,
+            window: None,
         }
     }
 }

@@ -47,8 +47,8 @@ impl Shard {
         since: Since,
     ) {
         self.keep_members(index, name.base());
-        let deflated = self.transports[index as usize].deflates();
-        let view = View { deflated, ..View::of(name, modes, read) };
+        let window = self.transports[index as usize].window();
+        let view = View { window, ..View::of(name, modes, read) };
         let resource = name.resource();
         let (name, attached) = self.attachment_to(index, name);
         let connection = self.transports[index as usize].connection();

@@ -8,7 +8,7 @@ use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{Answer, ErrorCode, ErrorInfo, Principal, PublishResult};
 use crate::channel::log::TransportRef;
 use crate::connection::{Connection, ConnectionId, ConnectionKey, Opening, Place};
-use crate::ws::{self, CloseCode};
+use crate::ws::{self, CloseCode, Window};
 
 /// Bytes that a client may send before its connection was found.
 const EARLY_BYTES_MAX: usize = 16 << 10;
@@ -255,23 +255,23 @@ impl Shard {
 
     /// Begins the connection of a transport that has become a WebSocket: a new one, or one that has to
     /// be looked for.
-    pub(super) fn open_connection(&mut self, index: u32, opening: Opening, deflates: bool) {
+    pub(super) fn open_connection(&mut self, index: u32, opening: Opening, window: Option<Window>) {
         match opening.resumes().cloned() {
             Some(Ok(key)) if usize::from(key.place.shard) < self.shards => {
                 let principal = opening.principal().clone();
                 let reply_to = self.return_address(index, 0);
                 self.transports[index as usize].stage =
-                    Stage::Opening(Box::new(Opened { opening, deflates, early: Vec::new() }));
+                    Stage::Opening(Box::new(Opened { opening, window, early: Vec::new() }));
                 let owner = usize::from(key.place.shard);
                 self.post(owner, Mail::Resume { reply_to, key, principal });
             }
             Some(Ok(_)) => {
                 let text = "the connection key names no shard of this daemon";
                 let error = ErrorInfo::new(ErrorCode::CONNECTION_EXPIRED, text);
-                self.begin_connection(index, opening, deflates, Some(&error));
+                self.begin_connection(index, opening, window, Some(&error));
             }
-            Some(Err(error)) => self.begin_connection(index, opening, deflates, Some(&error)),
-            None => self.begin_connection(index, opening, deflates, None),
+            Some(Err(error)) => self.begin_connection(index, opening, window, Some(&error)),
+            None => self.begin_connection(index, opening, window, None),
         }
     }
 
@@ -279,7 +279,7 @@ impl Shard {
         &mut self,
         index: u32,
         opening: Opening,
-        deflates: bool,
+        window: Option<Window>,
         error: Option<&ErrorInfo>,
     ) {
         let place = Place { shard: self.id, transport: index };
@@ -289,7 +289,7 @@ impl Shard {
         self.connections += 1;
         self.stats.connection_opened(connection.app_id(), self.now.unix_ms);
         self.lifecycles.note_connection(&connection, true);
-        let decoder = ws::Decoder::new().inflating(deflates);
+        let decoder = ws::Decoder::new().inflating(window);
         transport.stage = Stage::Realtime(decoder, Box::new(connection));
         self.set_ready(index);
         self.begin_token(index);
@@ -303,7 +303,7 @@ impl Shard {
         result: Result<Box<Connection>, ErrorInfo>,
     ) {
         let index = to.index;
-        let Some(Opened { opening, deflates, mut early }) = self.take_opening(to) else {
+        let Some(Opened { opening, window, mut early }) = self.take_opening(to) else {
             // The transport did not last; whoever tries again comes with the same key.
             if let Ok(connection) = result {
                 self.post(from, Mail::GiveBack { connection });
@@ -318,12 +318,12 @@ impl Shard {
                 opening.resume(&mut connection, config, self.now, entropy, place, transport.lane());
                 self.connections += 1;
                 self.stats.connection_resumed(connection.app_id(), self.now.unix_ms);
-                let decoder = ws::Decoder::new().inflating(deflates);
+                let decoder = ws::Decoder::new().inflating(window);
                 transport.stage = Stage::Realtime(decoder, connection);
                 self.set_ready(index);
                 self.begin_token(index);
             }
-            Err(error) => self.begin_connection(index, opening, deflates, Some(&error)),
+            Err(error) => self.begin_connection(index, opening, window, Some(&error)),
         }
         if !early.is_empty() {
             self.handle_bytes(index, &mut early);

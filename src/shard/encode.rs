@@ -13,7 +13,7 @@ use crate::channel::log::{Link, SEND_BYTES_MAX};
 use crate::channel::view::View;
 use crate::connection::ConnectionId;
 use crate::http;
-use crate::ws::{self, Data, Deflater, FrameBuilder, OpCode};
+use crate::ws::{self, Data, Deflater, FrameBuilder, OpCode, Window};
 
 /// Bytes of an encoded message beyond its data, about; saves growing the frame.
 const ENVELOPE_BYTES: usize = 320;
@@ -26,18 +26,22 @@ const REPLAY_DELTA_BYTES_MAX: u64 = 256 << 10;
 pub(super) struct Deflating {
     /// Bytes of a payload from which on it is worth it.
     bytes_min: usize,
-    /// Made when the first frame is compressed.
-    deflater: Option<Box<Deflater>>,
+    /// Each made when the first frame is compressed within its window.
+    deflaters: [Option<Box<Deflater>>; Window::COUNT],
 }
 
 impl Deflating {
     pub fn new(bytes_min: Option<u32>) -> Deflating {
-        Deflating { bytes_min: bytes_min.unwrap_or_default() as usize, deflater: None }
+        Deflating {
+            bytes_min: bytes_min.unwrap_or_default() as usize,
+            deflaters: Default::default(),
+        }
     }
 
     /// The same frame, or one that says the same in fewer bytes.
-    fn deflate(&mut self, frame: &Bytes) -> Bytes {
-        let deflater = self.deflater.get_or_insert_default();
+    pub fn deflate(&mut self, frame: &Bytes, window: Window) -> Bytes {
+        let deflater = &mut self.deflaters[window as usize];
+        let deflater = deflater.get_or_insert_with(|| Box::new(Deflater::new(window)));
         ws::deflated(frame, self.bytes_min, deflater).unwrap_or_else(|| frame.clone())
     }
 }
@@ -58,7 +62,7 @@ struct Encoded {
     display_name: Arc<str>,
     has_deltas: bool,
     events: Option<EventShape>,
-    deflated: bool,
+    window: Option<Window>,
     frame: Bytes,
 }
 
@@ -173,25 +177,28 @@ impl<'a> EncodedOnce<'a> {
         deflating: &mut Deflating,
         encode: impl FnOnce() -> Bytes,
     ) -> Bytes {
-        let deflated = subscriber.view.deflated;
-        if let Some(frame) = self.known(subscriber, has_deltas, deflated) {
+        let window = subscriber.view.window;
+        if let Some(frame) = self.known(subscriber, has_deltas, window) {
             return frame;
         }
-        let plain = self.known(subscriber, has_deltas, false);
-        let plain = plain.unwrap_or_else(|| self.keep(subscriber, has_deltas, false, encode()));
-        if !deflated {
-            return plain;
-        }
-        self.keep(subscriber, has_deltas, true, deflating.deflate(&plain))
+        let plain = self.known(subscriber, has_deltas, None);
+        let plain = plain.unwrap_or_else(|| self.keep(subscriber, has_deltas, None, encode()));
+        let Some(agreed) = window else { return plain };
+        self.keep(subscriber, has_deltas, window, deflating.deflate(&plain, agreed))
     }
 
-    fn known(&self, subscriber: &Subscriber, has_deltas: bool, deflated: bool) -> Option<Bytes> {
+    fn known(
+        &self,
+        subscriber: &Subscriber,
+        has_deltas: bool,
+        window: Option<Window>,
+    ) -> Option<Bytes> {
         let Subscriber { format, display_name, view, .. } = subscriber;
         let known = self.frames.iter().find(|known| {
             known.format == *format
                 && known.has_deltas == has_deltas
                 && known.events == view.events
-                && known.deflated == deflated
+                && known.window == window
                 && known.display_name == *display_name
         });
         known.map(|known| known.frame.clone())
@@ -201,7 +208,7 @@ impl<'a> EncodedOnce<'a> {
         &mut self,
         subscriber: &Subscriber,
         has_deltas: bool,
-        deflated: bool,
+        window: Option<Window>,
         frame: Bytes,
     ) -> Bytes {
         let display_name = Arc::clone(&subscriber.display_name);
@@ -211,7 +218,7 @@ impl<'a> EncodedOnce<'a> {
             display_name,
             has_deltas,
             events,
-            deflated,
+            window,
             frame: frame.clone(),
         });
         frame

@@ -64,7 +64,7 @@ pub(super) struct Homes {
     pub series: SeriesId,
     /// Makes the deltas of all channels.
     encoder: Encoder,
-    deflating: Deflating,
+    pub deflating: Deflating,
     /// Counts changes of the rules, from 1.
     rules_version: u32,
     /// Made since the last sweep.

@@ -263,7 +263,7 @@ impl Shard {
         let may_deflate = self.config.deflate_bytes_min.is_some();
         let header = |name: &str| request.header(name);
         let accepted = ws::handshake::accept(request.method(), may_deflate, header);
-        let (handshake, deflates) = match accepted {
+        let (handshake, window) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 return self.answer(
@@ -278,12 +278,12 @@ impl Shard {
         self.answer_bytes(index, &handshake);
         let transport = &mut self.transports[index as usize];
         if is_echo {
-            transport.stage = Stage::Echo(ws::Decoder::new().inflating(deflates));
+            transport.stage = Stage::Echo(ws::Decoder::new().inflating(window));
         } else {
             let principal = rest::authenticate(request, &self.directory, self.now);
             match Opening::read(request, principal) {
                 Ok(opening) => match self.admit_connect() {
-                    Ok(()) => self.open_connection(index, opening, deflates),
+                    Ok(()) => self.open_connection(index, opening, window),
                     Err(error) => {
                         opening.put_off(&error, self.transports[index as usize].lane());
                         return self.close_websocket(index, CloseCode::Again, Ending::Linger);

@@ -26,7 +26,7 @@ impl Shard {
             return;
         };
         // An attach asks the one in its place whether messages may be compressed.
-        let in_its_place = ws::Decoder::new().inflating(decoder.inflates());
+        let in_its_place = ws::Decoder::new().inflating(decoder.window());
         let mut decoder = std::mem::replace(decoder, in_its_place);
         let payload_bytes_max = self.config.frame_bytes_max as usize;
         let result = decoder.handle_bytes(bytes, payload_bytes_max, &mut |event| {
@@ -235,9 +235,10 @@ impl Shard {
         }
     }
 
-    /// Bytes of a conformance test.
+    /// Bytes of a conformance test. What comes back is compressed as what subscribers are sent.
     pub(super) fn handle_echo_bytes(&mut self, index: u32, bytes: &mut [u8]) {
         let Some((decoder, lane)) = self.transports[index as usize].echo() else { return };
+        let (window, deflating) = (decoder.window(), &mut self.homes.deflating);
         let mut ending = None;
         let payload_bytes_max = self.config.frame_bytes_max as usize;
         let result = decoder.handle_bytes(bytes, payload_bytes_max, &mut |event| {
@@ -257,7 +258,11 @@ impl Shard {
             };
             let mut frame = FrameBuilder::with_capacity(OpCode::Data(opcode), payload.len());
             frame.payload().extend_from_slice(payload);
-            lane.extend_from_slice(&frame.finish());
+            let mut frame = frame.finish();
+            if let Some(window) = window {
+                frame = deflating.deflate(&frame, window);
+            }
+            lane.extend_from_slice(&frame);
             ControlFlow::Continue(())
         });
         if let Err(error) = result {

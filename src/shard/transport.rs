@@ -10,7 +10,7 @@ use crate::channel::log::TransportRef;
 use crate::connection::{Connection, Opening};
 use crate::http::RequestParser;
 use crate::sys::SendBuf;
-use crate::ws;
+use crate::ws::{self, Window};
 
 /// What a send in flight carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +48,8 @@ pub(super) enum Stage {
 /// A transport whose connection is looked for.
 pub(super) struct Opened {
     pub opening: Opening,
-    /// Whether messages may be compressed on the transport.
-    pub deflates: bool,
+    /// The window of messages that are compressed on the transport, if they may be.
+    pub window: Option<Window>,
     /// What the client has sent meanwhile.
     pub early: Vec<u8>,
 }
@@ -273,9 +273,12 @@ impl Transport {
         }
     }
 
-    /// Whether it was agreed that messages may be compressed.
-    pub fn deflates(&self) -> bool {
-        matches!(&self.stage, Stage::Realtime(decoder, _) if decoder.inflates())
+    /// The window of what it is sent compressed, if it was agreed that messages may be.
+    pub fn window(&self) -> Option<Window> {
+        match &self.stage {
+            Stage::Realtime(decoder, _) => decoder.window(),
+            _ => None,
+        }
     }
 
     /// The events that it is a stream of, and the lane that goes with them.

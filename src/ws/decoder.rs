@@ -9,7 +9,7 @@ use std::mem;
 use std::ops::ControlFlow;
 use std::str;
 
-use super::deflate::inflate;
+use super::deflate::{Window, inflate};
 use super::header::{self, CONTROL_BYTES_MAX, HEADER_BYTES_MAX, Header};
 use super::mask::unmask;
 use super::{CloseCode, Control, Data, OpCode};
@@ -78,8 +78,8 @@ impl std::error::Error for DecodeError {}
 pub struct Decoder {
     /// Present only between the first and the last byte of something incomplete.
     partial: Option<Box<Partial>>,
-    /// Whether messages may come compressed.
-    inflates: bool,
+    /// The window of what goes the other way, where it was agreed that messages may be compressed.
+    window: Option<Window>,
     /// Set by a close frame, an error or a callback that broke off: nothing counts any more.
     has_ended: bool,
 }
@@ -124,15 +124,15 @@ impl Decoder {
         Self::default()
     }
 
-    /// The same, where it was agreed that messages may come compressed.
+    /// The same, where messages may come compressed if a `window` was agreed upon.
     #[must_use]
-    pub fn inflating(self, inflates: bool) -> Self {
-        Decoder { inflates, ..self }
+    pub fn inflating(self, window: Option<Window>) -> Self {
+        Decoder { window, ..self }
     }
 
-    /// Whether messages may come compressed.
-    pub fn inflates(&self) -> bool {
-        self.inflates
+    /// The window of what the client is sent compressed, if messages may be.
+    pub fn window(&self) -> Option<Window> {
+        self.window
     }
 
     /// Decodes `bytes`, overwriting them, and calls `on_event` with all that they complete, in order.
@@ -172,7 +172,7 @@ impl Decoder {
                     partial.handle_payload(bytes, payload_bytes_max, on_event)?
                 }
                 Some(partial) if partial.header_len > 0 => {
-                    let inflates = self.inflates;
+                    let inflates = self.window.is_some();
                     let used_bytes = partial.handle_header(bytes, payload_bytes_max, inflates)?;
                     (ControlFlow::Continue(()), used_bytes)
                 }
@@ -205,7 +205,7 @@ impl Decoder {
             partial.header_len = bytes.len();
             return Ok((ControlFlow::Continue(()), bytes.len()));
         };
-        check_compression(&header, self.inflates)?;
+        check_compression(&header, self.window.is_some())?;
         let message = self.partial.as_ref().and_then(|partial| partial.message.as_ref());
         let payload_bytes = check_sequence(&header, message, payload_bytes_max)?;
         let frame_bytes = header_bytes + payload_bytes;
@@ -472,7 +472,8 @@ mod tests {
     #[test]
     fn compressed_messages_are_read_where_that_was_agreed_however_they_are_cut() {
         let long = "so it goes, ".repeat(100);
-        let deflated = Deflater::default().deflate(long.as_bytes()).expect("repeats itself");
+        let deflated =
+            Deflater::new(Window::Large).deflate(long.as_bytes()).expect("repeats itself");
         let (first, rest) = deflated.split_at(deflated.len() / 2);
         let bytes = [
             frame(TEXT | DEFLATED_BIT, &deflated),
@@ -484,7 +485,8 @@ mod tests {
         ]
         .concat();
         let decode = |cut: usize, bytes: &[u8]| {
-            let (mut decoder, mut seen) = (Decoder::new().inflating(true), Vec::new());
+            let (mut decoder, mut seen) =
+                (Decoder::new().inflating(Some(Window::Large)), Vec::new());
             bytes.chunks(cut).for_each(|piece| feed(&mut decoder, piece, &mut seen));
             seen
         };
@@ -501,10 +503,11 @@ mod tests {
             let seen = decode(1000, &frame(first | DEFLATED_BIT, b""));
             assert!(matches!(seen[..], [Seen::Error(DecodeError::Protocol(_))]), "{seen:?}");
         }
-        let bomb = Deflater::default().deflate(&vec![b'0'; MAX + 1]).expect("repeats itself");
+        let bomb =
+            Deflater::new(Window::Large).deflate(&vec![b'0'; MAX + 1]).expect("repeats itself");
         let too_big = Seen::Error(DecodeError::TooBig { payload_bytes_max: MAX });
         assert_eq!(decode(1000, &frame(TEXT | DEFLATED_BIT, &bomb)), [too_big]);
-        let latin = Deflater::default().deflate(&[0xe9; 100]).expect("repeats itself");
+        let latin = Deflater::new(Window::Large).deflate(&[0xe9; 100]).expect("repeats itself");
         let invalid = Seen::Error(DecodeError::InvalidUtf8);
         assert_eq!(decode(1000, &frame(TEXT | DEFLATED_BIT, &latin)), [invalid]);
     }

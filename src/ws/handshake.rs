@@ -3,7 +3,7 @@
 use data_encoding::BASE64;
 use tungstenite::handshake::derive_accept_key;
 
-use super::deflate;
+use super::deflate::{self, Window};
 
 /// The one version that there is (RFC 6455 §4.4).
 pub const VERSION: &str = "13";
@@ -24,14 +24,14 @@ pub fn is_requested<'a>(header: impl Fn(&str) -> Option<&'a str>) -> bool {
     has_token(header("Upgrade"), "websocket")
 }
 
-/// Checks the request and returns the whole response, after which the stream is frames, and whether messages
-/// may be compressed then. `method` is the request's, `header` looks a header up by its name. No subprotocol
+/// Checks the request and returns the whole response, after which the stream is frames, and the window of
+/// messages that are compressed then, if they may be. `method` is the request's, `header` looks a header up by its name. No subprotocol
 /// is agreed to, and no extension but permessage-deflate, where `may_deflate` says so.
 pub fn accept<'a>(
     method: &str,
     may_deflate: bool,
     header: impl Fn(&str) -> Option<&'a str>,
-) -> Result<(Vec<u8>, bool), HandshakeError> {
+) -> Result<(Vec<u8>, Option<Window>), HandshakeError> {
     if method != "GET" {
         return Err(HandshakeError::BadRequest("a WebSocket is opened by GET"));
     }
@@ -50,15 +50,14 @@ pub fn accept<'a>(
     }
     let accept = derive_accept_key(key);
     let offers = header("Sec-WebSocket-Extensions").filter(|_| may_deflate);
-    let agreed = offers.and_then(deflate::agree);
-    let extensions =
-        agreed.as_ref().map(|agreed| format!("Sec-WebSocket-Extensions: {agreed}\r\n"));
+    let (agreed, window) = offers.and_then(deflate::agree).unzip();
+    let extensions = agreed.map(|agreed| format!("Sec-WebSocket-Extensions: {agreed}\r\n"));
     let response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {accept}\r\n{}\r\n",
-        extensions.as_deref().unwrap_or_default()
+        extensions.unwrap_or_default()
     );
-    Ok((response.into_bytes(), agreed.is_some()))
+    Ok((response.into_bytes(), window))
 }
 
 /// Whether the comma-separated list `value` names `token`, in any case.
@@ -85,7 +84,7 @@ mod tests {
         may_deflate: bool,
         name: &str,
         value: Option<&'static str>,
-    ) -> Result<(Vec<u8>, bool), HandshakeError> {
+    ) -> Result<(Vec<u8>, Option<Window>), HandshakeError> {
         accept("GET", may_deflate, |asked| match asked == name {
             true => value,
             false => GOOD.iter().find(|(name, _)| *name == asked).map(|(_, value)| *value),
@@ -118,15 +117,18 @@ mod tests {
     fn compression_is_agreed_to_where_it_is_offered_and_allowed() {
         let name = "Sec-WebSocket-Extensions";
         let answer = |may_deflate, offer| {
-            let (response, deflates) = accept_deflating(may_deflate, name, offer).unwrap();
+            let (response, window) = accept_deflating(may_deflate, name, offer).unwrap();
             let response = String::from_utf8(response).unwrap();
-            assert_eq!(response.contains(name), deflates, "{response}");
-            deflates
+            assert_eq!(response.contains(name), window.is_some(), "{response}");
+            window
         };
-        assert!(answer(true, Some("permessage-deflate; client_max_window_bits")));
-        assert!(!answer(true, None));
-        assert!(!answer(true, Some("unknown")));
-        assert!(!answer(false, Some("permessage-deflate")));
+        let offer = "permessage-deflate; client_max_window_bits";
+        assert_eq!(answer(true, Some(offer)), Some(Window::Large));
+        let offer = "permessage-deflate; server_max_window_bits=10";
+        assert_eq!(answer(true, Some(offer)), Some(Window::Small));
+        assert_eq!(answer(true, None), None);
+        assert_eq!(answer(true, Some("unknown")), None);
+        assert_eq!(answer(false, Some("permessage-deflate")), None);
     }
 
     #[test]

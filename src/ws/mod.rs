@@ -11,6 +11,6 @@ mod header;
 mod mask;
 
 pub use decoder::{DecodeError, Decoder, Event};
-pub use deflate::Deflater;
+pub use deflate::{Deflater, Window};
 pub use encoder::{FrameBuilder, close_frame, deflated, ping_frame, pong_frame};
 pub use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};

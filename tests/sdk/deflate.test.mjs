@@ -53,6 +53,32 @@ test('what repeats itself takes fewer bytes, and says the same', async (t) => {
   assert.ok(deflatedBytes < plainBytes / 10, `${deflatedBytes} of ${plainBytes}`);
 });
 
+test('a client with a small window shares what is compressed for that', async (t) => {
+  const channel = channelName();
+  const wide = await attached(t, channel, true);
+  const narrow = await attached(t, channel, { serverMaxWindowBits: 10 });
+  // The smallest will do for whoever asks for less than the largest, and it is what zlib here inflates with.
+  assert.match(narrow.extensions, /permessage-deflate/);
+  const inflater = narrow._extensions['permessage-deflate'];
+  assert.equal(inflater.params.server_max_window_bits, 9);
+  const before = [wide, narrow].map((socket) => socket._socket.bytesRead);
+  // What repeats itself, from further back than the small window and from within it.
+  const far = Array.from({ length: 2000 }, (_, i) => `${(i * 7919) % 1000}`).join(' ');
+  const near = 'so it goes, '.repeat(300);
+  for (const data of [far + far, near]) {
+    await rest().channels.get(channel).publish('text', data);
+    for (const socket of [wide, narrow]) {
+      const { messages } = await socket.next(15);
+      assert.ok(messages[0].data === data);
+    }
+  }
+  const [wideBytes, narrowBytes] =
+    [wide, narrow].map((socket, i) => socket._socket.bytesRead - before[i]);
+  assert.ok(wideBytes < narrowBytes, `${wideBytes}, ${narrowBytes}`);
+  const bytes = 2 * far.length + near.length;
+  assert.ok(narrowBytes < bytes, `${narrowBytes} of ${bytes}`);
+});
+
 test('a client may compress what it publishes', async (t) => {
   const channel = channelName();
   const socket = await attached(t, channel, { threshold: 0 });
