@@ -70,6 +70,12 @@ fn ably_js_resume() {
 
 #[test]
 #[ignore = "needs npm packages: tests/run"]
+fn ably_js_over_kill_9() {
+    run(&mut node_tests_with_daemons("log.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
 fn ably_js_presence() {
     run(&mut node_tests(&Daemon::start(), "presence.test.mjs"));
 }

@@ -34,13 +34,13 @@ export async function directory(t) {
 }
 
 /**
- * Starts a daemon with this configuration and more variables; `kill` ends it as kill -9 does, `reload` gives it another
+ * Starts a daemon with this configuration and more variables, on a port of its own or that of one before; `kill` ends it as kill -9 does, `reload` gives it another
  * configuration.
  */
-export async function daemon(t, path, config, variables = {}) {
+export async function daemon(t, path, config, variables = {}, port = undefined) {
   const file = join(path, 'ringcast.toml');
   await writeFile(file, config);
-  const port = await freePort();
+  port ??= await freePort();
   const args = ['serve', '--config', file, '--listen', `127.0.0.1:${port}`, '--shards', '2'];
   const env = { ...process.env, ...variables };
   const child = spawn(process.env.RINGCAST_BINARY, args, { stdio: ['ignore', 'pipe', 'pipe'], env });
@@ -56,9 +56,12 @@ export async function daemon(t, path, config, variables = {}) {
     child.kill('SIGHUP');
   };
   t.after(() => kill());
+  let listens = false;
   for await (const line of createInterface(child.stdout)) {
-    if (line.startsWith('listening on')) break;
+    listens = line.startsWith('listening on');
+    if (listens) break;
   }
+  if (!listens) throw new Error(`the daemon has not started:\n${log.join('\n')}`);
   const options = { endpoint: '127.0.0.1', port, tls: false, logLevel: 0 };
   const rest = new Ably.Rest({ key: SERVER_KEY, ...options });
   const realtime = (overrides) => {
