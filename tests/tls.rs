@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test may read clocks and wait")]
 
 mod daemon;
+mod secure;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
@@ -12,40 +13,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use daemon::{Daemon, PATIENCE};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair,
-};
+use rcgen::ExtendedKeyUsagePurpose;
 use ringcast::tls::{Client, Trust};
+use secure::{Authority, TlsStream, write_pair};
 use serde_json::Value;
 use tungstenite::{Message, WebSocket};
-
-/// An authority and what it signs.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Authority {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "ringcast tests");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        Authority(CertifiedIssuer::self_signed(params, key).expect("signs itself"))
-    }
-
-    /// Certificate as PEM and DER, and its key.
-    fn issue(&self, usage: ExtendedKeyUsagePurpose) -> (String, Vec<u8>, String) {
-        let names = ["localhost".into(), "127.0.0.1".into()];
-        let mut params = CertificateParams::new(names).expect("names");
-        params.extended_key_usages = vec![usage];
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.0).expect("is signed");
-        (certificate.pem(), certificate.der().to_vec(), key.serialize_pem())
-    }
-
-    fn trust(&self) -> Trust {
-        Trust::new(self.0.pem().as_bytes()).expect("an authority")
-    }
-}
 
 /// A daemon that serves TLS, and the files that it does so with.
 struct Setup {
@@ -131,72 +103,6 @@ impl Setup {
 impl Drop for Setup {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-/// Writes a new certificate and its key; returns the certificate.
-fn write_pair(directory: &std::path::Path, authority: &Authority) -> Vec<u8> {
-    let (certificate, der, key) = authority.issue(ExtendedKeyUsagePurpose::ServerAuth);
-    fs::write(directory.join("cert.pem"), certificate).expect("writable");
-    fs::write(directory.join("key.pem"), key).expect("writable");
-    der
-}
-
-/// A client's end, once the handshake is over.
-struct TlsStream {
-    socket: TcpStream,
-    client: Client,
-    plaintext: Vec<u8>,
-    has_ended: bool,
-}
-
-impl TlsStream {
-    fn new(socket: TcpStream, trust: &Trust) -> io::Result<TlsStream> {
-        let ip = socket.peer_addr().expect("is connected").ip();
-        let (client, plaintext) = (Client::new(trust, ip), Vec::new());
-        let mut stream = TlsStream { socket, client, plaintext, has_ended: false };
-        while stream.client.is_resumed().is_none() {
-            stream.flush()?;
-            stream.take_in()?;
-        }
-        stream.flush()?;
-        Ok(stream)
-    }
-
-    /// Reads from the socket once.
-    fn take_in(&mut self) -> io::Result<()> {
-        let mut bytes = [0; 4096];
-        let count = self.socket.read(&mut bytes)?;
-        if count == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        let ended = self.client.handle_bytes(&bytes[..count], &mut self.plaintext);
-        self.has_ended = ended.map_err(io::Error::other)?;
-        Ok(())
-    }
-}
-
-impl Read for TlsStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.plaintext.is_empty() && !self.has_ended {
-            self.take_in()?;
-        }
-        let count = buffer.len().min(self.plaintext.len());
-        buffer[..count].copy_from_slice(&self.plaintext[..count]);
-        self.plaintext.drain(..count);
-        Ok(count)
-    }
-}
-
-impl Write for TlsStream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.client.send(bytes);
-        self.flush()?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.socket.write_all(&self.client.take_outgoing())
     }
 }
 
