@@ -105,6 +105,9 @@ const SERVING: [u8; 7] = [
 const CONNECTING: [u8; 4] =
     [opcode::Socket::CODE, opcode::SetSockOpt::CODE, opcode::Bind::CODE, opcode::Connect::CODE];
 
+/// Entries of a connect before the connect itself.
+const CONNECT_STEPS: usize = 3;
+
 /// Flags of entries: a slot of the table, a buffer of the pool, and what chains of connects take.
 const FLAGS: u8 = (1 << 0) | (1 << 2) | (1 << 5) | (1 << 6);
 
@@ -262,13 +265,17 @@ impl SocketRing {
     /// Opens `slot` by connecting from `from` (port 0: any) to `to`; ends in [`Event::Connected`].
     pub fn connect(&mut self, slot: Slot, from: SocketAddrV4, to: SocketAddrV4) {
         self.open(slot, SlotState(SlotState::OPEN | SlotState::CONNECTING));
+        // A link must not straddle two submissions. Before the addresses are kept: a submission forgets them.
+        if self.send_room() < CONNECT_STEPS + 1 {
+            self.submit_all();
+        }
         let addresses = Box::new([sockaddr(from), sockaddr(to)]);
         let [from, to] = [0, 1].map(|i| (&raw const addresses[i]).cast::<libc::sockaddr>());
         self.connect_addresses.push(addresses);
         let target = DestinationSlot::try_from_slot_target(slot.0).expect("slots are below 2^31");
         let len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
         let fd = Fixed(slot.0);
-        let steps = [
+        let steps: [_; CONNECT_STEPS] = [
             opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0)
                 .file_index(Some(target))
                 .build(),
@@ -283,10 +290,6 @@ impl SocketRing {
             .build(),
             opcode::Bind::new(fd, from, len).build(),
         ];
-        // A link must not straddle two submissions.
-        if self.send_room() < steps.len() + 1 {
-            self.submit_all();
-        }
         for step in steps {
             let flags = squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
             self.push(step.flags(flags).user_data(user_data(op::CONNECT_STEP, slot)));
