@@ -143,12 +143,12 @@ fn serve_ring(
     let mut sent_all = 0;
     // Where the round of sends stands; it is over at the last socket.
     let mut round_at = 0;
-    ring.start_accept(Door(0), listener.as_raw_fd());
+    ring.start_accept(Door(0), listener.as_raw_fd(), false);
     loop {
         ring.submit_if_needed()?;
         let mut closed = false;
         let count = ring.reap(BATCH, |event| match event {
-            Event::Accepted(slot, _) => accepted.push(slot),
+            Event::Accepted(slot, ..) => accepted.push(slot),
             Event::Received(slot, _) if !sockets[slot.0 as usize].is_upgraded => {
                 upgrades.push(slot);
             }

@@ -449,14 +449,15 @@ fn attempt_line(attempt: &Value) -> String {
     )
 }
 
-/// Reads what the daemon was started with again, for its keys, apps and rules.
+/// Reads what the daemon was started with again, for its keys, apps, rules and limits.
 fn reload(flags: ServeFlags, started_with: Config) -> Reload {
     Box::new(move || {
         let config = flags.clone().into_config()?;
         let needs_restart = started_with.needs_restart(&config);
         let (directory, hooks) = (config.directory()?, config.hooks()?);
         let acceptor = config.tls.to_acceptor()?;
-        Ok(Reloaded { directory, hooks, acceptor, needs_restart })
+        let limits = config.changeable_limits();
+        Ok(Reloaded { directory, hooks, acceptor, limits, needs_restart })
     })
 }
 

@@ -103,6 +103,12 @@ fn node_tests_with_daemons(file: &str) -> Command {
 
 #[test]
 #[ignore = "needs npm packages: tests/run"]
+fn limits_on_who_may_come_in() {
+    run(&mut node_tests_with_daemons("limits.test.mjs"));
+}
+
+#[test]
+#[ignore = "needs npm packages: tests/run"]
 fn rules_and_what_they_send() {
     run(&mut node_tests_with_daemons("hooks.test.mjs"));
 }

@@ -99,10 +99,11 @@ impl App {
 pub struct Key {
     app: Arc<App>,
     api_key: ApiKey,
-    name: Box<str>,
+    name: Arc<str>,
     capability: Arc<Capability>,
     capability_text: Box<str>,
     has_revocable_tokens: bool,
+    connections_max: Option<u32>,
 }
 
 impl Key {
@@ -114,6 +115,16 @@ impl Key {
     /// `appId.keyId`, which is no secret.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same, to keep.
+    pub fn shared_name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    /// Connections that it may have, with those of its tokens; `None`: as many as any key. 0: no bound.
+    pub fn connections_max(&self) -> Option<u32> {
+        self.connections_max
     }
 
     /// What its holder may do.
@@ -144,6 +155,7 @@ pub struct KeySpec {
     capability: Capability,
     capability_text: Box<str>,
     has_revocable_tokens: bool,
+    connections_max: Option<u32>,
 }
 
 impl KeySpec {
@@ -163,7 +175,14 @@ impl KeySpec {
             capability,
             capability_text: capability_text.into(),
             has_revocable_tokens,
+            connections_max: None,
         })
+    }
+
+    /// The same key with a bound of its own on its connections.
+    #[must_use]
+    pub fn with_connections_max(self, connections_max: Option<u32>) -> KeySpec {
+        KeySpec { connections_max, ..self }
     }
 
     /// The key.
@@ -230,6 +249,7 @@ impl Directory {
                 capability,
                 capability_text,
                 has_revocable_tokens: false,
+                connections_max: None,
             });
         }
         Directory::new(apps.into_values())
@@ -323,16 +343,23 @@ impl Directory {
         let plain = Namespace::default();
         let app = Arc::new(App { id: id.clone(), limits, namespaces, plain });
         for key in keys {
-            let KeySpec { api_key, capability, capability_text, has_revocable_tokens } = key;
+            let KeySpec {
+                api_key,
+                capability,
+                capability_text,
+                has_revocable_tokens,
+                connections_max,
+            } = key;
             assert_eq!(api_key.app_id(), &*id, "an app has keys of its own only");
             let name: Box<str> = api_key.name().into();
             let key = Key {
                 app: Arc::clone(&app),
                 api_key,
-                name: name.clone(),
+                name: name.as_ref().into(),
                 capability: Arc::new(capability),
                 capability_text,
                 has_revocable_tokens,
+                connections_max,
             };
             self.keys.insert(name, Arc::new(Principal::of_key(Arc::new(key))));
         }

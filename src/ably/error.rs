@@ -67,8 +67,10 @@ codes! {
     TIMESTAMP_NOT_CURRENT = 40104;
     /// The nonce of a token request was used before.
     NONCE_REPLAYED = 40105;
-    /// Too many connections of the account.
+    /// More connections of the account, which is a key here, than allowed.
     TOO_MANY_CONNECTIONS = 40111;
+    /// More connections of the client's address than allowed.
+    CONNECTION_BLOCKED = 40150;
     /// The key is another one than the one that it takes.
     KEY_MISMATCH = 40133;
     /// Batch requests before version 3: some of it has failed.

@@ -46,6 +46,8 @@ pub enum Answer {
     Changed,
     /// A nonce was not used before, and is from now on.
     FreshNonce,
+    /// There is room for one more realtime transport.
+    Admitted,
     /// To [`Question::History`] and [`Question::Versions`].
     History(HistoryPage),
     /// To [`Question::Message`].

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::shard::Refusals;
+
 /// In a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -97,6 +99,8 @@ pub struct ShardStatus {
     pub mail_waiting: u64,
     /// Subscribers disconnected because they lagged, since the start.
     pub slow_consumers: u64,
+    /// Clients that were not let in, since the start.
+    pub refused: Refusals,
     /// Milliseconds since it was last seen to turn.
     pub standstill_ms: u64,
     /// Whether that is too long.

@@ -1,4 +1,4 @@
-//! What every layer shares: time as a value, counts of values, lines of the log, records of files.
+//! What every layer shares: time as a value, counts of values, addresses, lines of the log, records of files.
 
 /// One reading of both clocks, taken once per turn by `server` and passed down as an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -9,6 +9,7 @@ pub struct Now {
     pub unix_ms: u64,
 }
 
+mod address;
 mod entropy;
 mod histogram;
 mod log;
@@ -16,6 +17,7 @@ pub mod record;
 mod spread;
 mod wheel;
 
+pub use address::{AddressBlock, Networks};
 pub use entropy::Entropy;
 pub use histogram::{Backlogs, Batches, Histogram, Latencies, Sizes, TurnTimes};
 pub use log::{Level, LogLine};

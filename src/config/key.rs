@@ -45,6 +45,8 @@ pub struct ApiKey {
     pub capability: BTreeMap<String, Vec<String>>,
     /// Whether its tokens can be revoked; they live for an hour at most then.
     pub revocable_tokens: bool,
+    /// Connections that it may have, with those of its tokens; `None`: as many as any key.
+    pub connections_max: Option<u32>,
 }
 
 impl ApiKey {
@@ -52,7 +54,14 @@ impl ApiKey {
     pub fn from_random(bytes: &[u8; 24]) -> ApiKey {
         let secret = BASE64URL_NOPAD.encode(bytes);
         let (app, id) = ("local".into(), "made".into());
-        ApiKey { app, id, secret, capability: everything(), revocable_tokens: false }
+        ApiKey {
+            app,
+            id,
+            secret,
+            capability: everything(),
+            revocable_tokens: false,
+            connections_max: None,
+        }
     }
 
     /// The key as shards check it.
@@ -62,7 +71,8 @@ impl ApiKey {
     pub fn to_spec(&self) -> anyhow::Result<KeySpec> {
         let capability = serde_json::to_string(&self.capability)?;
         let api_key = self.to_secret_string().parse()?;
-        Ok(KeySpec::new(api_key, &capability, self.revocable_tokens)?)
+        let spec = KeySpec::new(api_key, &capability, self.revocable_tokens)?;
+        Ok(spec.with_connections_max(self.connections_max))
     }
 
     /// `appId.keyId`, which is no secret.
@@ -104,6 +114,7 @@ pub(super) fn parse(text: &str) -> Result<ApiKey, String> {
             secret: secret.into(),
             capability: everything(),
             revocable_tokens: false,
+            connections_max: None,
         }),
         _ => Err("wants appId.keyId:secret".into()),
     }

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::ably::{AppSpec, Directory};
 use crate::admin::{AdminConfig, SocketPlace, Token};
-use crate::base::Level;
+use crate::base::{Level, Networks};
 use crate::channel::history::HistoryConfig;
 pub use crate::config::app::AppConfig;
 pub use crate::config::cores::CoreConfig;
@@ -38,9 +38,10 @@ pub use crate::config::tls::TlsSettings;
 use crate::config::units::{KIB, MIB};
 use crate::connection::ConnectionConfig;
 use crate::hooks::{Authorities, HooksConfig, Secret, SigningKey};
+use crate::http::ForwardedHeader;
 use crate::journal::JournalConfig;
 use crate::server::{FileAccess, LogConfig, LogFormat, ServerConfig};
-use crate::shard::ShardConfig;
+use crate::shard::{self, AdmissionConfig, ShardConfig};
 use crate::sys::SocketRingConfig;
 use crate::sys::listener::ListenerConfig;
 
@@ -65,6 +66,10 @@ pub struct Config {
     pub tls: TlsSettings,
     /// Origins of the pages that may use the daemon; none: any page.
     pub origins: Vec<Box<str>>,
+    /// Proxies that say whose requests they pass on.
+    pub trusted_proxies: Networks,
+    /// How they say it.
+    pub forwarded_header: ForwardedHeader,
     /// Whether the running daemon may open only what it is configured to.
     pub landlock: bool,
     /// Directories of the configuration and of the files that it names.
@@ -130,6 +135,12 @@ pub struct Limits {
     pub payloads_per_second_max: usize,
     /// Realtime transports that may begin in a second on one shard; 0: no bound.
     pub connects_per_second_max: usize,
+    /// Realtime transports that one address may have; 0: no bound.
+    pub connections_per_address_max: usize,
+    /// Realtime transports that one key may have; 0: no bound.
+    pub connections_per_key_max: usize,
+    /// Addresses that have no bound.
+    pub uncounted_addresses: Networks,
     /// Bytes of the presence members of one channel, their data and what goes with it.
     pub presence_bytes_max: usize,
     /// How long a client may take to send a whole request head.
@@ -183,6 +194,8 @@ impl Default for Config {
             admin_token_file: None,
             tls: TlsSettings::default(),
             origins: Vec::new(),
+            trusted_proxies: Networks::default(),
+            forwarded_header: ForwardedHeader::default(),
             landlock: true,
             file_directories: Vec::new(),
             drain_window: Duration::from_secs(10),
@@ -211,6 +224,9 @@ impl Default for Config {
                 messages_per_second_max: 0,
                 payloads_per_second_max: 0,
                 connects_per_second_max: 0,
+                connections_per_address_max: 0,
+                connections_per_key_max: 0,
+                uncounted_addresses: Networks::default(),
                 presence_bytes_max: MIB,
                 head_timeout: Duration::from_secs(10),
                 mesh_entries: 1024,
@@ -385,6 +401,9 @@ impl Config {
             units::text(value).map(|path| Some(directory.join(path)))
         })?;
         section.read("origins", &mut self.origins, units::origins)?;
+        section.read("trusted_proxies", &mut self.trusted_proxies, units::networks)?;
+        let header = units::one_of(FORWARDED_HEADERS);
+        section.read("forwarded_header", &mut self.forwarded_header, header)?;
         section.read("drain_window", &mut self.drain_window, units::duration("0s"..="10m"))?;
         section.read("landlock", &mut self.landlock, units::boolean)?;
         section.finish()
@@ -485,6 +504,25 @@ impl Config {
         Ok(AdminConfig { token, ..self.admin.clone() })
     }
 
+    /// What shards take over from a reload, beside apps and rules.
+    pub fn changeable_limits(&self) -> shard::Limits {
+        let limits = &self.limits;
+        let admission = AdmissionConfig {
+            connects_per_second_max: limits.connects_per_second_max as u32,
+            connections_per_address_max: limits.connections_per_address_max as u32,
+            connections_per_key_max: limits.connections_per_key_max as u32,
+            uncounted: limits.uncounted_addresses.clone(),
+            trusted_proxies: self.trusted_proxies.clone(),
+            forwarded_header: self.forwarded_header,
+        };
+        shard::Limits {
+            channels_max: limits.channels_per_connection_max as u32,
+            messages_per_second_max: limits.messages_per_second_max as u32,
+            payloads_per_second_max: limits.payloads_per_second_max as u32,
+            admission,
+        }
+    }
+
     /// What the running daemon opens on its own behalf.
     fn file_access(&self) -> FileAccess {
         let runtime_directory = std::env::var("RUNTIME_DIRECTORY").ok();
@@ -509,6 +547,7 @@ impl Config {
         let in_use = &cores[..cores.len().min(shards)];
         let helper_cores = cores::allowed().into_iter().filter(|cpu| !in_use.contains(cpu));
         let helper_cores = helper_cores.collect();
+        let changeable = self.changeable_limits();
         let limits = self.limits;
         let connection = ConnectionConfig {
             message_bytes_max: limits.message_bytes_max as u32,
@@ -516,10 +555,10 @@ impl Config {
             idle_interval: self.connection.idle_interval,
             state_ttl: self.connection.state_ttl,
             remain_present: self.connection.remain_present,
-            channels_max: limits.channels_per_connection_max as u32,
+            channels_max: changeable.channels_max,
             publishes_in_flight_max: limits.publishes_in_flight_max,
-            payloads_per_second_max: limits.payloads_per_second_max as u32,
-            messages_per_second_max: limits.messages_per_second_max as u32,
+            payloads_per_second_max: changeable.payloads_per_second_max,
+            messages_per_second_max: changeable.messages_per_second_max,
             ..ConnectionConfig::default()
         };
         let history = HistoryConfig {
@@ -537,7 +576,7 @@ impl Config {
             lag_bytes_max: limits.lag_bytes_max(&self.listener),
             lag_max: limits.outbound_lag_max,
             presence_bytes_max: limits.presence_bytes_max as u32,
-            connects_per_second_max: limits.connects_per_second_max as u32,
+            admission: changeable.admission,
             origins: self.origins,
             deflate_bytes_min: self.deflate.then_some(self.deflate_bytes_min as u32),
             echo: self.echo,
@@ -577,12 +616,21 @@ impl Config {
 const LEVELS: &[(&str, Level)] =
     &[("error", Level::Error), ("warn", Level::Warn), ("info", Level::Info)];
 
+/// In which header proxies say whose requests they pass on.
+const FORWARDED_HEADERS: &[(&str, ForwardedHeader)] = &[
+    ("x-forwarded-for", ForwardedHeader::XForwardedFor),
+    ("forwarded", ForwardedHeader::Forwarded),
+];
+
 /// How the log looks.
 const LOG_FORMATS: &[(&str, LogFormat)] =
     &[("auto", LogFormat::Auto), ("logfmt", LogFormat::Logfmt), ("json", LogFormat::Json)];
 
 /// Shards of one daemon; their mesh has the square of this many mailboxes.
 const SHARDS_MAX: usize = 256;
+
+/// Connections that an address or a key may be allowed; more than a host holds.
+const CONNECTIONS_MAX: usize = 100_000_000;
 
 /// Longest spin: beyond that a core that spins saves nothing against one that never sleeps.
 const BUSY_POLL_US_MAX: usize = 100_000;
@@ -617,6 +665,15 @@ impl Limits {
         section.read("messages_per_second_max", &mut self.messages_per_second_max, rate())?;
         section.read("payloads_per_second_max", &mut self.payloads_per_second_max, rate())?;
         section.read("connects_per_second_max", &mut self.connects_per_second_max, rate())?;
+        let (address_max, key_max) =
+            (&mut self.connections_per_address_max, &mut self.connections_per_key_max);
+        section.read(
+            "connections_per_address_max",
+            address_max,
+            units::count(0..=CONNECTIONS_MAX),
+        )?;
+        section.read("connections_per_key_max", key_max, units::count(0..=CONNECTIONS_MAX))?;
+        section.read("uncounted_addresses", &mut self.uncounted_addresses, units::networks)?;
         let presence = units::bytes(64 * KIB..=1024 * MIB);
         section.read("presence_bytes_max", &mut self.presence_bytes_max, presence)?;
         section.read("head_timeout", &mut self.head_timeout, units::duration("1s"..="5m"))?;
@@ -700,6 +757,10 @@ fn read_key(mut section: Section) -> Result<ApiKey, ConfigError> {
     section.read("capability", &mut capability, key::capability)?;
     let mut revocable_tokens = false;
     section.read("revocable_tokens", &mut revocable_tokens, units::boolean)?;
+    let mut connections_max = None;
+    section.read("connections_max", &mut connections_max, |value| {
+        units::count(0..=CONNECTIONS_MAX)(value).map(Some)
+    })?;
     section.finish()?;
     let mut key = match given.len() {
         0 => return Err(section.error("key", "is missing, and so are `key_file` and `key_env`")),
@@ -713,6 +774,7 @@ fn read_key(mut section: Section) -> Result<ApiKey, ConfigError> {
         key.capability = capability;
     }
     key.revocable_tokens = revocable_tokens;
+    key.connections_max = connections_max;
     Ok(key)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::admin::SocketPlace;
 use crate::config::layers::Origins;
-use crate::config::{Config, LEVELS, LOG_FORMATS, reference, units};
+use crate::config::{Config, FORWARDED_HEADERS, LEVELS, LOG_FORMATS, reference, units};
 
 /// One key of the file with the value that it has, as TOML.
 struct Entry {
@@ -15,6 +15,19 @@ struct Entry {
     key: &'static str,
     value: String,
 }
+
+/// Keys that a reload puts into effect, beside those of apps, keys, rules and TLS.
+const RELOADED: [&str; 9] = [
+    "server.trusted_proxies",
+    "server.forwarded_header",
+    "limits.channels_per_connection_max",
+    "limits.messages_per_second_max",
+    "limits.payloads_per_second_max",
+    "limits.connects_per_second_max",
+    "limits.connections_per_address_max",
+    "limits.connections_per_key_max",
+    "limits.uncounted_addresses",
+];
 
 impl Entry {
     fn name(&self) -> String {
@@ -59,6 +72,9 @@ impl Config {
             add(section, "state_dir", text(state_dir.display()));
         }
         add(section, "origins", format!("{:?}", self.origins));
+        add(section, "trusted_proxies", format!("{:?}", self.trusted_proxies));
+        let header = word_of(FORWARDED_HEADERS, self.forwarded_header);
+        add(section, "forwarded_header", text(header));
         add(section, "drain_window", duration(self.drain_window));
         add(section, "landlock", self.landlock.to_string());
         section = "socket";
@@ -102,6 +118,10 @@ impl Config {
         add(section, "messages_per_second_max", limits.messages_per_second_max.to_string());
         add(section, "payloads_per_second_max", limits.payloads_per_second_max.to_string());
         add(section, "connects_per_second_max", limits.connects_per_second_max.to_string());
+        let address_max = limits.connections_per_address_max;
+        add(section, "connections_per_address_max", address_max.to_string());
+        add(section, "connections_per_key_max", limits.connections_per_key_max.to_string());
+        add(section, "uncounted_addresses", format!("{:?}", limits.uncounted_addresses));
         add(section, "presence_bytes_max", bytes(limits.presence_bytes_max));
         add(section, "head_timeout", duration(limits.head_timeout));
         add(section, "mesh_entries", limits.mesh_entries.to_string());
@@ -201,7 +221,8 @@ impl Config {
         let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
         let is_other = |name: &&String| {
             // Of TLS only the address stays as it was.
-            let is_reloaded = name.starts_with("tls.") && *name != "tls.listen";
+            let is_of_tls = name.starts_with("tls.") && *name != "tls.listen";
+            let is_reloaded = is_of_tls || RELOADED.contains(&name.as_str());
             !is_reloaded && before.get(*name) != after.get(*name)
         };
         let mut changed: Vec<String> = names.into_iter().filter(is_other).cloned().collect();
@@ -264,6 +285,25 @@ mod tests {
         let names = ["admin.listen", "server.cores", "server.drain_window", "server.listen"];
         assert_eq!(changed[..4], names);
         assert!(config.needs_restart(&again).is_empty());
+    }
+
+    #[test]
+    fn limits_that_a_reload_puts_into_effect_need_no_restart() {
+        let file = "[server]\ntrusted_proxies = [\"10.0.0.0/8\"]\nforwarded_header = \"forwarded\"\n\
+                    [limits]\nchannels_per_connection_max = 3\nmessages_per_second_max = 4\n\
+                    payloads_per_second_max = 5\nconnects_per_second_max = 6\n\
+                    connections_per_address_max = 7\nconnections_per_key_max = 8\n\
+                    uncounted_addresses = [\"192.0.2.1\", \"2001:db8::/32\"]\n";
+        let config = Config::parse("r.toml", file).expect("is a configuration");
+        assert!(Config::default().needs_restart(&config).is_empty());
+        let again = Config::parse("again.toml", &config.to_text(&Origins::default()));
+        assert_eq!(format!("{:?}", again.expect("is a configuration")), format!("{config:?}"));
+        let limits = config.changeable_limits();
+        assert_eq!((limits.channels_max, limits.messages_per_second_max), (3, 4));
+        assert_eq!(limits.payloads_per_second_max, 5);
+        assert_eq!(limits.admission.connects_per_second_max, 6);
+        assert_eq!(limits.admission.connections_per_address_max, 7);
+        assert_eq!(limits.admission.connections_per_key_max, 8);
     }
 
     #[test]

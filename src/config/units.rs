@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use crate::base::Networks;
+
 /// 1024 bytes.
 pub(super) const KIB: usize = 1024;
 /// 1024 KiB.
@@ -115,6 +117,16 @@ pub(super) fn origins(value: &DeValue) -> Result<Vec<Box<str>>, String> {
     };
     let list = value.as_array().ok_or(wanted)?;
     list.iter().map(|item| origin(item.get_ref().as_str().ok_or(wanted)?)).collect()
+}
+
+/// A list of networks and addresses.
+pub(super) fn networks(value: &DeValue) -> Result<Networks, String> {
+    let wanted = r#"wants a list of networks, such as ["10.0.0.0/8"]"#;
+    let mut networks = Networks::default();
+    for item in value.as_array().ok_or(wanted)? {
+        networks.add(item.get_ref().as_str().ok_or(wanted)?)?;
+    }
+    Ok(networks)
 }
 
 /// One of the words that stand for something.

@@ -81,6 +81,11 @@ impl Opening {
         tell(self.format, &Outbound::Disconnected { error: Some(error) }, lane);
     }
 
+    /// Tells the client that it is not let in.
+    pub fn refuse(&self, error: &ErrorInfo, lane: &mut Vec<u8>) {
+        tell(self.format, &Outbound::Error { channel: None, error }, lane);
+    }
+
     /// Who opens the transport.
     pub fn principal(&self) -> &Arc<Principal> {
         &self.principal

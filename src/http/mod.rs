@@ -5,6 +5,7 @@
 
 mod body;
 mod error;
+mod forwarded;
 mod head;
 mod parser;
 mod request;
@@ -12,6 +13,7 @@ mod response;
 mod uri;
 
 pub use error::HttpError;
+pub use forwarded::ForwardedHeader;
 pub use head::{HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX};
 pub use parser::{CONTINUE, Progress, RequestParser};
 pub use request::Request;

@@ -58,10 +58,18 @@ impl Request {
 
     /// The first header called `name`, in any case; one that is not UTF-8 counts as absent.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.head.headers.iter().find(|(found, _)| {
-            self.head_bytes[found.range()].eq_ignore_ascii_case(name.as_bytes())
-        })?;
-        self.text(*value)
+        self.values(name).next().and_then(|value| self.text(value))
+    }
+
+    /// All headers called `name`, in any case, as sent and in order.
+    pub fn header_bytes(&self, name: &str) -> impl DoubleEndedIterator<Item = &[u8]> {
+        self.values(name).map(|value| &self.head_bytes[value.range()])
+    }
+
+    fn values(&self, name: &str) -> impl DoubleEndedIterator<Item = Span> {
+        let is_it =
+            move |found: Span| self.head_bytes[found.range()].eq_ignore_ascii_case(name.as_bytes());
+        self.head.headers.iter().filter(move |(found, _)| is_it(*found)).map(|(_, value)| *value)
     }
 
     /// The body, with its transfer coding undone; empty if there is none.
@@ -143,5 +151,7 @@ pub(crate) mod tests {
         assert_eq!(request.header("HOST"), Some("h"));
         assert_eq!(request.header("l"), None);
         assert_eq!(request.header("absent"), None);
+        assert_eq!(request.header_bytes("x-A").collect::<Vec<_>>(), [b"one", b"two"]);
+        assert_eq!(request.header_bytes("l").collect::<Vec<_>>(), [b"\xff"]);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::pages::invalid_param;
-use super::reply::essence;
+use super::reply::{Reply, essence};
 use super::{Call, Outcome};
 use crate::ably::{
     ChannelName, ChannelParams, ErrorCode, ErrorInfo, EventFraming, EventShape, Filter, Operation,
@@ -29,6 +29,14 @@ pub struct EventsRequest {
     pub wants_heartbeats: bool,
     /// The head of the response, as it goes onto the wire.
     pub head: Bytes,
+    reply: Reply,
+}
+
+impl EventsRequest {
+    /// The answer to one that may not have it after all.
+    pub fn refuse(&self, error: &ErrorInfo) -> Bytes {
+        self.reply.error(error)
+    }
 }
 
 /// `GET /sse`: always server-sent events.
@@ -85,6 +93,7 @@ fn open(call: &mut Call<'_>, framing: EventFraming) -> Result<Outcome, ErrorInfo
         shape,
         wants_heartbeats: flag("heartbeats").unwrap_or(false),
         head: call.reply.stream(shape.content_type()),
+        reply: call.reply.clone(),
     })))
 }
 

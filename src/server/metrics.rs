@@ -8,6 +8,7 @@ use super::orders::Report;
 use super::process::Process;
 use super::tls::FAILURES;
 use crate::base::Histogram;
+use crate::shard::Refusals;
 use crate::tls::CertificateFacts;
 
 /// One number of each shard. Units are base units: seconds, bytes.
@@ -53,7 +54,6 @@ const OF_SHARDS: &[Metric] = &metrics! {
     Counter "ringcast_received_bytes_total" "Bytes received from clients." received_bytes;
     Counter "ringcast_sent_bytes_total" "Bytes that the kernel has taken for clients." sent_bytes;
     Counter "ringcast_transports_accepted_total" "Sockets accepted." counters.accepted;
-    Counter "ringcast_connects_refused_total" "Realtime connects that were told to come later." counters.connects_refused;
     Counter "ringcast_publications_total" "Publications ordered by channels at home here." counters.published;
     Counter "ringcast_stream_sends_total" "Sends of channel frames; one may carry several frames." counters.stream_sends;
     Counter "ringcast_slow_consumers_total" "Subscribers disconnected because they lagged." counters.slow_consumers;
@@ -81,6 +81,7 @@ const OF_SHARDS: &[Metric] = &metrics! {
     Gauge "ringcast_log_index_entries" "Entries of the index of the message log." gauges.journal.index_entries;
     Gauge "ringcast_log_failing" "1 while the message log cannot be written." gauges.journal.failing;
     Gauge "ringcast_publishes_waiting" "Publishes that wait for the answer of a rule." gauges.publishes_waiting;
+    Gauge "ringcast_counted_holders" "Addresses and keys whose connections are counted here." gauges.seat_holders;
     Gauge "ringcast_ring_depth" "Completions and submissions waiting at the start of a turn, at most, in the last second." ring_depth;
     Gauge "ringcast_mesh_depth" "Mail that one turn has taken in, at most, in the last second." mesh_depth;
     Gauge "ringcast_mail_waiting" "Mail to other shards that has found no room in the mesh." gauges.mail_waiting;
@@ -169,13 +170,22 @@ pub(super) fn render(
     for (shard, of) in shards.iter().enumerate() {
         sample(&mut text, name, of.cpu, shard, of.still.as_secs_f64());
     }
+    let name = "ringcast_connects_refused_total";
+    head(&mut text, name, Kind::Counter, "Clients that were not let in, by what kept them out.");
+    for (shard, of) in shards.iter().enumerate() {
+        let Refusals { rate, address, key, sockets } = of.report.counters.refused;
+        for (reason, count) in
+            [("rate", rate), ("address", address), ("key", key), ("sockets", sockets)]
+        {
+            reason_sample(&mut text, name, of.cpu, shard, reason, count);
+        }
+    }
     let name = "ringcast_tls_failures_total";
     head(&mut text, name, Kind::Counter, "TLS sessions that have not ended well, by reason.");
     for (shard, of) in shards.iter().enumerate() {
         let (cpu, failures) = (of.cpu, of.report.tls.failures);
         for (reason, count) in FAILURES.iter().zip(failures) {
-            let labels = format!("core=\"{cpu}\",shard=\"{shard}\",reason=\"{reason}\"");
-            let _ = writeln!(text, "{name}{{{labels}}} {count}");
+            reason_sample(&mut text, name, cpu, shard, reason, count);
         }
     }
     let name = "ringcast_tls_certificate_not_after_timestamp_seconds";
@@ -226,6 +236,18 @@ fn head(text: &mut String, name: &str, kind: Kind, help: &str) {
 
 fn sample(text: &mut String, name: &str, cpu: usize, shard: usize, value: f64) {
     let _ = writeln!(text, "{name}{{core=\"{cpu}\",shard=\"{shard}\"}} {value}");
+}
+
+fn reason_sample(
+    text: &mut String,
+    name: &str,
+    cpu: usize,
+    shard: usize,
+    reason: &str,
+    count: u64,
+) {
+    let labels = format!("core=\"{cpu}\",shard=\"{shard}\",reason=\"{reason}\"");
+    let _ = writeln!(text, "{name}{{{labels}}} {count}");
 }
 
 #[cfg(test)]

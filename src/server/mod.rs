@@ -44,7 +44,7 @@ use crate::server::orders::News;
 use crate::server::pump::{Listeners, Pump};
 pub use crate::server::sandbox::FileAccess;
 use crate::server::systemd::Notifier;
-use crate::shard::{Shard, ShardConfig};
+use crate::shard::{Limits, Shard, ShardConfig};
 use crate::sys::listener::{Listener, ListenerConfig};
 use crate::sys::{SocketRingConfig, host, probe};
 use crate::tls::Acceptor;
@@ -173,6 +173,8 @@ pub struct Reloaded {
     pub hooks: HooksConfig,
     /// What the next handshakes are made with, where there is TLS.
     pub acceptor: Option<Acceptor>,
+    /// Bounds of each shard that may change.
+    pub limits: Limits,
     /// Keys that have changed and that only a restart brings into effect.
     pub needs_restart: Vec<String>,
 }

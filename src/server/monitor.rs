@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,11 +11,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::log::Log;
 use super::metrics::{self, OfShard};
-use super::orders::{News, Order, OrderSender, Report};
+use super::orders::{Configured, News, Order, OrderSender, Report};
 use super::process::Process;
 use super::rules::{KeeperSender, Request};
 use super::systemd::Notifier;
 use super::{Reload, ShardThread};
+use crate::ably::Rules;
 use crate::admin::{Health, LastReload, Question, ReloadOutcome, Reply, ShardStatus, Status};
 use crate::base::{Level, LogLine};
 use crate::shard::DRAIN_GRACE;
@@ -179,15 +181,11 @@ impl Monitor {
                     let before = std::mem::replace(&mut state.reports[shard], *report);
                     state.reports_before[shard] = before;
                 }
-                Ok(News::Install { directory, rules, acceptor, done }) => {
+                Ok(News::Install { rules, configured, done }) => {
                     let number = state.next_install;
                     state.next_install += 1;
-                    let missing = 1 + self.replace_acceptor(number, acceptor);
+                    let missing = self.install(number, rules, configured);
                     state.installing.insert(number, Installing { missing, done });
-                    self.orders[0].send(match directory {
-                        Some(directory) => Order::Reload(number, directory),
-                        None => Order::Rules(number, rules),
-                    });
                 }
                 Ok(News::Installed(number)) => {
                     let installing = state.installing.get_mut(&number);
@@ -356,6 +354,7 @@ impl Monitor {
             mesh_depth: report.mesh_depth,
             mail_waiting: report.gauges.mail_waiting,
             slow_consumers: report.counters.slow_consumers,
+            refused: report.counters.refused,
             standstill_ms: still.as_millis() as u64,
             is_stalled,
             stalls: state.stalls[shard],
@@ -409,6 +408,21 @@ impl Monitor {
             let outcome = ReloadOutcome::refused("too many changes are under way".into());
             self.end_reload(state, outcome, asker);
         }
+    }
+
+    /// Has all shards take these rules and what was configured. Returns how many orders that were.
+    fn install(&mut self, number: u64, rules: Rules, configured: Option<Configured>) -> usize {
+        let Some(Configured { directory, limits, acceptor }) = configured else {
+            self.orders[0].send(Order::Rules(number, rules));
+            return 1;
+        };
+        for orders in &mut self.orders {
+            orders.send(Order::Limit(number, Arc::clone(&limits)));
+        }
+        let handshakes = self.replace_acceptor(number, acceptor);
+        // Shard 0 hands it on, behind the limits that keys without their own are bounded by.
+        self.orders[0].send(Order::Reload(number, directory));
+        self.orders.len() + handshakes + 1
     }
 
     /// Has all shards make handshakes with `acceptor`, where there is TLS. Returns how many orders that were.

@@ -16,7 +16,7 @@ use super::tls::TlsCounters;
 use crate::ably::{Answered, Directory, Rules};
 use crate::admin::{Question, ReloadOutcome, Reply, ShardQuestion};
 use crate::base::{Batches, TurnTimes};
-use crate::shard::{Counters, Gauges, Histograms};
+use crate::shard::{Counters, Gauges, Histograms, Limits};
 use crate::sys::EventFd;
 use crate::tls::Acceptor;
 
@@ -41,10 +41,22 @@ pub(super) enum Order {
     Verdicts(Vec<Answered>),
     /// Make the handshakes that begin from now on with this. It is told by its number when that is so.
     Accept(u64, Acceptor),
+    /// Be bounded like this from now on. It is told by its number when that is so.
+    Limit(u64, Arc<Limits>),
     /// Answer an operator.
     Asked(ShardQuestion),
     /// Stand still for ever, to see what that does; see `[test] stall`.
     Stall,
+}
+
+/// What a reload brings, beside rules.
+pub(super) struct Configured {
+    /// Apps and keys.
+    pub directory: Arc<Directory>,
+    /// Bounds of each shard.
+    pub limits: Arc<Limits>,
+    /// What handshakes are made with, where there is TLS.
+    pub acceptor: Option<Acceptor>,
 }
 
 /// What the monitor hears.
@@ -55,14 +67,9 @@ pub(super) enum News {
     Report { shard: usize, report: Box<Report> },
     /// All shards have what was ordered with this number of one of them.
     Installed(u64),
-    /// Somebody wants all shards to have these rules, and this directory with the same rules in it if there
-    /// is one, and to make handshakes with this acceptor.
-    Install {
-        directory: Option<Arc<Directory>>,
-        rules: Rules,
-        acceptor: Option<Acceptor>,
-        done: SyncSender<()>,
-    },
+    /// Somebody wants all shards to have these rules, and what else was configured, with the same rules in the
+    /// directory.
+    Install { rules: Rules, configured: Option<Configured>, done: SyncSender<()> },
     /// A reload has come to its end; with who asked for it.
     Reloaded(ReloadOutcome, Option<Reply<ReloadOutcome>>),
     /// The shard has no client left.

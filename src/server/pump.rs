@@ -244,6 +244,10 @@ impl Pump {
                     self.tls.set_acceptor(acceptor);
                     let _ = self.line.news.try_send(News::Installed(number));
                 }
+                Order::Limit(number, limits) => {
+                    self.shard.set_limits(&limits);
+                    let _ = self.line.news.try_send(News::Installed(number));
+                }
                 Order::Asked(question) => self.answer(question),
                 Order::Stall => loop {
                     std::thread::park();
@@ -305,8 +309,8 @@ impl Pump {
         let first = ring_index as u32 * self.table_entries;
         let mut accepted = Vec::new();
         let count = self.rings[ring_index].reap(BATCH, |event| match event {
-            Event::Accepted(slot, door) => {
-                shard.handle_accept(first + slot.0);
+            Event::Accepted(slot, door, peer) => {
+                shard.handle_accept(first + slot.0, peer);
                 if door == TLS_DOOR {
                     tls.handle_accept(first + slot.0);
                 }
@@ -451,16 +455,21 @@ impl Pump {
             }
             return;
         }
+        let learns = self.shard.wants_addresses();
         let open: u32 = self.rings.iter().map(SocketRing::open_slots).sum();
         let has_room = |ring: &SocketRing| ring.open_slots() < self.accept_max;
         match accepting {
             Some(index) if open >= self.connections_max || !has_room(&self.rings[index]) => {
                 self.rings[index].stop_accept(door);
             }
+            // A reload has changed what is to be known of them; it goes on in the other way.
+            Some(index) if self.rings[index].learns_addresses(door) != learns => {
+                self.rings[index].stop_accept(door);
+            }
             Some(_) => {}
             None if open < self.connections_max && now.mono_ms >= self.accept_after_ms => {
                 if let Some(index) = self.rings.iter().position(has_room) {
-                    self.rings[index].start_accept(door, listener.as_raw_fd());
+                    self.rings[index].start_accept(door, listener.as_raw_fd(), learns);
                 }
             }
             None => {}

@@ -14,12 +14,11 @@ use anyhow::Context;
 
 use super::Reloaded;
 use super::log::Log;
-use super::orders::News;
+use super::orders::{Configured, News};
 use crate::ably::Directory;
 use crate::admin::{ReloadOutcome, Reply};
 use crate::base::{Level, LogLine};
 use crate::hooks::{Book, HookControl, HooksConfig, RuleAnswer, RuleError, RuleRequest, rules_of};
-use crate::tls::Acceptor;
 
 /// Changes that may wait for the keeper; one more is refused.
 const REQUESTS_MAX: usize = 64;
@@ -105,8 +104,8 @@ impl Keeper {
         while let Ok(request) = self.requests.recv() {
             match request {
                 Request::Reload(reloaded, asker) => {
-                    let Reloaded { directory, hooks, acceptor, needs_restart } = *reloaded;
-                    let outcome = match self.reload(hooks, directory, acceptor) {
+                    let needs_restart = reloaded.needs_restart.clone();
+                    let outcome = match self.reload(*reloaded) {
                         Ok(()) => ReloadOutcome { error: None, needs_restart },
                         Err(error) => ReloadOutcome::refused(format!("{error:#}")),
                     };
@@ -120,15 +119,13 @@ impl Keeper {
         }
     }
 
-    fn reload(
-        &mut self,
-        config: HooksConfig,
-        directory: Directory,
-        acceptor: Option<Acceptor>,
-    ) -> anyhow::Result<()> {
+    fn reload(&mut self, reloaded: Reloaded) -> anyhow::Result<()> {
+        let Reloaded { directory, hooks, acceptor, limits, .. } = reloaded;
         let mut book = self.book.clone();
-        let faults = book.reconfigure(config, &directory, now_ms())?;
-        self.install(&book, Some(directory), acceptor)?;
+        let faults = book.reconfigure(hooks, &directory, now_ms())?;
+        let directory = Arc::new(directory.with_rules(rules_of(&book.hooks())));
+        let limits = Arc::new(limits);
+        self.install(&book, Some(Configured { directory, limits, acceptor }))?;
         self.book = book;
         tell_faults(&mut self.log, faults);
         Ok(())
@@ -137,11 +134,10 @@ impl Keeper {
     fn answer(&mut self, app_id: &str, request: &RuleRequest) -> RuleAnswer {
         let (answer, book) = self.book.answer(app_id, request, now_ms(), next_id)?;
         let Some(book) = book else { return Ok(answer) };
-        self.install(&book, None, None)
-            .map_err(|error| RuleError::new(422, format!("{error:#}")))?;
+        self.install(&book, None).map_err(|error| RuleError::new(422, format!("{error:#}")))?;
         if let Err(error) = self.keep(&book) {
             // What is not kept is not in effect either.
-            let undone = self.install(&self.book.clone(), None, None);
+            let undone = self.install(&self.book.clone(), None);
             let text = format!("the rules cannot be kept: {error}");
             let line = LogLine::new(Level::Error, "rules cannot be kept").with("error", error);
             self.log.line(line);
@@ -157,20 +153,13 @@ impl Keeper {
         Ok(answer)
     }
 
-    /// Puts the rules of `book` into effect everywhere, and returns when they are.
-    fn install(
-        &mut self,
-        book: &Book,
-        directory: Option<Directory>,
-        acceptor: Option<Acceptor>,
-    ) -> anyhow::Result<()> {
+    /// Puts the rules of `book` into effect everywhere, with what was configured, and returns when they are.
+    fn install(&mut self, book: &Book, configured: Option<Configured>) -> anyhow::Result<()> {
         let rules = book.hooks();
         self.hooks.set(rules.clone())?;
-        let snapshot = rules_of(&rules);
-        let directory = directory.map(|directory| Arc::new(directory.with_rules(snapshot.clone())));
         let (done, installed) = mpsc::sync_channel(1);
         let ends = || anyhow::anyhow!("the daemon ends");
-        let order = News::Install { directory, rules: snapshot, acceptor, done };
+        let order = News::Install { rules: rules_of(&rules), configured, done };
         self.news.send(order).map_err(|_| ends())?;
         installed.recv().map_err(|_| ends())?;
         self.hooks.retain(rules.iter().map(|hook| hook.rule.id.clone()).collect())

@@ -1,8 +1,105 @@
-//! Who may come in: connections per second, and pages of which origins.
+//! Who may come in: connections per second, and pages of which origins. How many of an address or a key, that is
+//! `seats.rs`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::Shard;
 use crate::ably::{ErrorCode, ErrorInfo};
-use crate::base::Now;
+use crate::base::{AddressBlock, Networks, Now};
+use crate::http::ForwardedHeader;
+
+/// Who may come in, and how many.
+#[derive(Clone, Debug, Default)]
+pub struct AdmissionConfig {
+    /// Realtime transports that may begin in a second on this shard; more are told to try again. 0: no bound.
+    pub connects_per_second_max: u32,
+    /// Realtime transports that one address may have on all shards together; one more is refused. 0: no bound.
+    pub connections_per_address_max: u32,
+    /// The same for one key and its tokens, unless the key has a bound of its own. 0: no bound.
+    pub connections_per_key_max: u32,
+    /// Where clients come from whose address is not counted.
+    pub uncounted: Networks,
+    /// Where proxies are that say whose requests they pass on.
+    pub trusted_proxies: Networks,
+    /// How they say it.
+    pub forwarded_header: ForwardedHeader,
+}
+
+/// Why somebody does not become a realtime transport.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SeatError {
+    /// Its address has as many as it may.
+    Address {
+        /// Which.
+        block: AddressBlock,
+        /// How many that is.
+        max: u32,
+    },
+    /// Its key has.
+    Key {
+        /// Which.
+        name: Arc<str>,
+        /// How many that is.
+        max: u32,
+    },
+}
+
+impl From<SeatError> for ErrorInfo {
+    fn from(error: SeatError) -> ErrorInfo {
+        match error {
+            SeatError::Address { block, max } => {
+                let text = format!("{block} has {max} connections, as many as an address may");
+                ErrorInfo::new(ErrorCode::CONNECTION_BLOCKED, text)
+            }
+            SeatError::Key { name, max } => {
+                let text = format!("the key {name} has {max} connections, as many as it may");
+                ErrorInfo::new(ErrorCode::TOO_MANY_CONNECTIONS, text)
+            }
+        }
+    }
+}
+
+/// Clients that were not let in, by what kept them out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusals {
+    /// Too many in a second; they are told to try again.
+    pub rate: u64,
+    /// Too many of their address.
+    pub address: u64,
+    /// Too many of their key.
+    pub key: u64,
+    /// Too many of their address that were not realtime transports; closed without a word.
+    pub sockets: u64,
+}
+
+impl Refusals {
+    /// Those of two shards.
+    #[must_use]
+    pub fn plus(self, other: Refusals) -> Refusals {
+        Refusals {
+            rate: self.rate + other.rate,
+            address: self.address + other.address,
+            key: self.key + other.key,
+            sockets: self.sockets + other.sockets,
+        }
+    }
+}
+
+impl fmt::Display for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Refusals { rate, address, key, sockets } = self;
+        match rate + address + key + sockets {
+            0 => f.write_str("none"),
+            all => write!(
+                f,
+                "{all}: by rate {rate}, address {address} and {sockets} sockets, key {key}"
+            ),
+        }
+    }
+}
 
 /// A bucket of connects that fills with time: as many as a second brings may come at once.
 #[derive(Default)]
@@ -37,10 +134,10 @@ impl Shard {
     /// # Errors
     /// 80021: there were too many; clients try again by themselves.
     pub(super) fn admit_connect(&mut self) -> Result<(), ErrorInfo> {
-        if self.connects.take(self.config.connects_per_second_max, self.now) {
+        if self.connects.take(self.config.admission.connects_per_second_max, self.now) {
             return Ok(());
         }
-        self.counters.connects_refused += 1;
+        self.counters.refused.rate += 1;
         let text = "connections are being made too fast; try again";
         Err(ErrorInfo::new(ErrorCode::CONNECTION_CREATION_RATE, text))
     }

@@ -64,10 +64,12 @@ impl Shard {
         let principal = self.directory.authenticate_token(token, self.now.unix_ms);
         let Some((connection, lane)) = self.transports[index as usize].speak() else { return };
         let config = &self.config.connection;
+        let key = Arc::clone(connection.principal().key());
         let result = principal
             .and_then(|principal| connection.reauthenticate(config, self.now, &principal, lane));
         match result {
             Ok(()) => {
+                self.change_seat(index, &key);
                 self.regrant_attachments(index);
                 self.watch(index);
             }

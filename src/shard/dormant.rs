@@ -79,6 +79,7 @@ impl Shard {
     /// Takes the connection from a transport, without its attachments.
     fn part(&mut self, index: u32) -> Option<Box<Connection>> {
         self.leave_streams(index);
+        self.leave_seat(index);
         let stage = &mut self.transports[index as usize].stage;
         match std::mem::replace(stage, Stage::Leaving(None)) {
             Stage::Realtime(decoder, connection) => {
@@ -330,7 +331,7 @@ impl Shard {
         }
     }
 
-    fn take_opening(&mut self, at: TransportRef) -> Option<Opened> {
+    pub(super) fn take_opening(&mut self, at: TransportRef) -> Option<Opened> {
         let transport = self.transports.get_mut(at.index as usize)?;
         if transport.generation != at.generation {
             return None;

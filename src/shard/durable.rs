@@ -756,6 +756,10 @@ impl Mail {
             | Mail::Listeners { .. }
             | Mail::FindConnection { .. }
             | Mail::Survey { .. }
+            | Mail::TakeSeat { .. }
+            | Mail::SeatTaken { .. }
+            | Mail::HoldSeat(_)
+            | Mail::GiveBackSeat(_)
             | Mail::Answer { .. } => None,
         }
     }

@@ -42,7 +42,7 @@ impl EventStream {
 impl Shard {
     /// Turns the transport of an HTTP request into a stream of events.
     pub(super) fn open_events(&mut self, index: u32, request: EventsRequest) {
-        let EventsRequest { principal, channels, shape, wants_heartbeats, head } = request;
+        let EventsRequest { principal, channels, shape, wants_heartbeats, head, .. } = request;
         let place = Place { shard: self.id, transport: index };
         let connection = Connection::listener(principal, &mut self.entropy, place);
         self.stats.connection_opened(connection.app_id(), self.now.unix_ms);

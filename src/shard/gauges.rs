@@ -27,6 +27,8 @@ pub struct Gauges {
     pub mail_waiting: u64,
     /// Publishes that wait for the answer of a rule.
     pub publishes_waiting: u64,
+    /// Addresses and keys whose connections are counted here.
+    pub seat_holders: u64,
 }
 
 /// How long things have taken and how large they were, since the start.
@@ -86,6 +88,7 @@ impl Shard {
             channels: self.homes.len() as u64,
             history_bytes: self.homes.history_bytes(),
             publishes_waiting: self.gates.waiting() as u64,
+            seat_holders: self.seats.holders() as u64,
             journal: self.journal_gauges(),
             mail_waiting: self.outboxes.iter().map(|outbox| outbox.len() as u64).sum(),
         }

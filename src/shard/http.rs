@@ -6,14 +6,16 @@ use bytes::Bytes;
 
 use super::dormant::unknown_key;
 use super::registrar::REGISTRAR;
+use super::seats::Seat;
 use super::transport::{Ending, HttpStage, Stage};
 use super::{Mail, Shard, nonces};
 use crate::ably::{Answer, ErrorInfo, Survey};
+use crate::base::AddressBlock;
 use crate::channel::ChannelKey;
 use crate::channel::log::TransportRef;
 use crate::connection::{ConnectionKey, Opening};
 use crate::http::{self, Progress, Request};
-use crate::rest::{self, Account, Ask, Inquiry, Outcome, Then};
+use crate::rest::{self, Account, Ask, EventsRequest, Inquiry, Outcome, Then};
 use crate::ws::{self, CloseCode};
 
 /// Where Ably's realtime protocol is served; clients ask for `/?key=...`.
@@ -86,8 +88,12 @@ impl Shard {
         if !self.admits_origin(request.header("Origin")) {
             return self.answer(index, &rest::foreign_origin(request), request.keep_alive());
         }
+        let client = self.client_of(index, request);
         if ws::handshake::is_requested(|name| request.header(name)) {
-            return self.upgrade(index, request);
+            return self.upgrade(index, request, client);
+        }
+        if let Some(http) = self.http(index) {
+            http.client = client;
         }
         let context = rest::Context {
             now: self.now,
@@ -113,6 +119,11 @@ impl Shard {
             }
             Outcome::Ask(inquiry) => self.inquire(index, inquiry, asker),
             Outcome::Events(request) => {
+                let client = self.http(index).and_then(|http| http.client);
+                let key = request.principal.key();
+                if let Some(seat) = self.seat_for_events(index, client, key) {
+                    return self.seat_events(index, seat, request, asker);
+                }
                 if let Some(account) = &asker.account {
                     let tally = self.stats.of(&account.app_id, self.now.unix_ms);
                     tally.add(account.counter(200), 1);
@@ -120,6 +131,19 @@ impl Shard {
                 self.open_events(index, *request);
             }
         }
+    }
+
+    /// Opens a stream of events once it has its seat.
+    fn seat_events(&mut self, index: u32, seat: Seat, request: Box<EventsRequest>, asker: Asker) {
+        let http = self.http(index).expect("requests come over HTTP");
+        http.asked += 1;
+        let first = http.asked;
+        let then: Then = Box::new(|mut answers| match answers.pop().expect("one was asked for") {
+            Ok(_) => Outcome::Events(request),
+            Err(error) => Outcome::Reply(request.refuse(&error)),
+        });
+        http.waiting = Some(Waiting { first, answers: vec![None], missing: 1, then, asker });
+        self.ask_for_seat(index, first, seat);
     }
 
     /// Sends the questions of a request to those who know.
@@ -255,7 +279,7 @@ impl Shard {
 
     /// Turns the transport into a WebSocket. Whatever is wrong with the credentials is told in the
     /// first frame: clients cannot see an HTTP error here (2.1).
-    fn upgrade(&mut self, index: u32, request: &Request) {
+    fn upgrade(&mut self, index: u32, request: &Request, client: Option<AddressBlock>) {
         let is_echo = self.config.echo && request.path() == ECHO_PATH;
         if request.path() != REALTIME_PATH && !is_echo {
             return self.answer(index, &rest::not_found(request), request.keep_alive());
@@ -283,7 +307,7 @@ impl Shard {
             let principal = rest::authenticate(request, &self.directory, self.now);
             match Opening::read(request, principal) {
                 Ok(opening) => match self.admit_connect() {
-                    Ok(()) => self.open_connection(index, opening, window),
+                    Ok(()) => self.seat_connection(index, opening, window, client),
                     Err(error) => {
                         opening.put_off(&error, self.transports[index as usize].lane());
                         return self.close_websocket(index, CloseCode::Again, Ending::Linger);

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::admission::SeatError;
+use super::seats::{Holder, Seat};
 use crate::ably::{
     Accepted, Answer, Change, ChannelSerial, Directory, ErrorInfo, FixtureMember, Format,
     Lifecycle, LifecycleEvent, Metrics, PresenceRequest, Principal, Publication, PublishResult,
@@ -356,6 +358,31 @@ pub enum Mail {
         /// What is asked.
         survey: Survey,
     },
+    /// To the home of an address, or of a key: somebody wants to become a realtime transport; answered with
+    /// [`Mail::SeatTaken`], by that of the key if both are counted.
+    TakeSeat {
+        /// Where the answer goes.
+        reply_to: ReturnAddress,
+        /// What is counted.
+        seat: Box<Seat>,
+        /// Whether that of the address is taken.
+        has_address: bool,
+    },
+    /// Whether there was one.
+    SeatTaken {
+        /// The transport that asked.
+        transport: TransportRef,
+        /// Its number for the question.
+        request: u64,
+        /// What was asked for; nothing of it is taken if there was an error.
+        seat: Box<Seat>,
+        /// Which bound was met.
+        result: Result<(), SeatError>,
+    },
+    /// To the home of an address, or of a key: it has one transport more, which was not asked for.
+    HoldSeat(Holder),
+    /// To the home of an address, or of a key: it has one transport less.
+    GiveBackSeat(Holder),
     /// The answer to [`Mail::Ask`].
     Answer {
         /// The transport that asked.

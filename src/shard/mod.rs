@@ -11,6 +11,7 @@
 //! | `realtime.rs` | what a client's protocol messages ask for |
 //! | `auth.rs` | tokens of connections: their end, the next one |
 //! | `admission.rs` | who may come in |
+//! | `seats.rs` | how many of an address or a key may |
 //! | `attach.rs` | from ATTACH to a cursor in a stream, and back |
 //! | `dormant.rs` | connections between two transports |
 //! | `fanout.rs` | frames into the logs of streams |
@@ -53,15 +54,18 @@ mod presence;
 mod realtime;
 mod registrar;
 mod replays;
+mod seats;
 mod stats;
 mod streams;
 mod transport;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::admission::ConnectBucket;
+pub use self::admission::{AdmissionConfig, Refusals, SeatError};
 use self::dormant::DormantConnections;
 use self::drain::Drain;
 use self::encode::Joining;
@@ -73,6 +77,8 @@ use self::inspect::Taps;
 use self::lifecycle::Lifecycles;
 use self::nonces::Nonces;
 use self::registrar::{Enforcement, Registrar};
+use self::seats::{Addresses, Seats};
+pub use self::seats::{Holder, Seat};
 use self::stats::Stats;
 use self::streams::Streams;
 use self::transport::{Ending, InFlight, Stage, Transport};
@@ -121,8 +127,8 @@ pub struct ShardConfig {
     pub presence_bytes_max: u32,
     /// Mail that may wait for room in the mesh, per peer. Beyond it publishes are refused.
     pub mail_max: usize,
-    /// Realtime transports that may begin in a second; more are told to try again. 0: no bound.
-    pub connects_per_second_max: u32,
+    /// Who may come in, and how many.
+    pub admission: AdmissionConfig,
     /// Origins of the pages that may use the daemon; none: any page.
     pub origins: Vec<Box<str>>,
     /// Bytes from which on a message is compressed for those who understand it; `None`: nobody is offered
@@ -152,11 +158,36 @@ impl Default for ShardConfig {
             lag_max: Duration::from_secs(10),
             presence_bytes_max: 1 << 20,
             mail_max: 4096,
-            connects_per_second_max: 0,
+            admission: AdmissionConfig::default(),
             origins: Vec::new(),
             deflate_bytes_min: None,
             echo: false,
             sandbox: false,
+        }
+    }
+}
+
+/// Of a [`ShardConfig`] what may change while the shard runs.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// As in [`ConnectionConfig`].
+    pub channels_max: u32,
+    /// As in [`ConnectionConfig`].
+    pub messages_per_second_max: u32,
+    /// As in [`ConnectionConfig`].
+    pub payloads_per_second_max: u32,
+    /// Who may come in, and how many.
+    pub admission: AdmissionConfig,
+}
+
+impl ShardConfig {
+    /// What of it may change.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            channels_max: self.connection.channels_max,
+            messages_per_second_max: self.connection.messages_per_second_max,
+            payloads_per_second_max: self.connection.payloads_per_second_max,
+            admission: self.admission.clone(),
         }
     }
 }
@@ -190,8 +221,8 @@ pub struct Counters {
     pub stream_sends: u64,
     /// Subscribers that were disconnected because they lagged.
     pub slow_consumers: u64,
-    /// Realtime transports that were told to try again later.
-    pub connects_refused: u64,
+    /// Clients that were not let in.
+    pub refused: Refusals,
     /// Of the message log.
     pub journal: JournalCounters,
     /// Questions that rules were asked before a publish.
@@ -226,6 +257,11 @@ pub struct Shard {
     /// Realtime connections with a transport.
     connections: u64,
     connects: ConnectBucket,
+    addresses: Addresses,
+    /// Of those that this shard is the home of.
+    seats: Seats,
+    /// The next transport to look at that may have no seat although it is counted by now; `None`: there is none.
+    unseated_from: Option<u32>,
     /// `None`: clients are welcome.
     drain: Option<Box<Drain>>,
     streams: Streams,
@@ -287,6 +323,9 @@ impl Shard {
             open_transports: 0,
             connections: 0,
             connects: ConnectBucket::default(),
+            addresses: Addresses::default(),
+            seats: Seats::default(),
+            unseated_from: None,
             drain: None,
             streams: Streams::default(),
             staged: Vec::new(),
@@ -328,8 +367,20 @@ impl Shard {
         self.clock_us = clock_us;
     }
 
-    /// A client has connected at `index`.
-    pub fn handle_accept(&mut self, index: u32) {
+    /// From now on this is bounded like this. Connections go on, whatever they are more than; those of keys that
+    /// had no bound are counted too, some each turn, and those of addresses when they come again.
+    pub fn set_limits(&mut self, limits: &Limits) {
+        let Limits { channels_max, messages_per_second_max, payloads_per_second_max, .. } = *limits;
+        let connection = &mut self.config.connection;
+        connection.channels_max = channels_max;
+        connection.messages_per_second_max = messages_per_second_max;
+        connection.payloads_per_second_max = payloads_per_second_max;
+        self.config.admission = limits.admission.clone();
+        self.unseated_from = Some(0);
+    }
+
+    /// A client has connected at `index`, from `peer` if that is [wanted](Self::wants_addresses).
+    pub fn handle_accept(&mut self, index: u32, peer: Option<IpAddr>) {
         self.counters.accepted += 1;
         self.open_transports += 1;
         while self.transports.len() <= index as usize {
@@ -339,6 +390,9 @@ impl Shard {
         let transport = &mut self.transports[index as usize];
         transport.open(self.now.mono_ms, parser);
         self.watch(index);
+        if let Some(peer) = peer {
+            self.note_peer(index, peer);
+        }
     }
 
     /// Bytes have arrived at `index`; they may be changed in place.
@@ -398,6 +452,7 @@ impl Shard {
 
     /// The ring has freed `index`.
     pub fn handle_closed(&mut self, index: u32) {
+        self.forget_peer(index);
         let transport = &mut self.transports[index as usize];
         transport.stage = Stage::Free;
         transport.in_flight = InFlight::Nothing;
@@ -438,7 +493,7 @@ impl Shard {
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called, on the monotonic clock.
     pub fn next_timeout(&self) -> Option<u64> {
         let leaving = self.leaving.front().map(|(close_by_ms, _)| *close_by_ms);
-        if self.is_enforcing() {
+        if self.is_enforcing() || self.unseated_from.is_some() {
             return Some(self.now.mono_ms);
         }
         let others = [self.homes.next_timeout_ms(), self.dormant.next_ms(), self.next_drain_ms()];
@@ -460,6 +515,7 @@ impl Shard {
             self.enforce_directory();
             self.deliver_own_mail();
         }
+        self.count_unseated();
         self.count_channels();
         self.tell_lifecycles();
         self.deliver_own_mail();
@@ -561,6 +617,14 @@ impl Shard {
             Mail::Survey { reply_to, app_id, survey } => {
                 self.handle_survey(reply_to, &app_id, &survey);
             }
+            Mail::TakeSeat { reply_to, seat, has_address } => {
+                self.handle_take_seat(reply_to, seat, has_address);
+            }
+            Mail::SeatTaken { transport, request, seat, result } => {
+                self.handle_seat_taken(transport, request, &seat, result);
+            }
+            Mail::HoldSeat(holder) => self.handle_hold_seat(holder),
+            Mail::GiveBackSeat(holder) => self.handle_give_back_seat(&holder),
             Mail::Answer { transport, request, answer } => {
                 self.handle_answer(transport, request, answer);
             }

@@ -1,11 +1,15 @@
 //! One socket as its shard sees it: who speaks over it, what is owed to it, when it was last heard.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::events::EventStream;
 use super::http::Waiting;
+use super::seats::{AddressId, Taken};
+use crate::ably::Key;
+use crate::base::AddressBlock;
 use crate::channel::log::TransportRef;
 use crate::connection::{Connection, Opening};
 use crate::http::RequestParser;
@@ -30,7 +34,7 @@ pub(super) enum Stage {
     Free,
     /// HTTP requests, one after another. Boxed, since most transports are WebSockets soon.
     Http(Box<HttpStage>),
-    /// A WebSocket whose connection is looked for.
+    /// A WebSocket whose seat or connection is looked for.
     Opening(Box<Opened>),
     /// Ably's realtime protocol.
     Realtime(ws::Decoder, Box<Connection>),
@@ -45,7 +49,7 @@ pub(super) enum Stage {
     Closing,
 }
 
-/// A transport whose connection is looked for.
+/// A transport whose seat or connection is looked for.
 pub(super) struct Opened {
     pub opening: Opening,
     /// The window of messages that are compressed on the transport, if they may be.
@@ -63,6 +67,8 @@ pub(super) struct HttpStage {
     pub waiting: Option<Waiting>,
     /// Counts questions, so that an answer finds its own.
     pub asked: u64,
+    /// Whose request it is, if that is counted.
+    pub client: Option<AddressBlock>,
 }
 
 /// What follows once the lane is empty.
@@ -99,6 +105,10 @@ pub(super) struct Transport {
     pub is_ready: bool,
     /// Whether more than one attachment may have something to send.
     pub has_many: bool,
+    /// What it has taken of what is counted over all shards.
+    pub taken: Taken,
+    /// Where it comes from, if that is counted; with a seat, whose that is.
+    pub address: AddressId,
     /// When the timer wheel hands it out, as a `watch_tick`; 0: never. The entry may stem from
     /// an earlier use of the index.
     pub watched_until: u32,
@@ -120,6 +130,8 @@ impl Transport {
             ending: Ending::No,
             is_ready: false,
             has_many: false,
+            taken: Taken::default(),
+            address: AddressId::NONE,
             watched_until: 0,
             lane: Vec::new(),
             backlog: None,
@@ -138,6 +150,7 @@ impl Transport {
                 began_ms: now_ms,
                 waiting: None,
                 asked: 0,
+                client: None,
             })),
             watched_until: self.watched_until,
             is_ready: self.is_ready,
@@ -287,6 +300,15 @@ impl Transport {
             Stage::Events(stream) => Some((stream, &mut self.lane)),
             _ => None,
         }
+    }
+
+    /// The key of whoever speaks over it, or is about to.
+    pub fn key(&self) -> Option<&Arc<Key>> {
+        let principal = match &self.stage {
+            Stage::Opening(opened) => opened.opening.principal(),
+            _ => self.peek_connection()?.principal(),
+        };
+        Some(principal.key())
     }
 
     /// The connection, to look at.

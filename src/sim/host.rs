@@ -6,6 +6,7 @@
 //! fit into the ring, when a send ends, when a slot is free again, how much mail comes over in a turn.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,6 +170,11 @@ impl Host {
 
     /// A client connects to `shard`; returns its number. Like the ring, it takes the lowest free index.
     pub fn accept(&mut self, shard: usize) -> usize {
+        self.accept_from(shard, None)
+    }
+
+    /// The same for a client at an address.
+    pub fn accept_from(&mut self, shard: usize, peer: Option<IpAddr>) -> usize {
         let slots = &mut self.slots[shard];
         let index = slots.iter().position(Option::is_none).unwrap_or_else(|| {
             slots.push(None);
@@ -190,7 +196,7 @@ impl Host {
             is_closing: false,
         });
         self.shards[shard].begin_turn(self.now);
-        self.shards[shard].handle_accept(index);
+        self.shards[shard].handle_accept(index, peer);
         client
     }
 

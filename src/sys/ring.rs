@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, RawFd};
 
 use io_uring::register::Restriction;
@@ -56,8 +56,9 @@ pub enum ReceiveEnd {
 /// What has happened on the ring.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A client connected at a door; its slot is open and nothing is armed on it yet.
-    Accepted(Slot, Door),
+    /// A client connected at a door, from this address if addresses are learnt there; its slot is open and
+    /// nothing is armed on it yet.
+    Accepted(Slot, Door, Option<IpAddr>),
     /// Accepting at a door stopped with this errno; [`SocketRing::start_accept`] resumes it.
     AcceptStopped(Door, i32),
     /// A connect that [`SocketRing::connect`] began has ended: 0 or an errno, after which the slot is closed.
@@ -73,7 +74,7 @@ pub enum Event<'a> {
 }
 
 /// What a completion belongs to; the high byte of `user_data`, the slot is the low half. An accept has the
-/// door in the slot's place.
+/// door in the slot's place, one that learns an address also which of the door's it is.
 mod op {
     pub const ACCEPT: u64 = 1;
     pub const RECEIVE: u64 = 2;
@@ -84,6 +85,7 @@ mod op {
     pub const CONNECT: u64 = 7;
     pub const STOP_ACCEPT: u64 = 8;
     pub const SHUTDOWN: u64 = 9;
+    pub const ACCEPT_ONE: u64 = 10;
 }
 
 const fn user_data(op: u64, slot: Slot) -> u64 {
@@ -153,12 +155,60 @@ pub struct SocketRing {
     accepts: [Accept; DOORS],
 }
 
-/// Whether connections are being accepted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Accept {
+/// Accepts that are armed at a door at once, where addresses are learnt: as many clients come in from one turn
+/// to the next.
+const ACCEPTS_AT_ONCE: u32 = 64;
+
+/// How connections are being accepted at one door.
+#[derive(Default)]
+struct Accept {
+    state: Accepting,
+    /// Accepts of one client each that are armed; a multishot is none of them.
+    singles: u32,
+    /// Why they end.
+    errno: i32,
+    /// Where each of them has its client's address written. Made when first needed.
+    peers: Box<[PeerName]>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Accepting {
+    #[default]
     Stopped,
-    Armed,
+    /// With one accept for everybody, which does not say where they come from.
+    Multishot,
+    /// With one accept for each client, from this listener.
+    Singles(RawFd),
     Stopping,
+}
+
+/// A `sockaddr_in` or `sockaddr_in6`: what they have in common, and the bytes of the rest.
+#[repr(C, align(4))]
+#[derive(Clone, Copy)]
+struct PeerName {
+    family: u16,
+    rest: [u8; size_of::<libc::sockaddr_in6>() - 2],
+    /// Bytes that the kernel may write, and then those that the address has.
+    len: libc::socklen_t,
+}
+
+impl PeerName {
+    const BYTES_MAX: libc::socklen_t = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+
+    fn unwritten() -> PeerName {
+        PeerName { family: 0, rest: [0; _], len: PeerName::BYTES_MAX }
+    }
+
+    /// The address that was written. A port of two bytes is before it, and what IPv6 calls the flow.
+    fn address(&self) -> Option<IpAddr> {
+        match (i32::from(self.family), &self.rest) {
+            (libc::AF_INET, [_, _, a, b, c, d, ..]) => Some(Ipv4Addr::new(*a, *b, *c, *d).into()),
+            (libc::AF_INET6, [_, _, _, _, _, _, address @ ..]) => {
+                Some(Ipv6Addr::from(*address.first_chunk::<16>()?).into())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The kernel reads socket option values from here.
@@ -215,7 +265,7 @@ impl SocketRing {
             overflow: VecDeque::new(),
             connect_addresses: Vec::new(),
             open_slots: 0,
-            accepts: [Accept::Stopped; DOORS],
+            accepts: std::array::from_fn(|_| Accept::default()),
         })
     }
 
@@ -229,9 +279,14 @@ impl SocketRing {
         self.table_entries
     }
 
-    /// Whether a multishot accept is armed at `door`, perhaps about to stop.
+    /// Whether clients are accepted at `door`, or are until that has stopped.
     pub fn is_accepting(&self, door: Door) -> bool {
-        self.accepts[usize::from(door.0)] != Accept::Stopped
+        self.accepts[usize::from(door.0)].state != Accepting::Stopped
+    }
+
+    /// Whether it learns where clients at `door` come from, who are being accepted.
+    pub fn learns_addresses(&self, door: Door) -> bool {
+        matches!(self.accepts[usize::from(door.0)].state, Accepting::Singles(_))
     }
 
     /// Sends that can still be queued before the next [`submit`](Self::submit).
@@ -241,24 +296,56 @@ impl SocketRing {
     }
 
     /// Accepts from `listener`, which is at `door`, into free slots until [`stop_accept`](Self::stop_accept)
-    /// or [`Event::AcceptStopped`].
-    pub fn start_accept(&mut self, door: Door, listener: RawFd) {
-        let state = &mut self.accepts[usize::from(door.0)];
-        assert!(*state == Accept::Stopped, "one accept per door");
-        *state = Accept::Armed;
+    /// or [`Event::AcceptStopped`]. To learn addresses takes an entry for each client, as a multishot writes all
+    /// of them to the same place; `listener` stays open until accepting has stopped.
+    pub fn start_accept(&mut self, door: Door, listener: RawFd, learn_addresses: bool) {
+        let accept = &mut self.accepts[usize::from(door.0)];
+        assert!(accept.state == Accepting::Stopped, "one accept per door");
+        if learn_addresses {
+            accept.state = Accepting::Singles(listener);
+            if accept.peers.is_empty() {
+                accept.peers = vec![PeerName::unwritten(); ACCEPTS_AT_ONCE as usize].into();
+            }
+            accept.singles = ACCEPTS_AT_ONCE;
+            (0..ACCEPTS_AT_ONCE).for_each(|number| self.push_single_accept(door, number, listener));
+            return;
+        }
+        accept.state = Accepting::Multishot;
         let accept = opcode::AcceptMulti::new(Fd(listener)).allocate_file_index(true).build();
         self.push(accept.user_data(user_data(op::ACCEPT, Slot(door.0.into()))));
     }
 
-    /// Cancels the accept at `door`; [`Event::AcceptStopped`] with `ECANCELED` says when it has ended.
+    /// Arms accept `number` of those at `door` that learn an address.
+    fn push_single_accept(&mut self, door: Door, number: u32, listener: RawFd) {
+        let peer = &mut self.accepts[usize::from(door.0)].peers[number as usize];
+        *peer = PeerName::unwritten();
+        // The box that the name is in stays until the ring is gone, and is not moved.
+        let name = (&raw mut *peer).cast::<libc::sockaddr>();
+        let entry = opcode::Accept::new(Fd(listener), name, &raw mut peer.len)
+            .file_index(Some(DestinationSlot::auto_target()))
+            .build();
+        let place = Slot(u32::from(door.0) * ACCEPTS_AT_ONCE + number);
+        self.push(entry.user_data(user_data(op::ACCEPT_ONE, place)));
+    }
+
+    /// Cancels what is armed at `door`; [`Event::AcceptStopped`] with `ECANCELED` says when it has ended.
     pub fn stop_accept(&mut self, door: Door) {
-        let state = &mut self.accepts[usize::from(door.0)];
-        if *state != Accept::Armed {
-            return;
-        }
-        *state = Accept::Stopping;
-        let accept = user_data(op::ACCEPT, Slot(door.0.into()));
-        let cancel = opcode::AsyncCancel::new(accept).build();
+        self.stop_accept_for(door, libc::ECANCELED);
+    }
+
+    fn stop_accept_for(&mut self, door: Door, errno: i32) {
+        let accept = &mut self.accepts[usize::from(door.0)];
+        let cancel = match accept.state {
+            Accepting::Stopped | Accepting::Stopping => return,
+            Accepting::Multishot => {
+                opcode::AsyncCancel::new(user_data(op::ACCEPT, Slot(door.0.into()))).build()
+            }
+            Accepting::Singles(listener) => {
+                opcode::AsyncCancel2::new(CancelBuilder::fd(Fd(listener)).all()).build()
+            }
+        };
+        accept.state = Accepting::Stopping;
+        accept.errno = errno;
         self.push(cancel.user_data(user_data(op::STOP_ACCEPT, Slot(0))));
     }
 
@@ -466,13 +553,14 @@ impl SocketRing {
                 let door = Door(slot.0 as u8);
                 if let Ok(index) = u32::try_from(result) {
                     self.open(Slot(index), SlotState(SlotState::OPEN));
-                    on_event(Event::Accepted(Slot(index), door));
+                    on_event(Event::Accepted(Slot(index), door, None));
                 }
                 if !cqueue::more(entry.flags()) {
-                    self.accepts[usize::from(door.0)] = Accept::Stopped;
+                    self.accepts[usize::from(door.0)].state = Accepting::Stopped;
                     on_event(Event::AcceptStopped(door, if result < 0 { -result } else { 0 }));
                 }
             }
+            op::ACCEPT_ONE => self.handle_single_accept(slot.0, result, on_event),
             op::CLOSE => {
                 self.slots[slot.0 as usize] = SlotState::default();
                 self.open_slots -= 1;
@@ -493,6 +581,36 @@ impl SocketRing {
             // the target has just completed by itself.
             op::CONNECT_STEP | op::CANCEL | op::STOP_ACCEPT => {}
             other => unreachable!("no such operation was submitted: {other}"),
+        }
+    }
+
+    fn handle_single_accept(
+        &mut self,
+        place: u32,
+        result: i32,
+        on_event: &mut impl FnMut(Event<'_>),
+    ) {
+        let door = Door((place / ACCEPTS_AT_ONCE) as u8);
+        let number = place % ACCEPTS_AT_ONCE;
+        let accept = &mut self.accepts[usize::from(door.0)];
+        accept.singles -= 1;
+        let address = accept.peers[number as usize].address();
+        match u32::try_from(result) {
+            Ok(index) => {
+                if let Accepting::Singles(listener) = accept.state {
+                    accept.singles += 1;
+                    self.push_single_accept(door, number, listener);
+                }
+                self.open(Slot(index), SlotState(SlotState::OPEN));
+                on_event(Event::Accepted(Slot(index), door, address));
+            }
+            // What one has met the others would meet as well.
+            Err(_) => self.stop_accept_for(door, -result),
+        }
+        let accept = &mut self.accepts[usize::from(door.0)];
+        if accept.singles == 0 {
+            accept.state = Accepting::Stopped;
+            on_event(Event::AcceptStopped(door, accept.errno));
         }
     }
 
@@ -638,7 +756,7 @@ mod tests {
     impl Log {
         fn take(&mut self, event: Event<'_>) {
             match event {
-                Event::Accepted(slot, _) => self.accepted.push(slot),
+                Event::Accepted(slot, ..) => self.accepted.push(slot),
                 Event::AcceptStopped(_, errno) => self.accept_stopped.push(errno),
                 Event::Connected(slot, errno) => self.connected.push((slot, errno)),
                 Event::Received(_, bytes) => self.received.extend_from_slice(bytes),
@@ -661,7 +779,7 @@ mod tests {
         let listener = listener();
         let mut server = SocketRing::new(&CONFIG).expect("ring");
         let mut client = SocketRing::for_clients(&CONFIG).expect("ring");
-        server.start_accept(DOOR, listener.as_raw_fd());
+        server.start_accept(DOOR, listener.as_raw_fd(), false);
         let any = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 9), 0);
         client.connect(Slot(3), any, v4(&listener));
         let (mut server_log, mut client_log) = (Log::default(), Log::default());
@@ -721,7 +839,7 @@ mod tests {
         let mut server = SocketRing::new(&CONFIG).expect("ring");
         let mut client = SocketRing::for_clients(&SocketRingConfig { table_entries: 32, ..CONFIG })
             .expect("ring");
-        server.start_accept(DOOR, listener.as_raw_fd());
+        server.start_accept(DOOR, listener.as_raw_fd(), false);
         let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
         for slot in 0..9 {
             client.connect(Slot(slot), any, v4(&listener));
@@ -734,7 +852,7 @@ mod tests {
         assert!(!server.is_accepting(DOOR));
         server.close(server_log.accepted[0]);
         turn_until(&mut server, &mut server_log, |log| !log.closed.is_empty());
-        server.start_accept(DOOR, listener.as_raw_fd());
+        server.start_accept(DOOR, listener.as_raw_fd(), false);
         client.connect(Slot(20), any, v4(&listener));
         turn_until(&mut client, &mut client_log, |log| log.connected.len() == 10);
         turn_until(&mut server, &mut server_log, |log| log.accepted.len() == 9);
@@ -749,7 +867,7 @@ mod tests {
         let mut accepted = Vec::new();
         let mut stopped = Vec::new();
         for (door, listener) in (0..).map(Door).zip(&listeners) {
-            server.start_accept(door, listener.as_raw_fd());
+            server.start_accept(door, listener.as_raw_fd(), false);
             client.connect(Slot(door.0.into()), any, v4(listener));
         }
         let mut log = Log::default();
@@ -757,7 +875,7 @@ mod tests {
         while accepted.len() < 2 || stopped.is_empty() {
             server.submit_and_wait().expect("submit");
             server.reap(64, |event| match event {
-                Event::Accepted(_, door) => accepted.push(door),
+                Event::Accepted(_, door, _) => accepted.push(door),
                 Event::AcceptStopped(door, errno) => stopped.push((door, errno)),
                 other => panic!("{other:?}"),
             });
@@ -772,12 +890,67 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_learnt_where_they_are_asked_for_and_accepting_changes_over_to_it() {
+        let listener = listener();
+        let sizes = SocketRingConfig { table_entries: 400, ..CONFIG };
+        let mut server = SocketRing::new(&sizes).expect("ring");
+        let mut client = SocketRing::for_clients(&sizes).expect("ring");
+        let mut slots = (0..).map(Slot);
+        for learns in [false, true, false, true] {
+            server.start_accept(DOOR, listener.as_raw_fd(), learns);
+            assert_eq!(server.learns_addresses(DOOR), learns);
+            let (mut addresses, mut stopped) = (Vec::new(), None);
+            // Together more than are armed at once, and no more than the backlog holds at a time.
+            for lot in 0..2u8 {
+                let mut log = Log::default();
+                for host in 1..=40 {
+                    let from = SocketAddrV4::new(Ipv4Addr::new(127, 0, lot, host), 0);
+                    client.connect(slots.next().expect("endless"), from, v4(&listener));
+                }
+                turn_until(&mut client, &mut log, |log| log.connected.len() == 40);
+                assert!(log.connected.iter().all(|(_, errno)| *errno == 0));
+                while addresses.len() < 40 * (usize::from(lot) + 1) {
+                    server.submit_and_wait().expect("submit");
+                    server.reap(256, |event| match event {
+                        Event::Accepted(_, _, address) => addresses.push(address),
+                        other => panic!("{other:?}"),
+                    });
+                }
+            }
+            server.stop_accept(DOOR);
+            while stopped.is_none() {
+                server.submit_and_wait().expect("submit");
+                server.reap(256, |event| match event {
+                    Event::AcceptStopped(_, errno) => stopped = Some(errno),
+                    other => panic!("{other:?}"),
+                });
+            }
+            assert_eq!((stopped, server.is_accepting(DOOR)), (Some(libc::ECANCELED), false));
+            let known: std::collections::BTreeSet<_> = addresses.iter().flatten().collect();
+            assert_eq!(known.len(), if learns { 80 } else { 0 });
+        }
+    }
+
+    #[test]
+    fn a_name_that_the_kernel_has_written_is_an_address_of_either_kind() {
+        let mut name = PeerName::unwritten();
+        assert_eq!(name.address(), None);
+        name.family = libc::AF_INET as u16;
+        name.rest[2..6].copy_from_slice(&[192, 0, 2, 1]);
+        assert_eq!(name.address(), Some(Ipv4Addr::new(192, 0, 2, 1).into()));
+        name.family = libc::AF_INET6 as u16;
+        let address = Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 4, 5, 6);
+        name.rest[6..22].copy_from_slice(&address.octets());
+        assert_eq!(name.address(), Some(address.into()));
+    }
+
+    #[test]
     fn more_operations_than_the_queue_holds_wait_their_turn() {
         let listener = listener();
         let sizes = SocketRingConfig { table_entries: 200, ..CONFIG };
         let mut server = SocketRing::new(&sizes).expect("ring");
         let mut client = SocketRing::for_clients(&sizes).expect("ring");
-        server.start_accept(DOOR, listener.as_raw_fd());
+        server.start_accept(DOOR, listener.as_raw_fd(), false);
         let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
         let (mut server_log, mut client_log) = (Log::default(), Log::default());
         for slot in 0..200 {

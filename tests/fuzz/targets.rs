@@ -308,7 +308,7 @@ pub fn shard(mut data: &[u8]) {
     });
     let mut shard = Shard::new(config, Arc::new(directory()), 0, 1, entropy, now);
     shard.begin_turn(now);
-    shard.handle_accept(0);
+    shard.handle_accept(0, None);
     let upgrade = b"GET /?key=app.key:secret&v=6 HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";

@@ -15,7 +15,7 @@ use self::client::Client;
 use self::table::{Table, ago, count};
 use super::inspect::{Channels, Connections};
 use super::status::{Health, ReloadOutcome, ShardStatus, Status};
-use crate::shard::Tapped;
+use crate::shard::{Refusals, Tapped};
 
 /// The runtime directory that the unit has made, where the socket is when nothing says otherwise.
 pub const RUNTIME_DIRECTORY: &str = "/run/ringcast";
@@ -254,6 +254,8 @@ fn show_status(status: &Status) -> String {
         count(sum(|shard| shard.dormant_connections)),
         count(sum(|shard| shard.channels)),
     );
+    let refusals = status.shards.iter().map(|shard| shard.refused);
+    text += &format!("refused      {}\n", refusals.fold(Refusals::default(), Refusals::plus));
     text += "last reload  ";
     match &status.last_reload {
         None => text += "none\n",

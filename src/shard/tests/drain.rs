@@ -15,7 +15,7 @@ fn a_drain_sends_clients_away_evenly_over_its_window() {
     let mut host = Host::new(1, 1);
     let shard = &mut host.shards[0];
     for index in 0..5000 {
-        shard.handle_accept(index);
+        shard.handle_accept(index, None);
     }
     shard.begin_drain(Duration::from_secs(10));
     let mut gone = 0;

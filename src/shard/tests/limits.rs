@@ -60,13 +60,13 @@ fn protocol_messages_beyond_the_rate_end_the_connection() {
 
 #[test]
 fn connects_beyond_the_rate_are_told_to_try_again() {
-    let mut host = host(|config| config.connects_per_second_max = 2);
+    let mut host = host(|config| config.admission.connects_per_second_max = 2);
     let clients: Vec<usize> = (0..4).map(|_| host.connect(0, "")).collect();
     let actions = clients.iter().map(|&client| told(&mut host, client)[0]);
     let connected = (4, None, None);
     let put_off = (6, None, Some(80021));
     assert!(actions.collect::<Vec<_>>().iter().eq([&connected, &connected, &put_off, &put_off]));
-    assert_eq!(host.shards[0].counters().connects_refused, 2);
+    assert_eq!(host.shards[0].counters().refused.rate, 2);
     host.pass(Duration::from_millis(500));
     host.settle();
     let client = host.connect(0, "");
@@ -141,4 +141,258 @@ fn a_transport_that_is_used_again_and_again_is_not_late() {
         host.settle_quickly();
         assert!(!host.clients[client].is_closed);
     }
+}
+
+/// Connects a client at `peer` to `shard`, with more headers and query; its first message is left to be read.
+fn connect_from(host: &mut Host, shard: usize, peer: &str, headers: &str, query: &str) -> usize {
+    let client = host.accept_from(shard, Some(peer.parse().expect("an address")));
+    let request = format!(
+        "GET /?key={KEY}&v=6{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n{headers}\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    host.write(client, request.as_bytes());
+    host.settle();
+    let received = &mut host.clients[client].received;
+    let end = received.windows(4).position(|four| four == b"\r\n\r\n").expect("upgraded") + 4;
+    received.drain(..end);
+    client
+}
+
+/// Action and error code of the first thing that a client was told.
+fn first(host: &mut Host, client: usize) -> (u64, Option<u64>) {
+    let (action, _, code) = told(host, client)[0];
+    (action, code)
+}
+
+const CONNECTED: (u64, Option<u64>) = (4, None);
+
+fn close(host: &mut Host, client: usize) {
+    host.send(client, &json!({"action": 7}));
+    host.settle();
+    host.hang_up(client);
+    host.settle();
+}
+
+/// How many holders of seats there are, and addresses of sockets.
+fn counted(host: &Host) -> (usize, usize) {
+    let seats = host.shards.iter().map(|shard| shard.seats.holders()).sum();
+    (seats, host.shards.iter().map(|shard| shard.addresses.len()).sum())
+}
+
+#[test]
+fn an_address_has_so_many_connections_on_all_shards_together() {
+    for seed in 0..10 {
+        let config = ShardConfig::default();
+        let mut host = Host::with_config(3, seed, config);
+        let mut limits = ShardConfig::default().limits();
+        limits.admission.connections_per_address_max = 4;
+        limits.admission.uncounted.add("198.51.100.0/24").expect("a network");
+        host.shards.iter_mut().for_each(|shard| shard.set_limits(&limits));
+        let clients: Vec<usize> =
+            (0..5).map(|n| connect_from(&mut host, n % 3, "192.0.2.1", "", "")).collect();
+        for &client in &clients[..4] {
+            assert_eq!(first(&mut host, client), CONNECTED, "seed={seed}");
+        }
+        let refused = host.messages(clients[4]).remove(0);
+        assert_eq!((&refused["action"], &refused["error"]["code"]), (&json!(9), &json!(40150)));
+        assert_eq!(refused["error"]["statusCode"], 403);
+        let reason = host.shards.iter().map(|shard| shard.counters().refused.address);
+        assert_eq!(reason.sum::<u64>(), 1);
+        // Others are others, and who is not counted has no bound.
+        let other = connect_from(&mut host, 0, "192.0.2.2", "", "");
+        assert_eq!(first(&mut host, other), CONNECTED);
+        for shard in [0, 1, 2, 0, 1, 2] {
+            let uncounted = connect_from(&mut host, shard, "198.51.100.7", "", "");
+            assert_eq!(first(&mut host, uncounted), CONNECTED);
+        }
+        close(&mut host, clients[2]);
+        let again = connect_from(&mut host, 1, "::ffff:192.0.2.1", "", "");
+        assert_eq!(first(&mut host, again), CONNECTED, "seed={seed}");
+        let one_more = connect_from(&mut host, 2, "192.0.2.1", "", "");
+        assert_eq!(first(&mut host, one_more), (9, Some(40150)), "seed={seed}");
+        for client in 0..host.clients.len() {
+            if !host.clients[client].is_closed {
+                host.hang_up(client);
+            }
+        }
+        host.settle();
+        assert_eq!(counted(&host), (0, 0), "seed={seed}: nothing is kept of who is gone");
+    }
+}
+
+#[test]
+fn a_key_has_so_many_connections_and_those_that_were_there_count() {
+    for seed in 0..10 {
+        let mut host = Host::with_config(3, seed, ShardConfig::default());
+        let before: Vec<usize> = (0..2).map(|shard| host.connect(shard, "")).collect();
+        let mut limits = ShardConfig::default().limits();
+        limits.admission.connections_per_key_max = 3;
+        host.shards.iter_mut().for_each(|shard| shard.set_limits(&limits));
+        host.settle();
+        let third = host.connect(2, "");
+        assert_eq!(first(&mut host, third), CONNECTED);
+        let refused = host.connect(0, "");
+        let message = host.messages(refused).remove(0);
+        assert_eq!((&message["action"], &message["error"]["code"]), (&json!(9), &json!(40111)));
+        assert_eq!(message["error"]["statusCode"], 403);
+        host.hang_up(before[0]);
+        host.settle();
+        let next = host.connect(0, "");
+        assert_eq!(first(&mut host, next), CONNECTED, "seed={seed}");
+        // Without a bound nobody is asked any more, and seats that were taken are given back.
+        host.shards.iter_mut().for_each(|shard| shard.set_limits(&ShardConfig::default().limits()));
+        let free: Vec<usize> = (0..5).map(|n| host.connect(n % 3, "")).collect();
+        assert!(free.iter().all(|&client| first(&mut host, client) == CONNECTED));
+        [before[1], third, next].into_iter().for_each(|client| host.hang_up(client));
+        host.settle();
+        assert_eq!(counted(&host), (0, 0), "seed={seed}");
+    }
+}
+
+#[test]
+fn who_resumes_takes_its_own_seat_and_who_finds_none_tries_again() {
+    for seed in 0..20 {
+        let mut config = ShardConfig::default();
+        config.admission.connections_per_key_max = 1;
+        let mut host = Host::with_config(2, seed, config);
+        let client = host.connect(0, "");
+        let connected = host.messages(client).remove(0);
+        let key = connected["connectionDetails"]["connectionKey"].as_str().expect("has one");
+        // Its transport is not known to be lost.
+        let resumed = host.connect(1, &format!("&resume={key}"));
+        let message = host.messages(resumed).remove(0);
+        assert_eq!(message["connectionId"], connected["connectionId"], "seed={seed}");
+        let key = message["connectionDetails"]["connectionKey"].as_str().expect("has one");
+        host.hang_up(resumed);
+        host.settle();
+        let other = host.connect(0, "");
+        assert_eq!(first(&mut host, other), CONNECTED, "seed={seed}");
+        // There is room for one that resumes beside it, and for no two.
+        let beside = host.connect(1, &format!("&resume={key}"));
+        let message = host.messages(beside).remove(0);
+        assert_eq!(message["connectionId"], connected["connectionId"], "seed={seed}");
+        let key = message["connectionDetails"]["connectionKey"].as_str().expect("has one");
+        host.hang_up(beside);
+        host.settle();
+        let fresh = host.connect(1, "");
+        assert_eq!(first(&mut host, fresh), (9, Some(40111)), "seed={seed}");
+        let beside = host.connect(0, &format!("&resume={key}"));
+        assert_eq!(first(&mut host, beside), CONNECTED);
+        let unknown = host.connect(0, &format!("&resume={key}"));
+        assert_eq!(first(&mut host, unknown), (6, Some(40111)), "seed={seed}");
+    }
+}
+
+#[test]
+fn whoever_does_not_last_until_it_has_its_seat_leaves_none_behind() {
+    for seed in 0..50 {
+        let mut config = ShardConfig::default();
+        config.admission.connections_per_key_max = 100;
+        config.admission.connections_per_address_max = 100;
+        let mut host = Host::with_config(3, seed, config);
+        for n in 0..8 {
+            let peer = format!("192.0.2.{}", n % 3).parse().expect("an address");
+            let client = host.accept_from(n % 3, Some(peer));
+            let events = format!("GET /sse?channels=a&key={KEY} HTTP/1.1\r\nHost: h\r\n\r\n");
+            let socket = format!(
+                "GET /?key={KEY} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            );
+            host.write(client, if n % 2 == 0 { &events } else { &socket }.as_bytes());
+            for _ in 0..host.below(12) {
+                host.step();
+            }
+            host.hang_up(client);
+        }
+        host.settle();
+        host.pass(LINGER);
+        host.settle();
+        assert_eq!(counted(&host), (0, 0), "seed={seed}");
+    }
+}
+
+#[test]
+fn behind_a_proxy_that_is_trusted_clients_are_counted_by_what_it_says() {
+    let mut config = ShardConfig::default();
+    config.admission.connections_per_address_max = 1;
+    config.admission.trusted_proxies.add("10.0.0.0/8").expect("a network");
+    let mut host = Host::with_config(2, 3, config);
+    let mut connect = |peer: &str, forwarded_for: &str| {
+        let headers = format!("X-Forwarded-For: {forwarded_for}\r\n");
+        let client = connect_from(&mut host, 0, peer, &headers, "");
+        first(&mut host, client)
+    };
+    assert_eq!(connect("10.0.0.1", "192.0.2.1"), CONNECTED);
+    assert_eq!(connect("10.0.0.2", "192.0.2.1"), (9, Some(40150)));
+    assert_eq!(connect("10.0.0.1", "192.0.2.1, 192.0.2.2"), CONNECTED);
+    assert_eq!(connect("10.0.0.1", "198.51.100.1, 192.0.2.2, 10.0.0.7"), (9, Some(40150)));
+    // What is said by others is not believed.
+    assert_eq!(connect("203.0.113.5", "192.0.2.77"), CONNECTED);
+    assert_eq!(connect("203.0.113.5", "192.0.2.78"), (9, Some(40150)));
+    // Who says nothing that can be understood is not counted.
+    assert_eq!(connect("10.0.0.1", "unknown"), CONNECTED);
+    assert_eq!(connect("10.0.0.1", "unknown"), CONNECTED);
+}
+
+#[test]
+fn streams_of_events_take_seats_as_well() {
+    let mut config = ShardConfig::default();
+    config.admission.connections_per_key_max = 2;
+    let mut host = Host::with_config(2, 9, config);
+    let socket = host.connect(0, "");
+    assert_eq!(first(&mut host, socket), CONNECTED);
+    let listen = |host: &mut Host| {
+        let request = format!("GET /sse?channels=a&key={KEY} HTTP/1.1\r\nHost: h\r\n\r\n");
+        let client = host.request(1, &request);
+        host.settle();
+        (client, String::from_utf8_lossy(&host.clients[client].received).into_owned())
+    };
+    let (stream, answer) = listen(&mut host);
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let (_, answer) = listen(&mut host);
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("40111"), "{answer}");
+    assert!(answer.contains("X-Ably-Errorcode: 40111"), "{answer}");
+    host.hang_up(stream);
+    host.settle();
+    assert!(listen(&mut host).1.starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn sockets_that_ask_for_nothing_are_bounded_on_each_shard() {
+    let mut config = ShardConfig::default();
+    config.admission.connections_per_address_max = 4;
+    let mut host = Host::with_config(1, 4, config);
+    let peer = Some("2001:db8::1".parse().expect("an address"));
+    let sockets: Vec<usize> = (0..25).map(|_| host.accept_from(0, peer)).collect();
+    host.settle();
+    let closed = sockets.iter().filter(|&&client| host.clients[client].is_closed).count();
+    assert_eq!(closed, 5);
+    assert_eq!(host.shards[0].counters().refused.sockets, 5);
+    let neighbour = host.accept_from(0, Some("2001:db8:0:1::1".parse().expect("an address")));
+    host.settle();
+    assert!(!host.clients[neighbour].is_closed);
+    // Who has a seat is none of them.
+    host.pass(Duration::from_secs(20));
+    host.settle();
+    assert_eq!(counted(&host), (0, 0));
+}
+
+#[test]
+fn bounds_of_a_connection_change_while_it_goes_on() {
+    let mut host = Host::new(1, 5);
+    let client = host.connect(0, "");
+    host.attach(client, "one");
+    let mut limits = ShardConfig::default().limits();
+    (limits.channels_max, limits.messages_per_second_max) = (1, 1);
+    host.shards[0].set_limits(&limits);
+    host.pass(Duration::from_secs(1));
+    host.settle();
+    host.messages(client);
+    host.send(client, &json!({"action": 10, "channel": "two"}));
+    host.publish(client, 0, "one", "first");
+    host.publish(client, 1, "one", "second");
+    host.settle();
+    let codes: Vec<_> = told(&mut host, client).into_iter().filter_map(|told| told.2).collect();
+    assert_eq!(codes, [90010, 42911]);
 }
