@@ -818,20 +818,22 @@ impl HomeChannel {
                     let revisions = self.revisions.as_deref();
                     self.history.latest(oldest_ms, messages_max, bytes_max, revisions)
                 };
-                let (publications, is_cut) = match rewind {
-                    Rewind::Count(count) => (latest(0, *count).0, false),
+                let (oldest_ms, messages_max) = match rewind {
+                    Rewind::Count(count) => (0, *count),
                     Rewind::Span(span) => {
-                        latest(now.unix_ms.saturating_sub(span.as_millis() as u64), *limit)
+                        (now.unix_ms.saturating_sub(span.as_millis() as u64), *limit)
                     }
                 };
+                let (publications, mut is_cut) = latest(oldest_ms, messages_max);
                 let mut publications: VecDeque<Arc<Publication>> = publications.into();
-                let mut is_cut = is_cut;
                 let from = self.memory_from();
+                // Where a bound has left something out, nothing older follows: that would be a gap.
                 if let Some(older) = older.filter(|older| !is_cut && older.until >= from) {
-                    is_cut = prepend(&mut publications, older, from, (rewind, *limit), bytes_max);
+                    is_cut = prepend(&mut publications, older, from, messages_max, bytes_max);
                 }
                 let text = "the time to rewind holds more messages than are replayed";
-                let error = is_cut.then(|| ErrorInfo::new(ErrorCode::HISTORY_LIMIT, text));
+                let error = (is_cut && matches!(rewind, Rewind::Span(_)))
+                    .then(|| ErrorInfo::new(ErrorCode::HISTORY_LIMIT, text));
                 let events = publications.into_iter().map(Broadcast::Messages).collect();
                 Past { error, events, ..nothing }
             }
@@ -1019,19 +1021,15 @@ fn broadcasts(events: &[Kept]) -> Vec<Broadcast> {
     told
 }
 
-/// Puts older messages before those of a rewind, which lie behind `memory_from`, within its bounds; returns whether some had to be left
-/// out that it asks for.
+/// Puts older messages before those of a rewind, which lie behind `memory_from`, within its bounds; returns
+/// whether some had to be left out.
 fn prepend(
     publications: &mut VecDeque<Arc<Publication>>,
     older: &Older,
     memory_from: ChannelSerial,
-    (rewind, limit): (&Rewind, u32),
+    messages_max: u32,
     bytes_max: u64,
 ) -> bool {
-    let messages_max = match rewind {
-        Rewind::Count(count) => *count,
-        Rewind::Span(_) => limit,
-    };
     let mut messages: usize = publications.iter().map(|it| it.messages.len()).sum();
     let mut bytes: u64 = publications.iter().map(|it| it.size_bytes()).sum();
     let before = older.events.partition_point(|event| event.serial() <= memory_from);
@@ -1039,12 +1037,12 @@ fn prepend(
         let Kept::Messages(publication, _) = event else { continue };
         bytes += publication.size_bytes();
         if messages >= messages_max as usize || bytes > bytes_max {
-            return matches!(rewind, Rewind::Span(_));
+            return true;
         }
         messages += publication.messages.len();
         publications.push_front(Arc::clone(publication));
     }
-    older.is_cut && matches!(rewind, Rewind::Span(_))
+    older.is_cut
 }
 
 /// The indexes of those that pass.

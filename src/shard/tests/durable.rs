@@ -259,6 +259,27 @@ fn what_memory_has_no_room_for_is_read_from_disk() {
 }
 
 #[test]
+fn a_rewind_ends_at_a_message_that_it_has_no_room_for() {
+    let mut config = ShardConfig { replay_bytes_max: 1 << 10, ..ShardConfig::default() };
+    config.history.channel_bytes_max = 3 << 10;
+    let mut host = host_with(config, 2, 4, (Disk::default(), 1), 1_800_000_000_000);
+    let publisher = host.connect(0, "");
+    let large = "x".repeat(1500);
+    let published = ["1", "2", &large, "4", &large, "6"];
+    for (msg_serial, data) in (0..).zip(published) {
+        host.publish(publisher, msg_serial, "kept:room", data);
+        host.settle_quickly();
+    }
+    host.settle();
+    // Memory holds the last ones; the first are found on disk, behind what was left out.
+    let rewinding = host.connect(1, "");
+    let params = json!({ "rewind": "50" });
+    host.send(rewinding, &json!({"action": 10, "channel": "kept:room", "params": params}));
+    host.settle();
+    assert_eq!(host.data(rewinding, "kept:room"), ["6"]);
+}
+
+#[test]
 fn an_attach_that_waits_for_the_disk_is_not_overtaken_by_the_next() {
     let mut config = ShardConfig::default();
     config.history.channel_bytes_max = 4000;
