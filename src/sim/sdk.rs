@@ -718,6 +718,8 @@ impl Sdk {
                 }
                 self.channels.remove(&name);
             }
+            // RTL5: an ATTACH before it is refused for now; the answer to DETACH follows.
+            13 if channel.stand == Stand::Detaching => channel.is_open = false,
             13 => {
                 // Refused for now, or taken away: it attaches again, from where it was.
                 channel.is_open = false;
