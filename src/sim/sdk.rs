@@ -614,6 +614,12 @@ impl Sdk {
             self.attach_again(scene);
         }
         for mut pending in std::mem::take(&mut self.pending) {
+            // RTN19a: an ENTER without ACK is sent again even if its channel was let go of since.
+            let name = pending.frame["channel"].as_str().unwrap_or_default();
+            let is_enter = pending.frame["presence"][0]["action"] == 2;
+            if is_enter && self.channels.get(name).is_none_or(|channel| channel.entered.is_none()) {
+                self.lingers.extend(self.connection_id.clone().map(|id| (name.into(), id)));
+            }
             self.send_pending(scene, &mut pending);
             self.pending.push_back(pending);
         }
@@ -672,8 +678,12 @@ impl Sdk {
                 None => {
                     let name = pending.frame["channel"].as_str().unwrap_or_default();
                     let is_leave = pending.frame["presence"][0]["action"] == 3;
-                    if is_leave && outcome.is_err() {
-                        self.lingers.extend(self.connection_id.clone().map(|id| (name.into(), id)));
+                    if let Some(id) = self.connection_id.clone().filter(|_| is_leave) {
+                        let member = (name.to_owned(), id);
+                        match outcome {
+                            Ok(_) => self.lingers.remove(&member),
+                            Err(_) => self.lingers.insert(member),
+                        };
                     }
                     if let Some(channel) = self.channels.get_mut(name)
                         && let Some(entered) = &mut channel.entered
