@@ -152,6 +152,8 @@ pub struct Connection {
     rates: Rates,
     /// Transports that it has had, this one included.
     transport_count: u32,
+    /// When it began, in seconds since the daemon did.
+    began_s: u32,
     /// How long its members stay after it has lost its transport, in milliseconds.
     remain_present_ms: u32,
     /// Channels, without qualifier, in which it may have members. Bounded by what it is attached to:
@@ -178,6 +180,11 @@ impl Connection {
     /// Which app it belongs to.
     pub fn app_id(&self) -> &str {
         self.principal.app_id()
+    }
+
+    /// How long it has been there, in seconds; longer than its transport if it was resumed.
+    pub fn age_s(&self, now: Now) -> u64 {
+        (now.mono_ms / 1000).saturating_sub(self.began_s.into())
     }
 
     /// The format of its frames.

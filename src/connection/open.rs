@@ -120,6 +120,7 @@ impl Opening {
             attachments: super::Attachments::default(),
             rates: Rates::default(),
             transport_count: 1,
+            began_s: (now.mono_ms / 1000) as u32,
             remain_present_ms: remain_present_ms(config, self.remain_present_ms),
             entered: Box::default(),
         };
@@ -155,7 +156,12 @@ impl Opening {
 
 impl Connection {
     /// Somebody who listens over HTTP and never says a word.
-    pub fn listener(principal: Arc<Principal>, entropy: &mut Entropy, place: Place) -> Connection {
+    pub fn listener(
+        principal: Arc<Principal>,
+        now: Now,
+        entropy: &mut Entropy,
+        place: Place,
+    ) -> Connection {
         let id = ConnectionId::random(entropy);
         Connection {
             key: ConnectionKey::random(id, place, entropy),
@@ -169,6 +175,7 @@ impl Connection {
             attachments: super::Attachments::default(),
             rates: Rates::default(),
             transport_count: 1,
+            began_s: (now.mono_ms / 1000) as u32,
             remain_present_ms: 0,
             entered: Box::default(),
         }

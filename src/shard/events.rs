@@ -44,7 +44,7 @@ impl Shard {
     pub(super) fn open_events(&mut self, index: u32, request: EventsRequest) {
         let EventsRequest { principal, channels, shape, wants_heartbeats, head, .. } = request;
         let place = Place { shard: self.id, transport: index };
-        let connection = Connection::listener(principal, &mut self.entropy, place);
+        let connection = Connection::listener(principal, self.now, &mut self.entropy, place);
         self.stats.connection_opened(connection.app_id(), self.now.unix_ms);
         self.lifecycles.note_connection(&connection, true);
         let app_id = connection.app_id().to_owned();

@@ -36,6 +36,8 @@ pub enum ConnectionOrder {
     /// Those that are behind by most bytes.
     Lag,
     /// Those whose send has been under way longest.
+    Stall,
+    /// Those that have been there longest.
     Age,
 }
 
@@ -75,6 +77,8 @@ pub struct ConnectionRow {
     pub lag_ms: u64,
     /// Since when nothing was heard of it, in milliseconds.
     pub silent_ms: u64,
+    /// Since when it has been there, in seconds, over all its transports.
+    pub age_s: u64,
 }
 
 impl ConnectionRow {
@@ -83,7 +87,8 @@ impl ConnectionRow {
         match order {
             ConnectionOrder::None => 0,
             ConnectionOrder::Lag => self.lag_bytes,
-            ConnectionOrder::Age => self.lag_ms,
+            ConnectionOrder::Stall => self.lag_ms,
+            ConnectionOrder::Age => self.age_s,
         }
     }
 }
@@ -259,6 +264,7 @@ impl Shard {
             lag_bytes: self.lag_bytes(transport),
             lag_ms: if transport.is_idle() { 0 } else { since(transport.sent_ms) },
             silent_ms: since(transport.received_ms),
+            age_s: connection.age_s(self.now),
         }
     }
 

@@ -63,7 +63,8 @@ pub enum ControlCommand {
         /// How many, at most
         #[arg(long, default_value_t = 50)]
         limit: usize,
-        /// Those first that are behind by most bytes (lag), or whose send is under way longest (age)
+        /// Those first that are behind by most bytes (lag), whose send is under way longest (stall), or that
+        /// have been there longest (age)
         #[arg(long)]
         sort: Option<Sort>,
         /// Where and how.
@@ -113,6 +114,8 @@ pub enum Sort {
     /// Bytes that they are behind.
     Lag,
     /// How long their send has been under way.
+    Stall,
+    /// How long they have been there.
     Age,
 }
 
@@ -143,6 +146,7 @@ pub fn run(command: &ControlCommand, socket: &Path) -> anyhow::Result<u8> {
         ControlCommand::Connections { app, limit, sort, .. } => {
             let sort = sort.map(|sort| match sort {
                 Sort::Lag => "lag",
+                Sort::Stall => "stall",
                 Sort::Age => "age",
             });
             let limit = limit.to_string();
@@ -282,6 +286,7 @@ fn show_connections(found: &Connections) -> String {
         "lag",
         "for",
         "silent",
+        "age",
     ]);
     for row in &found.connections {
         table.row([
@@ -294,6 +299,7 @@ fn show_connections(found: &Connections) -> String {
             count(row.lag_bytes) + " B",
             format!("{} ms", row.lag_ms),
             format!("{} s", row.silent_ms / 1000),
+            ago(row.age_s),
         ]);
     }
     table.to_string() + &rest(found.has_more, &found.unanswered)
