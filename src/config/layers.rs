@@ -56,6 +56,8 @@ pub(super) struct Origins {
     pub(super) keys: Vec<String>,
     /// Of each app.
     pub(super) apps: Vec<String>,
+    /// Of each rule, likewise.
+    pub(super) rules: Vec<String>,
 }
 
 impl Sources {
@@ -222,9 +224,13 @@ impl Sources {
         let apps = table.get("apps").and_then(|apps| apps.get_ref().as_array());
         for app in apps.into_iter().flatten() {
             origins.apps.push(self.place(app.span()));
-            let keys = app.get_ref().get("keys").and_then(|keys| keys.get_ref().as_array());
-            origins.keys.extend(keys.into_iter().flatten().map(|key| self.place(key.span())));
+            for (name, places) in [("keys", &mut origins.keys), ("rules", &mut origins.rules)] {
+                let tables = app.get_ref().get(name).and_then(|list| list.get_ref().as_array());
+                places.extend(tables.into_iter().flatten().map(|table| self.place(table.span())));
+            }
         }
+        let rules = table.get("rules").and_then(|rules| rules.get_ref().as_array());
+        origins.rules.extend(rules.into_iter().flatten().map(|rule| self.place(rule.span())));
         origins
     }
 

@@ -191,7 +191,12 @@ impl Config {
         for (i, app) in self.apps.iter().enumerate() {
             let _ = write!(text, "\n# [[apps]] {}{}", app.id, place(&origins.apps, i));
         }
-        if !(self.keys.is_empty() && self.apps.is_empty() && self.core_overrides.is_empty()) {
+        for (i, rule) in self.rules.iter().enumerate() {
+            let (id, app, place) = (&rule.id, &rule.app, place(&origins.rules, i));
+            let status = if rule.is_enabled { "" } else { ", disabled" };
+            let _ = write!(text, "\n# [[rules]] {id} of {app}{place}{status}");
+        }
+        if !text.ends_with('\n') {
             text.push('\n');
         }
         text
@@ -236,6 +241,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::layers::Sources;
 
     /// Keys that are shown only where they are set.
     const NO_DEFAULT: [&str; 8] = [
@@ -304,6 +310,20 @@ mod tests {
         assert_eq!(limits.admission.connects_per_second_max, 6);
         assert_eq!(limits.admission.connections_per_address_max, 7);
         assert_eq!(limits.admission.connections_per_key_max, 8);
+    }
+
+    #[test]
+    fn rules_are_shown_with_their_places() {
+        let file = "[[rules]]\nid = \"last\"\napp = \"b\"\nchannel = \"\"\nurl = \"https://x.example/hush\"\n\
+                    status = \"disabled\"\n[[apps]]\nid = \"a\"\n[[apps.rules]]\nid = \"first\"\n\
+                    channel = \"\"\nurl = \"https://x.example/\"\nheaders = { secret = \"hush\" }\n";
+        let sources = Sources::of_file("r.toml", file);
+        let (config, origins) = Config::from_sources(&sources).expect("valid");
+        let text = config.to_text(&origins);
+        let end = "\n# [[apps]] a, r.toml:7\n# [[rules]] first of a, r.toml:9\n\
+                   # [[rules]] last of b, r.toml:1, disabled\n";
+        assert!(text.ends_with(end), "{text}");
+        assert!(!text.contains("hush"), "{text}");
     }
 
     #[test]
