@@ -1,7 +1,7 @@
 //! Judgements: what a configuration wants, beside what the host is like. No I/O.
 
 use super::facts::Facts;
-use super::plan::{Plan, size};
+use super::plan::{Beside, Plan, size};
 use super::{Finding, Severity};
 use crate::server::{LOCKED_BYTES_PER_SHARD, ServerConfig};
 use crate::sys::probe::Lack;
@@ -11,7 +11,7 @@ const LOOPBACK_BACKLOG: u64 = 10_000;
 
 /// Every check that needs no trial.
 pub(super) fn run(config: &ServerConfig, facts: &Facts) -> Vec<Finding> {
-    let plan = Plan::new(config, 0, facts);
+    let plan = Plan::new(config, Beside::default(), facts);
     let mut findings = io_uring(facts);
     findings.push(locked_memory(config, facts));
     findings.push(open_files(&plan, facts));
@@ -214,6 +214,22 @@ fn kernel_memory(config: &ServerConfig, plan: &Plan, facts: &Facts) -> Option<Fi
              beyond tcp_mem the kernel holds up every socket of the host"
         ),
         &[&lower, "lower socket.connections_max to what is expected"],
+    ))
+}
+
+/// The message log, beside the disk that it is on.
+pub(super) fn disk(plan: &Plan) -> Option<Finding> {
+    let check = "disk";
+    let row = plan.find("bytes on disk")?;
+    let (takes, has) = (row.takes, row.allows?);
+    if takes <= has {
+        return Some(Finding::ok(check, format!("{} for the message log", size(takes))));
+    }
+    Some(Finding::warning(
+        check,
+        format!("the message log may take {}, and {} are there for it", size(takes), size(has)),
+        "when the disk is full, publishes to persisted channels are refused until there is room",
+        &["[log] shard_bytes_max = ...", "df -h    # another disk for server.state_dir"],
     ))
 }
 

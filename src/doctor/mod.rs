@@ -19,6 +19,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use self::facts::Facts;
+use self::plan::Beside;
 pub use self::plan::Plan;
 use crate::config::Config;
 
@@ -112,14 +113,19 @@ pub fn examine(config: anyhow::Result<Config>) -> Report {
     let rules_bytes_max = config.rules.iter().map(|rule| rule.waiting_bytes_max as u64).sum();
     let state_dir = config.state_dir.clone();
     match config.into_server() {
-        Ok((server, _)) => {
+        Ok((server, directory)) => {
             if findings.is_empty() {
                 findings.push(Finding::ok("configuration", "can be honoured"));
             }
             findings.extend(checks::run(&server, &facts));
             findings.extend(trials::ports(&server, &facts));
             findings.extend(state_dir.as_deref().map(trials::state_dir));
-            let plan = Plan::new(&server, rules_bytes_max, &facts);
+            let has_persisted = directory.has_persisted();
+            let log = server.journal.as_ref().filter(|_| has_persisted);
+            let disk_bytes = log.and_then(|(root, _)| trials::disk_room(root));
+            let beside = Beside { rules_bytes_max, has_persisted, disk_bytes };
+            let plan = Plan::new(&server, beside, &facts);
+            findings.extend(checks::disk(&plan));
             Report { findings, plan: Some(plan) }
         }
         Err(error) => {

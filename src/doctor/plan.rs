@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::facts::Facts;
 use crate::server::{LOCKED_BYTES_PER_SHARD, ServerConfig};
+use crate::tls::IDLE_SESSION_BYTES;
 
 /// Bytes that the daemon holds for an idle connection, at most; docs/benchmarks.md.
 const BYTES_PER_CONNECTION: u64 = 520;
@@ -38,6 +39,17 @@ pub struct Row {
     allows_detail: String,
 }
 
+/// What is known beside the server's configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Beside {
+    /// Bytes of events of rules that may wait.
+    pub rules_bytes_max: u64,
+    /// Whether any messages are kept on disk.
+    pub has_persisted: bool,
+    /// Bytes that are free there, or taken by them already; `None`: not known.
+    pub disk_bytes: Option<u64>,
+}
+
 /// See the module text.
 #[derive(Debug, Serialize)]
 pub struct Plan {
@@ -46,7 +58,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(config: &ServerConfig, rules_bytes_max: u64, facts: &Facts) -> Plan {
+    pub(super) fn new(config: &ServerConfig, beside: Beside, facts: &Facts) -> Plan {
         let files_max = facts.files.soft.unwrap_or(u64::MAX);
         let shards: Vec<ServerConfig> = (0..config.shards)
             .map(|id| config.on_core(config.cores[id % config.cores.len()], files_max))
@@ -129,9 +141,20 @@ impl Plan {
                 "memory",
             ),
         ];
-        if rules_bytes_max > 0 {
+        if config.tls.is_some() {
+            let takes = connections * IDLE_SESSION_BYTES;
+            let detail =
+                format!("{IDLE_SESSION_BYTES} for each connection, if all of them speak TLS");
+            rows.push(row("bytes of TLS", takes, detail, memory, "memory"));
+        }
+        if let Some((_, journal)) = config.journal.as_ref().filter(|_| beside.has_persisted) {
+            let detail = format!("the message log, {} for each shard", size(journal.bytes_max));
+            let takes = journal.bytes_max * count;
+            rows.push(row("bytes on disk", takes, detail, beside.disk_bytes, "free or its own"));
+        }
+        if beside.rules_bytes_max > 0 {
             let detail = "events of rules that wait, at most".into();
-            rows.push(row("bytes of rules", rules_bytes_max, detail, memory, "memory"));
+            rows.push(row("bytes of rules", beside.rules_bytes_max, detail, memory, "memory"));
         }
         rows.push(row(
             "bytes in the kernel",
@@ -145,13 +168,23 @@ impl Plan {
 
     /// Bytes that the daemon itself may hold.
     pub(super) fn memory_bytes(&self) -> u64 {
-        let own = ["bytes of rings", "bytes of connections", "bytes of history", "bytes of rules"];
+        let own = [
+            "bytes of rings",
+            "bytes of connections",
+            "bytes of TLS",
+            "bytes of history",
+            "bytes of rules",
+        ];
         let rows = self.rows.iter().filter(|row| own.contains(&row.resource));
         rows.map(|row| row.takes).sum()
     }
 
     pub(super) fn row(&self, resource: &str) -> &Row {
-        self.rows.iter().find(|row| row.resource == resource).expect("one of our own names")
+        self.find(resource).expect("one that is always there")
+    }
+
+    pub(super) fn find(&self, resource: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.resource == resource)
     }
 
     /// A line for each resource.
@@ -191,6 +224,13 @@ pub(super) fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_takes_what_the_documentation_says() {
+        let text = include_str!("../../docs/architecture.md");
+        let told = format!("An idle session is some {:.1} KB", IDLE_SESSION_BYTES as f64 / 1000.0);
+        assert!(text.contains(&told), "{told}");
+    }
 
     #[test]
     fn sizes_are_short() {

@@ -10,6 +10,7 @@ use super::Finding;
 use super::Severity;
 use super::facts::Facts;
 use crate::server::ServerConfig;
+use crate::sys::host;
 use crate::sys::listener::Listener;
 
 /// A socket that listens, as `/proc/net/tcp` has it.
@@ -200,6 +201,17 @@ pub(super) fn state_dir(directory: &Path) -> Finding {
         _ if existing == directory => Finding::ok(check, format!("{name} can be written")),
         _ => Finding::ok(check, format!("{name} can be made in {}", existing.display())),
     }
+}
+
+/// Bytes that the message log at `root` has or could take; `None`: not known.
+pub(super) fn disk_room(root: &Path) -> Option<u64> {
+    let existing = root.ancestors().find(|path| path.exists())?;
+    let free = host::free_bytes(existing).ok()?;
+    // A directory for each shard, and nothing below those.
+    let files = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
+    let own = files(root).flat_map(|shard| files(&shard.path()));
+    let own: u64 = own.filter_map(|file| file.metadata().ok()).map(|meta| meta.len()).sum();
+    Some(free + own)
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! What the host grants this process, and how its clock is doing.
 
+use std::ffi::CString;
 use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use libc::c_int;
 
@@ -53,6 +58,22 @@ fn limit(resource: libc::__rlimit_resource_t) -> Limit {
     Limit { soft: value(limit.rlim_cur), hard: value(limit.rlim_max) }
 }
 
+/// Bytes that this process may still write to the file system of `path`.
+///
+/// # Errors
+/// There is nothing at `path`, or it cannot be reached.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut stat = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `path` ends with a zero byte, and `stat` is a place for one `statvfs`.
+    if unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has succeeded, so the kernel's answer is there.
+    let stat = unsafe { stat.assume_init() };
+    Ok(stat.f_bavail * stat.f_frsize)
+}
+
 /// Bytes of a page of memory.
 pub fn page_bytes() -> u64 {
     // SAFETY: takes a number and returns a number.
@@ -79,5 +100,7 @@ mod tests {
         let files = open_files();
         assert!(files.soft.unwrap_or(u64::MAX) <= files.hard.unwrap_or(u64::MAX));
         let _ = is_clock_synchronised();
+        assert!(free_bytes(Path::new("/")).is_ok());
+        assert!(free_bytes(Path::new("/nowhere")).is_err());
     }
 }

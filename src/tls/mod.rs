@@ -14,5 +14,9 @@ pub use self::acceptor::{
 pub use self::client::{Client, Trust};
 pub use self::session::{Failure, INCOMING_BYTES_MAX, News, RECORD_BYTES_MAX, Session};
 
+/// Bytes that an idle session takes beside its plain connection: what rustls and ring hold for the keys of both
+/// directions, nearly all of it.
+pub const IDLE_SESSION_BYTES: u64 = 3600;
+
 #[cfg(test)]
 mod tests;
