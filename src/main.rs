@@ -198,6 +198,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             let name = flags.config.as_ref().map(|path| path.display().to_string());
             let config = flags.into_config()?;
             let (cores, shards) = config.placement()?;
+            config.check_listeners()?;
             config.directory()?;
             config.hooks()?;
             config.admin()?;
@@ -205,7 +206,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             say(&format!(
                 "{}: ok\nlisten {}, cores {cores:?}, shards {shards}, keys {}\n",
                 name.as_deref().unwrap_or("defaults"),
-                config.listen,
+                listeners(&config),
                 config.keys.len(),
             ));
             if let Some(acceptor) = acceptor {
@@ -230,6 +231,14 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Where `check` says that clients are served.
+fn listeners(config: &Config) -> String {
+    let plain = config.listen.map(|address| address.to_string());
+    let tls = config.tls.listen.map(|address| format!("{address} (TLS)"));
+    let all: Vec<String> = plain.into_iter().chain(tls).collect();
+    if all.is_empty() { "on sockets that are handed over".into() } else { all.join(" and ") }
 }
 
 /// Writes `ringcast.1`, a page for each command, and `ringcast.toml.5`.
@@ -474,7 +483,7 @@ fn serve(mut config: Config, reload: Option<Reload>) -> anyhow::Result<()> {
     let mut is_ready = false;
     let outcome = server::run(server, Arc::new(directory), reload, |addresses| {
         is_ready = true;
-        let address = addresses.clients;
+        let address = addresses.clients.or(addresses.tls).expect("there is a listener");
         // Scripts wait for this line; its form is part of the command line.
         say(&format!("listening on {address} shards={shards}\n"));
         if let Some(tls) = addresses.tls {
@@ -487,7 +496,7 @@ fn serve(mut config: Config, reload: Option<Reload>) -> anyhow::Result<()> {
             say(&format!("control socket {}\n", control.display()));
         }
         if let Some(key) = made {
-            say(&introduction(address, &key));
+            say(&introduction(address, addresses.clients.is_none(), &key));
         }
     });
     if outcome.is_err() && !is_ready {
@@ -497,7 +506,7 @@ fn serve(mut config: Config, reload: Option<Reload>) -> anyhow::Result<()> {
 }
 
 /// What somebody who has just started a daemon without a key wants to paste next.
-fn introduction(address: SocketAddr, key: &ApiKey) -> String {
+fn introduction(address: SocketAddr, is_tls: bool, key: &ApiKey) -> String {
     // Any address is good to listen on; to connect to, it takes a real one.
     let host = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -506,6 +515,10 @@ fn introduction(address: SocketAddr, key: &ApiKey) -> String {
     };
     let (port, key) = (address.port(), key.to_secret_string());
     let url = SocketAddr::new(host, port);
+    let (scheme, options) = match is_tls {
+        true => ("https", format!("tlsPort: {port}")),
+        false => ("http", format!("port: {port}, tls: false")),
+    };
     let host = match host {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("[{ip}]"),
@@ -519,12 +532,12 @@ No key is configured, so this one was made; it is gone when the daemon stops:
 Subscribe with node (npm install ably):
 
   node -e 'new (require("ably").Realtime)({{ key: process.env.RINGCAST_KEY,
-    endpoint: "{host}", port: {port}, tls: false }}).channels.get("hello")
+    endpoint: "{host}", {options} }}).channels.get("hello")
     .subscribe(message => console.log(message.name, message.data))'
 
 Publish with curl:
 
-  curl -u "$RINGCAST_KEY" http://{url}/channels/hello/messages \
+  curl -u "$RINGCAST_KEY" {scheme}://{url}/channels/hello/messages \
     -H 'Content-Type: application/json' -d '{{"name":"greeting","data":"hello, world"}}'
 
 "#

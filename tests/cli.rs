@@ -35,6 +35,15 @@ fn serve_without_a_key_makes_one_and_shows_how_to_use_it() {
 }
 
 #[test]
+fn a_daemon_that_nobody_could_reach_is_refused() {
+    let deaf = "nobody could connect: `server.listen` and `tls.listen` are both \"off\"";
+    for command in ["check", "serve"] {
+        let said = refusal(&[command, "--set", "server.listen=off"]);
+        assert!(said.contains(deaf), "{said}");
+    }
+}
+
+#[test]
 fn serve_with_a_key_keeps_it_to_itself() {
     let daemon = Daemon::start_with(&["--key", "app.key:hush"]);
     assert!(!daemon.greeting.contains("hush"), "{}", daemon.greeting);

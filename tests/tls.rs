@@ -45,7 +45,10 @@ impl Setup {
         fs::write(&config, text).expect("writable");
         let log = File::create(directory.join("log")).expect("writable");
         let mut program = Command::new(env!("CARGO_BIN_EXE_ringcast"));
-        program.args(["serve", "--listen", "127.0.0.1:0", "--shards", "3", "--config"]).arg(config);
+        program.args(["serve", "--shards", "3", "--config"]).arg(config);
+        if !more.contains("[server]") {
+            program.args(["--listen", "127.0.0.1:0"]);
+        }
         let daemon = Daemon::spawn(program.stderr(Stdio::from(log)));
         Setup { daemon, directory, authority, certificate }
     }
@@ -125,6 +128,21 @@ fn next_data(socket: &mut WebSocket<TlsStream>) -> Result<String, tungstenite::E
             return Ok(messages[0]["data"].as_str().expect("a string").to_owned());
         }
     }
+}
+
+#[test]
+fn without_a_plain_listener_everybody_speaks_tls() {
+    let setup = Setup::start("only", "[server]\nlisten = \"off\"");
+    assert_eq!(setup.daemon.address, setup.address(), "`listening on` names the only one");
+    let mut stream = setup.connect_tls();
+    let request = b"GET /time HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).expect("the daemon reads");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("the daemon answers");
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    // Who speaks plainly gets no answer in HTTP.
+    let said = setup.daemon.exchange("GET /time HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(!said.contains("200"), "{said}");
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl SandboxFlags {
 
 impl Config {
     fn place(&mut self, listen: Option<SocketAddr>, cores: Option<CoreList>, shards: Option<u16>) {
-        self.listen = listen.unwrap_or(self.listen);
+        self.listen = listen.or(self.listen);
         if let Some(CoreList(cores)) = cores {
             self.cores = Some(cores);
         }

@@ -449,7 +449,7 @@ mod tests {
         assert_eq!(config.limits.mesh_entries, 128);
         assert_eq!(config.limits.head_timeout.as_secs(), 7);
         assert_eq!(config.listener.backlog, 78);
-        assert_eq!(config.listen.port(), 9);
+        assert_eq!(config.listen.expect("is on").port(), 9);
         let names: Vec<_> = config.keys.iter().map(|key| key.name()).collect();
         assert_eq!(names, ["a.a", "a.b"]);
         for (key, origin) in [

@@ -48,8 +48,8 @@ use crate::sys::listener::ListenerConfig;
 /// Everything that `ringcast serve` can be told.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where all shards listen.
-    pub listen: SocketAddr,
+    /// Where all shards listen for clients that speak plainly; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
     /// CPUs to pin shards to; `None`: all but one where there are more than two, else all.
     pub cores: Option<Vec<usize>>,
     /// What is different on some of them.
@@ -185,7 +185,7 @@ pub struct LogBounds {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
             cores: None,
             core_overrides: Vec::new(),
             shards: None,
@@ -391,7 +391,7 @@ impl Config {
     }
 
     fn read_server(&mut self, mut section: Section) -> Result<(), ConfigError> {
-        section.read("listen", &mut self.listen, units::address)?;
+        section.read("listen", &mut self.listen, units::address_or_off)?;
         section.read("cores", &mut self.cores, |value| cores::from_toml(value).map(Some))?;
         section.read("shards", &mut self.shards, |value| {
             units::count(1..=SHARDS_MAX)(value).map(Some)
@@ -532,11 +532,26 @@ impl Config {
         FileAccess { read: self.file_directories.clone(), state_dir, control }
     }
 
+    /// Looks whether anybody could connect.
+    ///
+    /// # Errors
+    /// There is no listener, and the service manager has handed over none.
+    pub fn check_listeners(&self) -> anyhow::Result<()> {
+        let is_deaf = self.listen.is_none() && self.tls.listen.is_none();
+        if is_deaf && std::env::var_os("LISTEN_FDS").is_none() {
+            anyhow::bail!(
+                "nobody could connect: `server.listen` and `tls.listen` are both \"off\""
+            );
+        }
+        Ok(())
+    }
+
     /// Takes the configuration apart: for the server, and the apps for all its shards.
     ///
     /// # Errors
-    /// A configured CPU is not one that this process may run on.
+    /// There is no listener, or a configured CPU is not one that this process may run on.
     pub fn into_server(self) -> anyhow::Result<(ServerConfig, Directory)> {
+        self.check_listeners()?;
         let (cores, shards) = self.placement()?;
         let directory = self.directory()?;
         let hooks = self.hooks()?;
@@ -1055,7 +1070,7 @@ mod tests {
             ),
             (
                 "[server]\nlisten = \"localhost\"",
-                "2:10: `server.listen`: wants ADDRESS:PORT, such as \"127.0.0.1:8080\"",
+                "2:10: `server.listen`: wants \"off\" or an address and port, such as \"127.0.0.1:8080\"",
             ),
             (
                 "[limits]\nframe_bytes_max = 4096",

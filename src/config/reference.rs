@@ -307,9 +307,10 @@ mod tests {
         let text = text("server.listen").expect("is there");
         assert_eq!(
             text,
-            "server.listen\n  type      string: address and port\n  default   \"127.0.0.1:8080\"\n  \
+            "server.listen\n  type      string: \"off\", or an address and port\n  default   \"127.0.0.1:8080\"\n  \
              variable  RINGCAST_SERVER_LISTEN\n  where HTTP and WebSocket are served. Port 0 takes \
-             a free one; the listening on line names it\n\n"
+             a free one; the listening on line names it.\n  \"off\": nowhere, so that all clients speak \
+             TLS; then tls.listen has to be on\n\n"
         );
         assert!(super::text("no.such").is_none());
         let all = super::text("").expect("there are keys");

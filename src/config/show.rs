@@ -61,7 +61,7 @@ impl Config {
         let mut entries = Vec::new();
         let mut section = "server";
         let mut add = |section, key, value| entries.push(Entry { section, key, value });
-        add(section, "listen", text(self.listen));
+        add(section, "listen", self.listen.map_or_else(|| text("off"), text));
         if let Some(cores) = &self.cores {
             add(section, "cores", format!("{cores:?}"));
         }

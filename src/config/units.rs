@@ -100,7 +100,7 @@ pub(super) fn address_or_off(value: &DeValue) -> Result<Option<SocketAddr>, Stri
     if value.as_str() == Some("off") {
         return Ok(None);
     }
-    let wanted = r#"wants "off" or an address and port, such as "127.0.0.1:9100""#;
+    let wanted = r#"wants "off" or an address and port, such as "127.0.0.1:8080""#;
     address(value).map(Some).map_err(|_| wanted.into())
 }
 

@@ -181,13 +181,16 @@ fn backlog(config: &ServerConfig, facts: &Facts) -> Option<Finding> {
 
 fn loopback(config: &ServerConfig, facts: &Facts) -> Option<Finding> {
     let max = facts.netdev_max_backlog?;
-    if !config.listen.ip().is_loopback() || max >= LOOPBACK_BACKLOG {
+    let tls_listen = config.tls.as_ref().and_then(|tls| tls.listen);
+    let mut addresses = config.listen.into_iter().chain(tls_listen);
+    let address = addresses.find(|address| address.ip().is_loopback())?;
+    if max >= LOOPBACK_BACKLOG {
         return None;
     }
     Some(Finding::new(
         Severity::Note,
         "loopback",
-        format!("net.core.netdev_max_backlog = {max}, and the daemon listens on {}", config.listen),
+        format!("net.core.netdev_max_backlog = {max}, and the daemon listens on {address}"),
         "a batch of sends over loopback goes through this queue; what finds it full is dropped and sent \
          again 200 ms later. For benchmarks on this host, and for a proxy on it",
         &["sysctl -w net.core.netdev_max_backlog=65536"],

@@ -26,7 +26,9 @@ pub(super) fn ports(config: &ServerConfig, facts: &Facts) -> Vec<Finding> {
     if std::env::var_os("LISTEN_FDS").is_some() {
         return vec![Finding::ok("port", "sockets are inherited")];
     }
-    let addresses = std::iter::once(config.listen)
+    let addresses = config
+        .listen
+        .into_iter()
         .chain(config.tls.as_ref().and_then(|tls| tls.listen))
         .chain(config.admin.listen);
     addresses.map(|address| port(address, config, facts)).collect()

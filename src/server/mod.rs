@@ -54,8 +54,9 @@ pub use self::log::{LogConfig, LogFormat};
 /// What `ringcast serve` needs to know; each part belongs to the layer that acts on it.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Where all shards listen, unless the service manager has handed over sockets.
-    pub listen: SocketAddr,
+    /// Where all shards listen for clients that speak plainly, unless the service manager has handed over
+    /// sockets; `None`: only then.
+    pub listen: Option<SocketAddr>,
     /// Where operators and collectors come in.
     pub admin: AdminConfig,
     /// Where all shards listen for clients that speak TLS, and what handshakes are made with.
@@ -182,8 +183,8 @@ pub struct Reloaded {
 /// Where the daemon can be reached.
 #[derive(Clone, Debug)]
 pub struct Addresses {
-    /// By clients.
-    pub clients: SocketAddr,
+    /// By clients that speak plainly, if there is that.
+    pub clients: Option<SocketAddr>,
     /// By clients that speak TLS, if there is that.
     pub tls: Option<SocketAddr>,
     /// By collectors and browsers, if they have a door.
@@ -236,7 +237,7 @@ pub fn run(
     let runtime_directory = std::env::var("RUNTIME_DIRECTORY").ok();
     let control = config.admin.socket.path(runtime_directory.as_deref());
     let addresses = Addresses {
-        clients: plain[0].address(),
+        clients: plain.first().map(Listener::address),
         tls: tls.first().map(Listener::address),
         admin: admin.as_ref().map(TcpListener::local_addr).transpose()?,
         control: control.clone(),
@@ -289,9 +290,9 @@ pub fn run(
     let mut threads = Vec::with_capacity(config.shards);
     let mut orders = Vec::with_capacity(config.shards);
     let mut cpus = Vec::with_capacity(config.shards);
-    let mut tls = tls.into_iter();
-    for (id, (listener, line)) in plain.into_iter().zip(lines).enumerate() {
-        let listeners = Listeners { plain: Some(listener), tls: tls.next().zip(acceptor.clone()) };
+    let (mut plain, mut tls) = (plain.into_iter(), tls.into_iter());
+    for (id, line) in lines.into_iter().enumerate() {
+        let listeners = Listeners { plain: plain.next(), tls: tls.next().zip(acceptor.clone()) };
         let cpu = config.cores[id % config.cores.len()];
         let config = config.on_core(cpu, open_files_max);
         let (directory, mesh) = (Arc::clone(&directory), mesh.clone());
@@ -384,7 +385,7 @@ fn check_locked_memory(shards: usize) -> anyhow::Result<()> {
 
 /// What the daemon listens on.
 struct Sockets {
-    /// By shard.
+    /// By shard; none where everybody speaks TLS.
     plain: Vec<Listener>,
     /// By shard; none where there is no TLS.
     tls: Vec<Listener>,
@@ -424,8 +425,14 @@ fn sockets(config: &ServerConfig) -> anyhow::Result<Sockets> {
         anyhow::bail!("a socket `tls` was handed over, but [tls] names no certificate");
     }
     let tls_listen = config.tls.as_ref().and_then(|tls| tls.listen);
-    let plain = for_each_shard(config, plain, Some(config.listen))?;
-    Ok(Sockets { plain, tls: for_each_shard(config, tls, tls_listen)?, admin })
+    let plain = for_each_shard(config, plain, config.listen)?;
+    let tls = for_each_shard(config, tls, tls_listen)?;
+    if plain.is_empty() && tls.is_empty() {
+        anyhow::bail!(
+            "nobody could connect: no socket for clients was handed over, and no address is configured"
+        );
+    }
+    Ok(Sockets { plain, tls, admin })
 }
 
 /// Deals out inherited sockets in turn, or binds `address`, if there is one, for each shard; port 0 becomes
