@@ -10,11 +10,11 @@ use std::time::SystemTime;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use ringcast::admin::SocketPlace;
-use ringcast::admin::command::{self as control, ControlCommand, ControlFlags};
+use ringcast::admin::command::{self as control, Client, ControlCommand, ControlFlags};
 use ringcast::bench::{self, BenchArgs};
 use ringcast::config::{ApiKey, Config, SandboxFlags, ServeFlags};
 use ringcast::doctor;
-use ringcast::hooks::{Selection, command, remote, spool_directory};
+use ringcast::hooks::{Selection, command, spool_directory};
 use ringcast::server::{self, Reload, Reloaded};
 use ringcast::tls::CertificateFacts;
 use serde_json::Value;
@@ -279,6 +279,7 @@ const CONTROL_SOCKET: &str = "/run/ringcast/control.sock";
 /// What `ringcast hooks` looks at: a running daemon, or what one has left on disk.
 struct Inspector {
     socket: PathBuf,
+    client: Client,
     /// Of the spool.
     directory: Option<PathBuf>,
     json: bool,
@@ -298,13 +299,14 @@ impl Inspector {
         let directory = config.and_then(|config| config.state_dir);
         let directory = directory.as_deref().map(spool_directory);
         let socket = socket.or(configured).unwrap_or_else(|| CONTROL_SOCKET.into());
-        Ok(Inspector { socket, directory, json })
+        let client = Client::new(&socket)?;
+        Ok(Inspector { socket, client, directory, json })
     }
 
     /// A spool on disk is read as it is; without one, or for what only a daemon knows, that is asked.
     fn run(&self, command: &HooksCommand) -> anyhow::Result<()> {
         match command {
-            HooksCommand::Rules => self.show(&self.ask("GET", "/hooks/rules")?, rule_line),
+            HooksCommand::Rules => self.show(&self.client.get("/hooks/rules", &[])?, rule_line),
             HooksCommand::List => {
                 self.show(&self.entries("/hooks/events", command::waiting)?, event_line)
             }
@@ -324,25 +326,20 @@ impl Inspector {
             }
             HooksCommand::Replay { id, rule } => self.replay(*id, rule.clone()),
             HooksCommand::Tail { rule } => {
-                let target = remote::target("/hooks/attempts/stream", &[("rule", rule.as_deref())]);
-                remote::follow(&self.socket, &target, |attempt| {
-                    self.show(&Value::Array(vec![attempt]), attempt_line)
+                let query = [("rule", rule.as_deref())];
+                self.client.stream("/hooks/attempts/stream", &query, |attempt| {
+                    self.show(&Value::Array(vec![attempt]), attempt_line).map(|()| true)
                 })
             }
             HooksCommand::Test { rule, channel } => {
-                let path = format!("/hooks/test/{}", remote::escape(rule));
-                let target = remote::target(&path, &[("channel", Some(channel))]);
-                let attempt = self.ask("POST", &target)?;
+                let path = format!("/hooks/test/{}", control::escape(rule));
+                let attempt: Value = self.client.post(&path, &[("channel", Some(channel))])?;
                 self.show_whole(&attempt)?;
                 let is_delivered = attempt["outcome"] == "delivered";
                 anyhow::ensure!(is_delivered, "not delivered: {}", text_of(&attempt["note"]));
                 Ok(())
             }
         }
-    }
-
-    fn ask(&self, method: &str, target: &str) -> anyhow::Result<Value> {
-        remote::ask(&self.socket, method, target)
     }
 
     /// Entries of the spool, or those that a daemon tells.
@@ -368,7 +365,7 @@ impl Inspector {
             let after = all.last().map_or(0, |entry: &Value| entry["id"].as_u64().unwrap_or(0));
             let after = after.to_string();
             let query = [("after", Some(after.as_str())), ("limit", Some("1000"))];
-            match self.ask("GET", &remote::target(path, &query))? {
+            match self.client.get(path, &query)? {
                 Value::Array(page) if !page.is_empty() => all.extend(page),
                 _ => return Ok(Value::Array(all)),
             }
@@ -379,7 +376,7 @@ impl Inspector {
         let id_text = id.map(|id| id.to_string());
         let query = [("id", id_text.as_deref()), ("rule", rule.as_deref())];
         // A socket that nobody listens at is left behind by one that was killed.
-        let asked = self.ask("POST", &remote::target("/hooks/replay", &query));
+        let asked: anyhow::Result<Value> = self.client.post("/hooks/replay", &query);
         let (count, when) = match (&asked, &self.directory) {
             (Ok(answer), _) => (answer["replayed"].as_u64().unwrap_or(0), "are sent"),
             (Err(_), Some(directory))

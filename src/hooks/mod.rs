@@ -20,7 +20,6 @@
 //! | `aws/` | signatures of requests to AWS, and credentials for them |
 //! | `address.rs` | which addresses may be reached |
 //! | `spool.rs` | events in files |
-//! | `remote.rs` | a running daemon, for those commands |
 //! | `command.rs` | what an operator can do with them |
 #![allow(clippy::disallowed_methods, reason = "a thread of its own, with clocks of its own")]
 
@@ -40,7 +39,6 @@ mod line;
 mod nats;
 #[cfg(test)]
 mod outage;
-pub mod remote;
 mod report;
 mod spec;
 pub mod spool;

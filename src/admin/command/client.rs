@@ -1,17 +1,20 @@
-//! An HTTP client for the control socket.
+//! The daemon's control socket, for commands: an HTTP client that comes in through it.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use axum::body::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+
+/// Bytes of one answer.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// Bytes of one event of a stream.
 const EVENT_BYTES_MAX: usize = 1 << 20;
@@ -22,6 +25,9 @@ pub struct Client {
     path: PathBuf,
     runtime: tokio::runtime::Runtime,
 }
+
+/// Parameters of a request; one without a value is left out.
+pub type Query<'q> = [(&'q str, Option<&'q str>)];
 
 /// What a refusal says.
 #[derive(Deserialize)]
@@ -43,28 +49,38 @@ impl Client {
     ///
     /// # Errors
     /// The daemon cannot be reached, or refuses.
-    pub fn get<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        query: &[(&str, Option<&str>)],
-    ) -> anyhow::Result<T> {
-        let target = target(path, query);
-        self.runtime.block_on(async {
-            let response = self.send(Method::GET, &target).await?;
-            let body = response.into_body().collect().await?.to_bytes();
-            Ok(serde_json::from_slice(&body)?)
-        })
+    pub fn get<T: DeserializeOwned>(&self, path: &str, query: &Query<'_>) -> anyhow::Result<T> {
+        self.ask(Method::GET, &target(path, query), StatusCode::is_success)
     }
 
-    /// Has something done. What 422 says is an answer as well.
+    /// Has something done.
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub fn post<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+    pub fn post<T: DeserializeOwned>(&self, path: &str, query: &Query<'_>) -> anyhow::Result<T> {
+        self.ask(Method::POST, &target(path, query), StatusCode::is_success)
+    }
+
+    /// Has something done that the daemon may look at and find wanting, which is an answer as well (422).
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn try_post<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.ask(Method::POST, path, |status| {
+            status.is_success() || *status == StatusCode::UNPROCESSABLE_ENTITY
+        })
+    }
+
+    fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &str,
+        is_answer: impl Fn(&StatusCode) -> bool,
+    ) -> anyhow::Result<T> {
         self.runtime.block_on(async {
-            let response = self.send(Method::POST, path).await?;
-            let body = response.into_body().collect().await?.to_bytes();
-            Ok(serde_json::from_slice(&body)?)
+            let response = self.send(method, target, is_answer).await?;
+            let body = collect(response).await?;
+            serde_json::from_slice(&body).context("the daemon's answer cannot be read")
         })
     }
 
@@ -75,12 +91,13 @@ impl Client {
     pub fn stream<T: DeserializeOwned>(
         &self,
         path: &str,
-        query: &[(&str, Option<&str>)],
+        query: &Query<'_>,
         mut on_event: impl FnMut(T) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
         let target = target(path, query);
         self.runtime.block_on(async {
-            let mut body = self.send(Method::GET, &target).await?.into_body();
+            let response = self.send(Method::GET, &target, StatusCode::is_success).await?;
+            let mut body = response.into_body();
             let mut text = Vec::new();
             while let Some(frame) = body.frame().await {
                 text.extend_from_slice(frame?.data_ref().map_or(&[], |bytes| &bytes[..]));
@@ -98,7 +115,12 @@ impl Client {
         })
     }
 
-    async fn send(&self, method: Method, target: &str) -> anyhow::Result<Response<Incoming>> {
+    async fn send(
+        &self,
+        method: Method,
+        target: &str,
+        is_answer: impl Fn(&StatusCode) -> bool,
+    ) -> anyhow::Result<Response<Incoming>> {
         let path = self.path.display();
         let stream = UnixStream::connect(&self.path).await.with_context(|| {
             format!("no daemon can be reached through {path}; say --socket PATH or --config FILE")
@@ -108,18 +130,23 @@ impl Client {
         let request = Request::builder().method(method).uri(target).header("Host", "localhost");
         let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
         let status = response.status();
-        if status.is_success() || status == hyper::StatusCode::UNPROCESSABLE_ENTITY {
+        if is_answer(&status) {
             return Ok(response);
         }
-        let body = response.into_body().collect().await?.to_bytes();
-        match serde_json::from_slice(&body) {
+        match serde_json::from_slice(&collect(response).await?) {
             Ok(Said { message }) => anyhow::bail!("{message}"),
             Err(_) => anyhow::bail!("the daemon answers {status}"),
         }
     }
 }
 
-fn target(path: &str, query: &[(&str, Option<&str>)]) -> String {
+/// The whole of an answer.
+async fn collect(response: Response<Incoming>) -> anyhow::Result<Bytes> {
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    Ok(body.map_err(|error| anyhow::anyhow!(error))?.to_bytes())
+}
+
+fn target(path: &str, query: &Query<'_>) -> String {
     let mut target = path.to_owned();
     for (name, value) in query.iter().filter_map(|(name, value)| Some((name, (*value)?))) {
         target += if target.contains('?') { "&" } else { "?" };
@@ -128,10 +155,11 @@ fn target(path: &str, query: &[(&str, Option<&str>)]) -> String {
     target
 }
 
-fn escape(text: &str) -> String {
-    let escaped = text.bytes().map(|byte| match byte.is_ascii_alphanumeric() {
-        true => char::from(byte).to_string(),
-        false => format!("%{byte:02X}"),
+/// For one segment of a path, or a value of a query.
+pub fn escape(text: &str) -> String {
+    let escaped = text.bytes().map(|byte| match byte {
+        b if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) => char::from(b).to_string(),
+        b => format!("%{b:02X}"),
     });
     escaped.collect()
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use self::client::Client;
+pub use self::client::{Client, Query, escape};
 use self::table::{Table, ago, count};
 use super::inspect::{Channels, Connections};
 use super::status::{Health, ReloadOutcome, ShardStatus, Status};
@@ -189,7 +189,7 @@ fn status(client: &Client, json: bool) -> anyhow::Result<u8> {
 }
 
 fn reload(client: &Client, json: bool) -> anyhow::Result<u8> {
-    let outcome: ReloadOutcome = client.post("/reload")?;
+    let outcome: ReloadOutcome = client.try_post("/reload")?;
     if json {
         say(&format!("{}\n", json_text(&outcome)?))?;
     }
