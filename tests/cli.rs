@@ -44,6 +44,22 @@ fn a_daemon_that_nobody_could_reach_is_refused() {
 }
 
 #[test]
+fn check_counts_what_the_message_log_may_take_of_the_disk() {
+    let path = std::env::temp_dir().join(format!("ringcast-disk-{}.toml", std::process::id()));
+    let text = "[server]\nshards = 2\nstate_dir = \"ringcast-nowhere\"\n[[keys]]\nkey = \"shop.all:hush\"\n\
+                [log]\nshard_bytes_max = \"512MiB\"\n[[apps]]\nid = \"shop\"\n[[apps.namespaces]]\nid = \"a\"\n";
+    let file = path.to_str().expect("a path in UTF-8");
+    for (persist, takes) in [(true, Some("1 GiB")), (false, None)] {
+        std::fs::write(&path, format!("{text}persist = {persist}\n")).expect("writable");
+        let said = String::from_utf8(ringcast(&["check", "--config", file]).stdout).expect("UTF-8");
+        let row = said.lines().find(|line| line.starts_with("bytes on disk"));
+        assert_eq!(row.is_some(), takes.is_some(), "{said}");
+        assert!(takes.is_none_or(|takes| row.is_some_and(|row| row.contains(takes))), "{said}");
+    }
+    std::fs::remove_file(path).expect("was written");
+}
+
+#[test]
 fn serve_with_a_key_keeps_it_to_itself() {
     let daemon = Daemon::start_with(&["--key", "app.key:hush"]);
     assert!(!daemon.greeting.contains("hush"), "{}", daemon.greeting);

@@ -140,6 +140,11 @@ fn without_a_plain_listener_everybody_speaks_tls() {
     let mut response = String::new();
     stream.read_to_string(&mut response).expect("the daemon answers");
     assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    let config = setup.directory.join("ringcast.toml");
+    let mut check = Command::new(env!("CARGO_BIN_EXE_ringcast"));
+    let check = check.arg("check").arg("--config").arg(config);
+    let said = String::from_utf8(check.output().expect("runs").stdout).expect("UTF-8");
+    assert!(said.contains("listen 127.0.0.1:0 (TLS), ") && said.contains("bytes of TLS"), "{said}");
     // Who speaks plainly gets no answer in HTTP.
     let said = setup.daemon.exchange("GET /time HTTP/1.1\r\nHost: h\r\n\r\n");
     assert!(!said.contains("200"), "{said}");

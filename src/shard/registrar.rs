@@ -164,6 +164,7 @@ impl Shard {
         let end = count.min(self.enforcement.next + ENFORCED_PER_TURN);
         for index in self.enforcement.next..end {
             self.enforce_on(index);
+            self.count_unseated_at(index);
         }
         self.enforcement.next = end;
         if end == count {

@@ -457,19 +457,24 @@ impl Shard {
         let Some(next) = self.unseated_from else { return };
         let count = self.transports.len() as u32;
         let end = count.min(next.saturating_add(LOOKS_PER_TURN));
-        for index in next..end {
-            let transport = &self.transports[index as usize];
-            let has_seat = transport.taken.has(Taken::KEY);
-            if transport.peek_connection().is_none() || has_seat {
-                continue;
-            }
-            let key = Arc::clone(transport.key().expect("connections have one"));
-            if self.seat_for(None, &key, false).is_some() {
-                self.transports[index as usize].taken.0 |= Taken::KEY;
-                self.hold_seat(Holder::Key(key.shared_name()));
-            }
-        }
+        (next..end).for_each(|index| self.count_unseated_at(index));
         self.unseated_from = (end < count).then_some(end);
+    }
+
+    /// Has the connection at `index` count for its key, if that has a bound by now.
+    pub(super) fn count_unseated_at(&mut self, index: u32) {
+        let transport = &self.transports[index as usize];
+        let Some(connection) = transport.peek_connection() else { return };
+        if transport.taken.has(Taken::KEY) {
+            return;
+        }
+        // As it is now: the connection has the key as it was.
+        let Ok(key) = self.directory.key(connection.principal().key().name()) else { return };
+        if self.seat_for(None, key, false).is_some() {
+            let holder = Holder::Key(key.shared_name());
+            self.transports[index as usize].taken.0 |= Taken::KEY;
+            self.hold_seat(holder);
+        }
     }
 }
 

@@ -760,3 +760,23 @@ fn those_who_missed_the_same_are_sent_one_encoding_of_it() {
     host.settle();
     assert_eq!(replay(&mut host).1, second.1);
 }
+
+#[test]
+fn a_connection_grows_older_over_all_its_transports() {
+    let mut host = Host::new(2, 4);
+    let first = host.connect(0, "");
+    let connected = host.messages(first).remove(0);
+    let key = connected["connectionDetails"]["connectionKey"].as_str().expect("has one");
+    host.pass(Duration::from_secs(20));
+    host.settle();
+    let resumed = host.connect(1, &format!("&resume={key}"));
+    assert_eq!(host.messages(resumed)[0]["connectionId"], connected["connectionId"]);
+    host.connect(1, "");
+    host.pass(Duration::from_secs(10));
+    host.settle();
+    let query = ConnectionsQuery { order: ConnectionOrder::Age, ..ConnectionsQuery::default() };
+    let rows = host.shards[1].list_connections(&query).rows;
+    let mut ages: Vec<u64> = rows.iter().map(|row| row.rank(query.order)).collect();
+    ages.sort_unstable();
+    assert_eq!(ages, [10, 30]);
+}

@@ -251,6 +251,40 @@ fn a_key_has_so_many_connections_and_those_that_were_there_count() {
 }
 
 #[test]
+fn a_key_may_have_a_bound_of_its_own_that_a_reload_brings() {
+    let mut host = Host::new(2, 6);
+    let before: Vec<usize> = (0..2).map(|shard| host.connect(shard, "")).collect();
+    let key = |text: &str, connections_max| {
+        let api_key: ApiKey = text.parse().expect("well-formed");
+        let key = KeySpec::new(api_key, &Capability::all().to_string(), false).expect("valid");
+        key.with_connections_max(connections_max)
+    };
+    let reload = |host: &mut Host, connections_max| {
+        let keys = vec![key(KEY, connections_max), key("app.other:secret", None)];
+        let app = AppSpec { id: "app".into(), keys, ..AppSpec::default() };
+        host.shards[0].reload(7, &Directory::new([app]));
+        host.settle();
+        assert_eq!(host.shards[0].take_installed(), [7], "all shards have confirmed");
+    };
+    reload(&mut host, Some(2));
+    let third = host.connect(0, "");
+    assert_eq!(first(&mut host, third), (9, Some(40111)));
+    reload(&mut host, Some(3));
+    let third = host.connect(0, "");
+    assert_eq!(first(&mut host, third), CONNECTED);
+    // 0 is none, also where other keys have one.
+    let mut limits = ShardConfig::default().limits();
+    limits.admission.connections_per_key_max = 1;
+    host.shards.iter_mut().for_each(|shard| shard.set_limits(&limits));
+    reload(&mut host, Some(0));
+    let fourth = host.connect(1, "");
+    assert_eq!(first(&mut host, fourth), CONNECTED);
+    [before[0], before[1], third, fourth].into_iter().for_each(|client| host.hang_up(client));
+    host.settle();
+    assert_eq!(counted(&host), (0, 0));
+}
+
+#[test]
 fn who_resumes_takes_its_own_seat_and_who_finds_none_tries_again() {
     for seed in 0..20 {
         let mut config = ShardConfig::default();
