@@ -555,7 +555,7 @@ impl Shard {
         let subscribers = self.homes.get(key).map_or(&[][..], HomeChannel::subscribers);
         let congested = |subscriber: &Subscriber| {
             subscriber.shard != self.id
-                && self.outboxes[usize::from(subscriber.shard)].len() >= self.config.mail_max
+                && self.outboxes[usize::from(subscriber.shard)].is_full(self.config.mail_max)
         };
         if subscribers.iter().any(congested) {
             let text = "a core that subscribes to this channel is behind; try again";

@@ -1,5 +1,6 @@
 //! What shards write to each other.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -392,4 +393,90 @@ pub enum Mail {
         /// What is so, or why that cannot be said.
         answer: Result<Answer, ErrorInfo>,
     },
+}
+
+impl Mail {
+    /// Bytes of messages in it, about.
+    fn message_bytes(&self) -> u64 {
+        match self {
+            Mail::Publish { accepted, .. } => accepted.size_bytes(),
+            Mail::Frame { frame: Some(frame), .. } => frame.len() as u64,
+            Mail::Append(append) => append.frame.len() as u64,
+            _ => 0,
+        }
+    }
+}
+
+/// Bytes of messages in the mail that waits for one shard; beyond it publishes are refused, as beyond
+/// [`ShardConfig::mail_max`](super::ShardConfig::mail_max).
+const OUTBOX_BYTES_MAX: u64 = 32 << 20;
+
+/// The mail that waits for one shard, oldest first.
+#[derive(Default)]
+pub(super) struct Outbox {
+    mail: VecDeque<Mail>,
+    message_bytes: u64,
+}
+
+impl Outbox {
+    /// How much waits.
+    pub fn len(&self) -> usize {
+        self.mail.len()
+    }
+
+    /// Whether nothing that can be refused is to be added.
+    pub fn is_full(&self, mail_max: usize) -> bool {
+        self.mail.len() >= mail_max || self.message_bytes >= OUTBOX_BYTES_MAX
+    }
+
+    /// Adds the newest.
+    pub fn push_back(&mut self, mail: Mail) {
+        self.message_bytes += mail.message_bytes();
+        self.mail.push_back(mail);
+    }
+
+    /// Takes back the oldest.
+    pub fn push_front(&mut self, mail: Mail) {
+        self.message_bytes += mail.message_bytes();
+        self.mail.push_front(mail);
+    }
+
+    /// Hands out the oldest.
+    pub fn pop_front(&mut self) -> Option<Mail> {
+        let mail = self.mail.pop_front()?;
+        self.message_bytes -= mail.message_bytes();
+        Some(mail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ably::{SerialClock, SeriesId};
+
+    #[test]
+    fn an_outbox_is_full_by_number_or_by_bytes() {
+        let serial = SerialClock::new(SeriesId::new([0; 10])).next(1);
+        let mail = |bytes: usize| Mail::Frame {
+            stream: StreamRef { index: 0, generation: 0 },
+            serial,
+            publisher: None,
+            has_members: false,
+            frame: Some(Bytes::from(vec![0; bytes])),
+            link: Link::default(),
+        };
+        let mut outbox = Outbox::default();
+        outbox.push_back(mail(1 << 20));
+        assert!(!outbox.is_full(2));
+        outbox.push_back(mail(10));
+        assert!(outbox.is_full(2) && !outbox.is_full(3));
+        (0..31).for_each(|_| outbox.push_back(mail(1 << 20)));
+        assert!(outbox.is_full(usize::MAX));
+        let oldest = outbox.pop_front().expect("the first");
+        assert!(!outbox.is_full(usize::MAX));
+        outbox.push_front(oldest);
+        assert!(outbox.is_full(usize::MAX));
+        while outbox.pop_front().is_some() {}
+        assert_eq!((outbox.len(), outbox.message_bytes), (0, 0));
+    }
 }

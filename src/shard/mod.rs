@@ -99,6 +99,7 @@ pub use self::inspect::{
     ChannelRow, ChannelsPage, ChannelsQuery, ConnectionOrder, ConnectionRow, ConnectionsPage,
     ConnectionsQuery, TAPS_MAX, TapFilter, Tapped,
 };
+use self::mail::Outbox;
 pub use self::mail::{Mail, ReturnAddress};
 
 /// Limits of one shard; each bounds memory or time.
@@ -125,7 +126,8 @@ pub struct ShardConfig {
     pub lag_max: Duration,
     /// Bytes of the presence members of one channel, their data and what goes with it.
     pub presence_bytes_max: u32,
-    /// Mail that may wait for room in the mesh, per peer. Beyond it publishes are refused.
+    /// Mail that may wait for room in the mesh, per peer; beyond it, or 32 MiB of messages, publishes are
+    /// refused.
     pub mail_max: usize,
     /// Who may come in, and how many.
     pub admission: AdmissionConfig,
@@ -157,7 +159,7 @@ impl Default for ShardConfig {
             replay_bytes_max: 4 << 20,
             lag_max: Duration::from_secs(10),
             presence_bytes_max: 1 << 20,
-            mail_max: 4096,
+            mail_max: 16_384,
             admission: AdmissionConfig::default(),
             origins: Vec::new(),
             deflate_bytes_min: None,
@@ -283,7 +285,7 @@ pub struct Shard {
     registrar: Registrar,
     enforcement: Enforcement,
     /// Mail to each shard, oldest first; that to itself is delivered by [`Shard::settle`].
-    outboxes: Vec<VecDeque<Mail>>,
+    outboxes: Vec<Outbox>,
     log: VecDeque<LogLine>,
     counters: Counters,
     histograms: Histograms,
@@ -338,7 +340,7 @@ impl Shard {
             stats: Stats::default(),
             lifecycles: Lifecycles::default(),
             dormant: DormantConnections::default(),
-            outboxes: (0..shards).map(|_| VecDeque::new()).collect(),
+            outboxes: (0..shards).map(|_| Outbox::default()).collect(),
             log: VecDeque::new(),
             counters: Counters::default(),
             histograms: Histograms::default(),

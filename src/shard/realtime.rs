@@ -140,7 +140,7 @@ impl Shard {
     /// Why nothing more can be asked of a shard just now.
     pub(super) fn congestion_of(&self, shard: usize) -> Option<ErrorInfo> {
         let is_full =
-            shard != usize::from(self.id) && self.outboxes[shard].len() >= self.config.mail_max;
+            shard != usize::from(self.id) && self.outboxes[shard].is_full(self.config.mail_max);
         is_full
             .then(|| ErrorInfo::new(ErrorCode::BUSY, "a core that this takes is behind; try again"))
     }

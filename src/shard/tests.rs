@@ -742,7 +742,7 @@ fn those_who_missed_the_same_are_sent_one_encoding_of_it() {
         let transport = TransportRef { index: 0, generation: 1 };
         let reply_to = ReturnAddress { shard: 1, transport, request: 0 };
         host.shards[0].handle_join(reply_to, ChannelKey::new("app", &name), &joining);
-        let Some(Mail::Joined { joined, .. }) = host.shards[0].outboxes[1].pop_back() else {
+        let Some(Mail::Joined { joined, .. }) = host.shards[0].outboxes[1].pop_front() else {
             panic!("a join is answered")
         };
         assert!(joined.resumed && joined.frames.len() == 1);

@@ -101,7 +101,7 @@ impl World {
             },
             lag_bytes_max: bounds(&[1 << 10, 4 << 10, 64 << 10], 1 << 20) as u32,
             replay_bytes_max: bounds(&[1 << 10, 8 << 10, 1 << 20], 4 << 20) as u32,
-            mail_max: bounds(&[4, 10, 40], 4096) as usize,
+            mail_max: bounds(&[4, 10, 40], 16_384) as usize,
             dormant_max: bounds(&[1, 3, 1000], 65_536) as usize,
             ..ShardConfig::default()
         };

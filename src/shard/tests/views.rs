@@ -396,7 +396,8 @@ fn one_name_more_than_a_shard_has_for_a_channel_is_refused_and_its_own_name_is_n
     let answers = host.messages(client);
     let attached = answers.iter().filter(|answer| answer["action"] == 11);
     assert_eq!(attached.count(), STREAMS_PER_CHANNEL_MAX);
-    let mails = |host: &Host| host.shards[0].outboxes.iter().map(VecDeque::len).sum::<usize>();
+    let mails =
+        |host: &Host| host.shards[0].outboxes.iter().map(|outbox| outbox.len()).sum::<usize>();
     for (channel, params) in
         [("[?x=more]room", json!({})), ("room", json!({"occupancy": "metrics"}))]
     {
