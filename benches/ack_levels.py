@@ -141,7 +141,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
     parser.add_argument("--connections", type=int, default=8)
-    parser.add_argument("--windows", type=int, nargs="+", default=[1, 64], help="publishes without ACK, of one connection")
+    parser.add_argument("--windows", type=int, nargs="+", default=[1, 8, 64], help="publishes without ACK, of one connection")
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--size", type=int, default=128, help="bytes of data")

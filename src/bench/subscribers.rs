@@ -226,7 +226,7 @@ pub(super) fn run(
             ring.send(Slot(slot), SendBuf::whole(bytes));
         }
         receives.drain(..).for_each(|slot| ring.start_receive(Slot(slot)));
-        stalls.drain(..).for_each(|slot| ring.stop_receive(Slot(slot)));
+        stalls.drain(..).for_each(|slot| ring.pause_receive(Slot(slot)));
         let messages = shared.messages.load(Ordering::Relaxed);
         if messages != u64::MAX && checker.is_done(messages) {
             return Ok(checker.latency);

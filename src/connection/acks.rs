@@ -16,7 +16,9 @@ const TOLD_MAX: usize = 1024;
 /// may be lost before the client has read it.
 #[derive(Default)]
 pub struct Acks {
-    pending: VecDeque<(u64, Option<Outcome>)>,
+    pending: VecDeque<Pending>,
+    /// Of all of them.
+    pending_bytes: u64,
     /// Oldest first.
     told: VecDeque<(u64, Outcome)>,
     /// How many of `told`, counted from the back, are of the current interval.
@@ -25,6 +27,15 @@ pub struct Acks {
     interval: u64,
     /// What may be sent again on this transport: from the first to below the second.
     resends: (u64, u64),
+}
+
+/// A publish that was begun.
+struct Pending {
+    msg_serial: u64,
+    /// What it came as.
+    bytes: u32,
+    /// Once it is known.
+    outcome: Option<Outcome>,
 }
 
 /// What to tell the client next.
@@ -42,25 +53,31 @@ impl Acks {
         self.pending.len()
     }
 
+    /// Bytes of the payloads that they came in.
+    pub fn pending_bytes(&self) -> u64 {
+        self.pending_bytes
+    }
+
     /// Whether there is nothing to tell and nothing to remember.
     pub fn is_empty(&self) -> bool {
         let (first, end) = self.resends;
         self.pending.is_empty() && self.told.is_empty() && first >= end
     }
 
-    /// Notes a publish; `msg_serial` is larger than any before. Clients send in order, so nothing is sent
-    /// again behind it.
-    pub fn begin(&mut self, msg_serial: u64) {
-        debug_assert!(self.pending.back().is_none_or(|(last, _)| *last < msg_serial));
+    /// Notes a publish that came in a payload of `bytes`; `msg_serial` is larger than any before. Clients
+    /// send in order, so nothing is sent again behind it.
+    pub fn begin(&mut self, msg_serial: u64, bytes: u32) {
+        debug_assert!(self.pending.back().is_none_or(|last| last.msg_serial < msg_serial));
         self.resends = (0, 0);
-        self.pending.push_back((msg_serial, None));
+        self.pending_bytes += u64::from(bytes);
+        self.pending.push_back(Pending { msg_serial, bytes, outcome: None });
     }
 
     /// Notes how the publish went.
     pub fn resolve(&mut self, msg_serial: u64, outcome: Outcome) {
-        let at = self.pending.binary_search_by_key(&msg_serial, |(serial, _)| *serial);
+        let at = self.pending.binary_search_by_key(&msg_serial, |pending| pending.msg_serial);
         let at = at.expect("homes answer what was begun, once");
-        self.pending[at].1 = Some(outcome);
+        self.pending[at].outcome = Some(outcome);
     }
 
     /// The next acknowledgement; successes in a row are told together.
@@ -70,8 +87,9 @@ impl Acks {
             Err(error) => Some(Ack::Nack(first, error)),
             Ok(result) => {
                 let mut results = vec![result];
-                while self.pending.front().is_some_and(|(serial, outcome)| {
-                    *serial == first + results.len() as u64 && matches!(outcome, Some(Ok(_)))
+                while self.pending.front().is_some_and(|pending| {
+                    pending.msg_serial == first + results.len() as u64
+                        && matches!(pending.outcome, Some(Ok(_)))
                 }) {
                     results.extend(self.pop().and_then(|(_, outcome)| outcome.ok()));
                 }
@@ -82,8 +100,9 @@ impl Acks {
 
     /// Takes the next outcome that can be told, and remembers it.
     fn pop(&mut self) -> Option<(u64, Outcome)> {
-        let known = |entry: &mut (u64, Option<Outcome>)| entry.1.is_some();
-        let (msg_serial, outcome) = self.pending.pop_front_if(known)?;
+        let known = |pending: &mut Pending| pending.outcome.is_some();
+        let Pending { msg_serial, bytes, outcome } = self.pending.pop_front_if(known)?;
+        self.pending_bytes -= u64::from(bytes);
         let outcome = outcome.expect("known");
         if self.told.len() == TOLD_MAX {
             self.told.pop_front();
@@ -140,7 +159,7 @@ mod tests {
     fn told(from: u64, to: u64) -> Acks {
         let mut acks = Acks::default();
         for serial in from..to {
-            acks.begin(serial);
+            acks.begin(serial, 1);
             acks.resolve(serial, Ok(result(serial)));
             assert_eq!(acks.next(), Some(Ack::Ack(serial, vec![result(serial)])));
         }
@@ -167,7 +186,7 @@ mod tests {
         }
         assert!(!acks.is_empty(), "it would not be known that there is something to answer");
         assert!(matches!(acks.resend(0), Some(Ack::Nack(0, _))));
-        acks.begin(3);
+        acks.begin(3, 1);
         assert_eq!(acks.resend(1), None, "what is new comes behind what is sent again");
         acks.resolve(3, Ok(result(3)));
         assert!(acks.next().is_some());

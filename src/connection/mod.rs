@@ -28,6 +28,10 @@ pub use self::acks::Outcome;
 pub use self::key::{ConnectionId, ConnectionKey, Place};
 pub use self::open::{Opening, Refused};
 
+/// Bytes of publishes whose ACK is owed to one connection; one that has more under way is read no further until
+/// half of them have theirs. Publishing one at a time goes on whatever its size.
+const PUBLISH_BYTES_IN_FLIGHT_MAX: u64 = 1 << 20;
+
 /// Limits of one connection; each bounds memory or time.
 #[derive(Clone, Debug)]
 pub struct ConnectionConfig {
@@ -44,7 +48,8 @@ pub struct ConnectionConfig {
     /// How long members stay after their connection was lost, unless its client says otherwise with the
     /// transport param `remainPresentFor`.
     pub remain_present: Duration,
-    /// Publishes whose ACK is owed; a client that has more under way is told to go.
+    /// Publishes whose ACK is owed; a client that has as many under way is read no further until half of
+    /// them have theirs.
     pub publishes_in_flight_max: usize,
     /// Protocol messages that a client may send in a second; one more ends the connection. 0: no bound.
     pub payloads_per_second_max: u32,
@@ -210,6 +215,7 @@ impl Connection {
     ) -> Result<Command, ErrorInfo> {
         self.rates.count_payload(config, now)?;
         let message = ably::decode(self.format, payload)?;
+        let bytes = payload.len() as u32;
         match message.action {
             Action::Heartbeat => {
                 if let Some(id) = message.id {
@@ -221,13 +227,15 @@ impl Connection {
             Action::Detach => {
                 Ok(self.about_channel(&message, lane, |name| Command::Detach { name }))
             }
-            Action::Message | Action::Annotation => self.handle_publish(config, message, lane),
-            Action::Presence => self.handle_presence(config, message, lane),
+            Action::Message | Action::Annotation => {
+                self.handle_publish(config, message, bytes, lane)
+            }
+            Action::Presence => self.handle_presence(config, message, bytes, lane),
             Action::Sync => Ok(self.about_channel(&message, lane, |name| Command::Sync { name })),
             Action::Object => {
                 let text = "objects are not served yet";
                 let error = ErrorInfo::new(ErrorCode::UNSUPPORTED_FEATURE, text);
-                if let Some(msg_serial) = self.begin(config, &message, lane)? {
+                if let Some(msg_serial) = self.begin(&message, bytes, lane) {
                     self.resolve(msg_serial, Err(error), lane);
                 }
                 Ok(Command::None)
@@ -313,9 +321,10 @@ impl Connection {
         &mut self,
         config: &ConnectionConfig,
         message: ProtocolMessage,
+        bytes: u32,
         lane: &mut Vec<u8>,
     ) -> Result<Command, ErrorInfo> {
-        let Some(msg_serial) = self.begin(config, &message, lane)? else {
+        let Some(msg_serial) = self.begin(&message, bytes, lane) else {
             return Ok(Command::None);
         };
         let count = len_of(&message.messages) + len_of(&message.annotations);
@@ -333,9 +342,10 @@ impl Connection {
         &mut self,
         config: &ConnectionConfig,
         message: ProtocolMessage,
+        bytes: u32,
         lane: &mut Vec<u8>,
     ) -> Result<Command, ErrorInfo> {
-        let Some(msg_serial) = self.begin(config, &message, lane)? else {
+        let Some(msg_serial) = self.begin(&message, bytes, lane) else {
             return Ok(Command::None);
         };
         let admitted = self.rates.count_messages(config, len_of(&message.presence));
@@ -353,28 +363,32 @@ impl Connection {
 
     /// Notes that the client waits for an ACK. `None`: this was published before, and the ACK is told
     /// again if that was on another transport.
-    fn begin(
-        &mut self,
-        config: &ConnectionConfig,
-        message: &ProtocolMessage,
-        lane: &mut Vec<u8>,
-    ) -> Result<Option<u64>, ErrorInfo> {
+    fn begin(&mut self, message: &ProtocolMessage, bytes: u32, lane: &mut Vec<u8>) -> Option<u64> {
         // JSON clients may leave out a zero.
         let msg_serial = message.msg_serial.unwrap_or_default();
         if msg_serial < self.next_msg_serial {
             if let Some(ack) = self.acks.as_mut().and_then(|acks| acks.resend(msg_serial)) {
                 self.tell_ack(&ack, lane);
             }
-            return Ok(None);
-        }
-        let acks = self.acks.get_or_insert_default();
-        if acks.pending() >= config.publishes_in_flight_max {
-            let text = "too many publishes without waiting for their ACKs";
-            return Err(ErrorInfo::new(ErrorCode::FLOODING, text));
+            return None;
         }
         self.next_msg_serial = msg_serial + 1;
-        acks.begin(msg_serial);
-        Ok(Some(msg_serial))
+        self.acks.get_or_insert_default().begin(msg_serial, bytes);
+        Some(msg_serial)
+    }
+
+    /// Whether it has as many publishes under way as it may have: nothing more is to be read from it.
+    pub fn is_ahead(&self, config: &ConnectionConfig) -> bool {
+        let Some(acks) = &self.acks else { return false };
+        acks.pending() >= config.publishes_in_flight_max
+            || acks.pending_bytes() >= PUBLISH_BYTES_IN_FLIGHT_MAX
+    }
+
+    /// Whether it has so few under way that it is to be read again.
+    pub fn is_behind(&self, config: &ConnectionConfig) -> bool {
+        let Some(acks) = &self.acks else { return true };
+        acks.pending() <= config.publishes_in_flight_max / 2
+            && acks.pending_bytes() <= PUBLISH_BYTES_IN_FLIGHT_MAX / 2
     }
 
     /// Checks a publish.

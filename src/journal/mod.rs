@@ -335,7 +335,8 @@ pub struct Journal {
     failing: Option<u64>,
     /// While events that were appended before a failure are not kept: since when, and up to which one.
     uncertain: Option<(u64, u64)>,
-    given_up: Vec<GivenUp>,
+    /// In order; `None`: that was not needed lately.
+    given_up: Option<Vec<GivenUp>>,
     /// Ends of segments that could not be written as a whole.
     to_cut: VecDeque<(SegmentId, u64)>,
     /// Whether nothing more goes to the current segment.
@@ -405,7 +406,7 @@ impl Journal {
             header_bytes,
             failing: None,
             uncertain: None,
-            given_up: Vec::new(),
+            given_up: None,
             to_cut: VecDeque::new(),
             is_stopped: false,
             batches: VecDeque::new(),
@@ -480,6 +481,11 @@ impl Journal {
             return Err(Refusal::Behind);
         }
         Ok(())
+    }
+
+    /// Whether so much waits to be written that those who publish are better slowed down.
+    pub fn is_behind(&self) -> bool {
+        self.waiting_bytes >= self.config.waiting_bytes_max / 4
     }
 
     /// Appends an event and returns its number. It is kept as is asked for once
@@ -700,9 +706,15 @@ impl Journal {
         Some(number)
     }
 
-    /// What was given up since this was asked last, in order.
-    pub fn take_given_up(&mut self) -> Vec<GivenUp> {
-        std::mem::take(&mut self.given_up)
+    /// What was given up since this was asked last, in order; nobody waits for anything that is not among it
+    /// then. `None`: nothing had to be.
+    pub fn take_given_up(&mut self) -> Option<Vec<GivenUp>> {
+        self.given_up.take()
+    }
+
+    /// The number of the newest event.
+    pub fn appended(&self) -> u64 {
+        self.appended
     }
 
     /// The next answer to a query.
@@ -1003,6 +1015,7 @@ impl Journal {
         let mut channels: HashMap<Arc<str>, ChannelSerial> = HashMap::new();
         let told_written = self.told_written;
         self.has_ended = false;
+        self.given_up.get_or_insert_default();
         for batch in lost {
             let events_bytes = batch.bytes.len() - batch.lead;
             let taken = batch.take_out(|note, number, awaits| {
@@ -1020,7 +1033,7 @@ impl Journal {
             batch.wants_sync = batch.awaits.iter().any(|it| it.1 == Some(Safety::Synced));
             self.waiting_bytes -= (events_bytes - (batch.bytes.len() - batch.lead)) as u64;
             self.counters.given_up += taken.len() as u64;
-            self.given_up.extend(taken);
+            self.given_up.get_or_insert_default().extend(taken);
         }
         // Those who read such a channel wait for nothing of this, and are not told of it.
         for reading in self.queries.values_mut() {

@@ -273,6 +273,7 @@ impl Pump {
         if let Some(files) = &self.line.files {
             files.collect_from(&mut self.shard);
         }
+        self.pause_and_resume();
         busy |= self.send();
         self.close();
         self.accept(now);
@@ -290,6 +291,17 @@ impl Pump {
         self.tell(now);
         busy |= self.rings.iter_mut().any(SocketRing::has_work);
         Ok((busy, mail_waits))
+    }
+
+    /// Stops reading from clients that are too far ahead, and reads from others again.
+    fn pause_and_resume(&mut self) {
+        while let Some((transport, reads)) = self.shard.poll_reading() {
+            let (ring, slot) = self.place(transport);
+            match reads {
+                true => self.rings[ring].resume_receive(slot),
+                false => self.rings[ring].pause_receive(slot),
+            }
+        }
     }
 
     /// Hands over what is for rules. True when some is left.

@@ -80,6 +80,7 @@ impl Shard {
     fn part(&mut self, index: u32) -> Option<Box<Connection>> {
         self.leave_streams(index);
         self.leave_seat(index);
+        self.forget_held(index);
         let stage = &mut self.transports[index as usize].stage;
         match std::mem::replace(stage, Stage::Leaving(None)) {
             Stage::Realtime(decoder, connection) => {

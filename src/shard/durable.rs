@@ -297,10 +297,7 @@ impl Shard {
     /// of what was given up are refused, others hear nothing of it.
     fn take_back(&mut self) {
         let Some(keeping) = &mut self.homes.keeping else { return };
-        let given_up = keeping.journal.take_given_up();
-        if given_up.is_empty() {
-            return;
-        }
+        let Some(given_up) = keeping.journal.take_given_up() else { return };
         let events = given_up.len();
         let numbers: HashSet<u64> = given_up.iter().map(|it| it.number).collect();
         // Nothing is waited for that is neither told nor given up.
@@ -346,8 +343,11 @@ impl Shard {
         for (to, question) in to_answer_again {
             self.handle_mail(to.into(), question);
         }
-        let text = "the message log could not be written for too long: publishes were taken back";
-        self.log_line(LogLine::new(Level::Error, text).with("events", events));
+        if events > 0 {
+            let text =
+                "the message log could not be written for too long: publishes were taken back";
+            self.log_line(LogLine::new(Level::Error, text).with("events", events));
+        }
     }
 
     /// Sends what a home tells of a channel, now or once it may be known.
@@ -357,8 +357,25 @@ impl Shard {
                 let is_outcome = matches!(mail, Mail::Published { .. });
                 owed.for_presence(!is_outcome).push_mail(to, mail);
             }
+            None if matches!(mail, Mail::Published { result: Ok(_), .. }) => {
+                self.post_outcome(key, to, mail);
+            }
             None => self.post(usize::from(to), mail),
         }
+    }
+
+    /// Confirms a publish that nobody has to wait for; but the publisher does while the disk is behind, so that
+    /// it is no faster than that.
+    fn post_outcome(&mut self, key: &ChannelKey, to: u16, mail: Mail) {
+        let is_slow = self.homes.keeping.as_ref().is_some_and(|it| it.journal.is_behind());
+        if !is_slow || self.homes.ack(key) != Some(Ack::Memory) {
+            return self.post(usize::from(to), mail);
+        }
+        let keeping = self.homes.keeping.as_mut().expect("it is behind");
+        let queue = &mut keeping.owed[Safety::Written as usize];
+        let last = queue.back().map_or(0, |last| last.until);
+        let until = last.max(keeping.journal.appended());
+        queue.push_back(Waiting { until, of: 0, owed: Owed::Mail(to, mail) });
     }
 
     /// The same for an answer that shows what the channel holds; `question` has it made again.

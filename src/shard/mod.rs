@@ -22,6 +22,7 @@
 //! | `lifecycle.rs` | what metachannels tell of channels and connections |
 //! | `presence.rs` | what clients ask of their members, and what becomes of those with a connection |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
+//! | `held.rs` | clients that publish faster than they are confirmed |
 //! | `durable.rs` | channels that outlive the process: to the disk, and back |
 //! | `replays.rs` | what was made lately for those who have missed something |
 //! | `hooks.rs` | events on their way to the endpoints of rules |
@@ -42,6 +43,7 @@ mod events;
 mod fanout;
 mod gate;
 mod gauges;
+mod held;
 mod homes;
 mod hooks;
 mod http;
@@ -71,6 +73,7 @@ use self::drain::Drain;
 use self::encode::Joining;
 use self::gate::Gates;
 use self::gauges::PublishTimer;
+use self::held::Held;
 use self::homes::Homes;
 use self::hooks::HookOutbox;
 use self::inspect::Taps;
@@ -278,6 +281,7 @@ pub struct Shard {
     homes: Homes,
     hooks: HookOutbox,
     gates: Gates,
+    held: Held,
     stats: Stats,
     lifecycles: Lifecycles,
     dormant: DormantConnections,
@@ -336,6 +340,7 @@ impl Shard {
             rounds: VecDeque::new(),
             hooks: HookOutbox::default(),
             gates: Gates::default(),
+            held: Held::default(),
             homes,
             stats: Stats::default(),
             lifecycles: Lifecycles::default(),
@@ -529,8 +534,13 @@ impl Shard {
     }
 
     fn deliver_own_mail(&mut self) {
-        while let Some(mail) = self.outboxes[usize::from(self.id)].pop_front() {
-            self.handle_mail(usize::from(self.id), mail);
+        loop {
+            while let Some(mail) = self.outboxes[usize::from(self.id)].pop_front() {
+                self.handle_mail(usize::from(self.id), mail);
+            }
+            if !self.advance_held() {
+                break;
+            }
         }
     }
 

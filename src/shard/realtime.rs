@@ -56,8 +56,8 @@ impl Shard {
 
     fn handle_event(&mut self, index: u32, event: Event<'_>) {
         match event {
-            Event::Text(text) => self.handle_payload(index, text.as_bytes()),
-            Event::Binary(bytes) => self.handle_payload(index, bytes),
+            Event::Text(text) => self.take_payload(index, text.as_bytes()),
+            Event::Binary(bytes) => self.take_payload(index, bytes),
             Event::Ping(payload) => {
                 let lane = self.transports[index as usize].lane();
                 lane.extend_from_slice(&ws::pong_frame(payload));
@@ -68,7 +68,14 @@ impl Shard {
         }
     }
 
-    fn handle_payload(&mut self, index: u32, payload: &[u8]) {
+    fn take_payload(&mut self, index: u32, payload: &[u8]) {
+        match self.held.has(index) {
+            true => self.hold_payload(index, payload),
+            false => self.handle_payload(index, payload),
+        }
+    }
+
+    pub(super) fn handle_payload(&mut self, index: u32, payload: &[u8]) {
         let transport = &mut self.transports[index as usize];
         let Some((connection, lane)) = transport.speak() else { return };
         match connection.handle_payload(&self.config.connection, self.now, payload, lane) {
@@ -80,9 +87,11 @@ impl Shard {
             Ok(Command::Detach { name }) => self.detach(index, &name),
             Ok(Command::Publish { msg_serial, name, accepted }) => {
                 self.publish(index, msg_serial, &name, accepted);
+                self.hold_if_ahead(index);
             }
             Ok(Command::Presence { msg_serial, name, request }) => {
                 self.change_members(index, msg_serial, &name, request);
+                self.hold_if_ahead(index);
             }
             Ok(Command::Sync { name }) => self.request_sync(index, &name),
             Ok(Command::Close) => {
@@ -177,6 +186,7 @@ impl Shard {
         if let Some((connection, lane)) = self.transports[index as usize].speak() {
             connection.resolve(msg_serial, outcome, lane);
             self.set_ready(index);
+            self.release_if_behind(index);
         }
     }
 
@@ -210,7 +220,12 @@ impl Shard {
     pub(super) fn check_silence(&mut self, index: u32) {
         let idle_interval = self.config.connection.idle_interval;
         let now_ms = self.now.mono_ms;
+        let is_held = self.held.has(index);
         let transport = &mut self.transports[index as usize];
+        if is_held {
+            // It is we who do not listen.
+            transport.received_ms = now_ms;
+        }
         if let Some(connection) = transport.connection() {
             connection.forget_outcomes(now_ms / FORGET_INTERVAL_MS);
         }

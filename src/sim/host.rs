@@ -74,6 +74,8 @@ pub struct Client {
     /// The client has closed its side, behind `under_way`; told once.
     end: End,
     sending: Option<SendBuf>,
+    /// The shard does not read it just now.
+    is_held: bool,
     /// How the last send went, until the shard hears of it.
     sent: Option<Result<u32, i32>>,
     /// The shard has given it up, and hears of nothing but the end.
@@ -192,6 +194,7 @@ impl Host {
             under_way: Vec::new(),
             end: End::No,
             sending: None,
+            is_held: false,
             sent: None,
             is_closing: false,
         });
@@ -275,6 +278,7 @@ impl Host {
         if self.takes_hooks && shard.has_hooks() {
             self.hooks.append(&mut shard.take_hooks());
         }
+        self.collect_reading(id);
         self.collect_sends(id);
         self.collect_closes(id);
         while self.shards[id].poll_log().is_some() {}
@@ -317,6 +321,7 @@ impl Host {
             }
             let client = &mut self.clients[number];
             match client.under_way.len() {
+                _ if client.is_held => {}
                 0 if client.end == End::Due => {
                     client.end = End::Told;
                     self.shards[id].handle_receive_end(index);
@@ -333,6 +338,14 @@ impl Host {
             }
             if !is_sent_first && let Some(result) = self.clients[number].sent.take() {
                 self.shards[id].handle_sent(index, result);
+            }
+        }
+    }
+
+    fn collect_reading(&mut self, id: usize) {
+        while let Some((index, reads)) = self.shards[id].poll_reading() {
+            if let Some(number) = self.slots[id][index as usize] {
+                self.clients[number].is_held = !reads;
             }
         }
     }

@@ -116,6 +116,11 @@ const FLAGS: u8 = (1 << 0) | (1 << 2) | (1 << 5) | (1 << 6);
 /// `IORING_REGISTER_EVENTFD`: the one registration that comes after the ring was made.
 const REGISTER_EVENTFD: u8 = 4;
 
+/// Ends of a receive after which there may be more.
+const INTERRUPTED: i32 = -libc::EINTR;
+const CANCELLED: i32 = -libc::ECANCELED;
+const NO_BUFFERS: i32 = -libc::ENOBUFS;
+
 /// What is in flight on a slot, as bits.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct SlotState(u8);
@@ -127,6 +132,8 @@ impl SlotState {
     const CONNECTING: u8 = 8;
     const CLOSING: u8 = 16;
     const SHUTTING: u8 = 32;
+    /// Nothing is to be received just now.
+    const PAUSED: u8 = 64;
     const IN_FLIGHT: u8 = Self::RECEIVING | Self::SENDING | Self::CONNECTING | Self::SHUTTING;
 
     fn has(self, bits: u8) -> bool {
@@ -406,10 +413,31 @@ impl SocketRing {
         self.push(receive.user_data(user_data(op::RECEIVE, slot)));
     }
 
-    /// Cancels the receive; [`Event::ReceiveEnded`] with `ECANCELED` says when it has ended.
-    pub fn stop_receive(&mut self, slot: Slot) {
-        let cancel = opcode::AsyncCancel::new(user_data(op::RECEIVE, slot)).build();
-        self.push(cancel.user_data(user_data(op::CANCEL, slot)));
+    /// Leaves what arrives in the socket until [`resume_receive`](Self::resume_receive); what the kernel has
+    /// taken out of it by then still comes.
+    pub fn pause_receive(&mut self, slot: Slot) {
+        let state = &mut self.slots[slot.0 as usize];
+        if !state.has(SlotState::OPEN) || state.has(SlotState::CLOSING | SlotState::PAUSED) {
+            return;
+        }
+        state.0 |= SlotState::PAUSED;
+        if state.has(SlotState::RECEIVING) {
+            let cancel = opcode::AsyncCancel::new(user_data(op::RECEIVE, slot)).build();
+            self.push(cancel.user_data(user_data(op::CANCEL, slot)));
+        }
+    }
+
+    /// Receives again.
+    pub fn resume_receive(&mut self, slot: Slot) {
+        let state = &mut self.slots[slot.0 as usize];
+        if !state.has(SlotState::PAUSED) {
+            return;
+        }
+        state.0 &= !SlotState::PAUSED;
+        // Otherwise once what was cancelled has ended.
+        if !state.has(SlotState::RECEIVING | SlotState::CLOSING) {
+            self.start_receive(slot);
+        }
     }
 
     /// Queues a send of all of `bytes`; ends in [`Event::Sent`].
@@ -645,10 +673,12 @@ impl SocketRing {
             return;
         }
         match result {
-            // Out of buffers, or the kernel ended a long multishot: arm it anew. By the time the
-            // entry is submitted the buffers of this batch have been given back.
-            _ if result > 0 || result == -libc::ENOBUFS || result == -libc::EINTR => {
-                self.start_receive(slot);
+            // Out of buffers, paused and resumed since, or the kernel ended a long multishot: arm it anew.
+            // By the time the entry is submitted the buffers of this batch have been given back.
+            1.. | INTERRUPTED | CANCELLED | NO_BUFFERS => {
+                if !self.slots[slot.0 as usize].has(SlotState::PAUSED) {
+                    self.start_receive(slot);
+                }
             }
             0 => on_event(Event::ReceiveEnded(slot, ReceiveEnd::Eof)),
             _ => on_event(Event::ReceiveEnded(slot, ReceiveEnd::Failed(-result))),

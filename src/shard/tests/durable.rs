@@ -402,6 +402,67 @@ fn a_publish_that_cannot_be_kept_is_refused_in_time_and_nobody_has_heard_of_it()
 }
 
 #[test]
+fn whoever_publishes_faster_than_the_disk_is_read_no_further() {
+    let mut config = ShardConfig::default();
+    config.connection.publishes_in_flight_max = 8;
+    let mut host = host_with(config, 2, 12, (Disk::default(), 1), 1_800_000_000_000);
+    let publisher = host.connect(0, "");
+    host.messages(publisher);
+    host.settle();
+    host.is_disk_stalled = true;
+    for number in 1..=40u64 {
+        host.publish(publisher, number - 1, "kept:room", &number.to_string());
+        host.settle_quickly();
+    }
+    // A client that goes meanwhile leaves nothing behind.
+    let gone = host.connect(0, "");
+    for number in 0..40u64 {
+        host.publish(gone, number, "kept:gone", "x");
+    }
+    host.cut(gone);
+    host.settle_quickly();
+    let held: u64 = host.shards.iter().map(|shard| shard.journal_gauges().waiting_bytes).sum();
+    assert!(host.messages(publisher).is_empty());
+    // Longer than a client may be silent.
+    host.pass(Duration::from_secs(60));
+    host.settle_quickly();
+    let waiting: u64 = host.shards.iter().map(|shard| shard.journal_gauges().waiting_bytes).sum();
+    assert_eq!(held, waiting, "nothing more is taken");
+    host.is_disk_stalled = false;
+    host.settle();
+    let answers = host.messages(publisher);
+    let acked: u64 =
+        answers.iter().filter(|it| it["action"] == 1).map(|it| it["count"].as_u64().unwrap()).sum();
+    assert_eq!(acked, 40, "{answers:?}");
+    assert!(answers.iter().all(|it| it["action"] != 2 && it["action"] != 9), "{answers:?}");
+    host.publish(publisher, 40, "kept:room", "41");
+    host.settle();
+    assert_eq!(host.acks(publisher), 1);
+    assert_eq!(host.history("kept:room", "forwards", 50), numbers(1..=41));
+}
+
+#[test]
+fn a_loose_channel_is_confirmed_at_the_pace_of_a_disk_that_is_behind() {
+    let mut host = host(1, 13, Disk::default(), 1);
+    let (publisher, subscriber) = (host.connect(0, ""), host.connect(0, ""));
+    host.attach(subscriber, "loose:room");
+    host.messages(publisher);
+    host.settle();
+    host.is_disk_stalled = true;
+    for number in 1..=20u64 {
+        host.publish(publisher, number - 1, "loose:room", &number.to_string());
+        host.settle_quickly();
+    }
+    assert_eq!(host.data(subscriber, "loose:room"), numbers(1..=20), "they wait for nothing");
+    let acked = host.acks(publisher);
+    assert!((5..19).contains(&acked), "{acked}");
+    host.is_disk_stalled = false;
+    host.settle();
+    assert!(host.acks(publisher) > 0);
+    assert_eq!(host.shards[0].journal_gauges().waiting_bytes, 0);
+}
+
+#[test]
 fn a_publish_that_is_repeated_after_a_kill_is_not_published_again() {
     let mut first = host(2, 3, Disk::default(), 1);
     let body = r#"[{"id":"own:0","data":"a"},{"id":"own:1","data":"b"}]"#;
