@@ -169,7 +169,10 @@ fn ably_python() {
 #[test]
 #[ignore = "needs PyPI packages: tests/run"]
 fn autobahn() {
-    let daemon = Daemon::start();
+    let config = repository().join("tests/autobahn/ringcast.toml");
+    let config = config.to_str().expect("the repository has a path in UTF-8");
+    let daemon =
+        Daemon::start_with(&["--config", config, "--shards", "1", "--key", "app.all:hush"]);
     run(Command::new("python3")
         .arg(repository().join("tests/autobahn/run.py"))
         .arg(format!("ws://{}/echo", daemon.address)));
