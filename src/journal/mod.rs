@@ -1074,7 +1074,8 @@ impl Journal {
         let query = &reading.query;
         let wanted = events.into_iter().filter(|it| query.wants(&it.serial, it.timestamp_ms));
         let piece: Vec<Stored> = wanted.collect();
-        reading.messages += piece.iter().map(|event| event.messages).sum::<u32>();
+        let messages = piece.iter().map(|event| event.messages);
+        reading.messages = messages.fold(reading.messages, u32::saturating_add);
         reading.bytes += piece.iter().map(|event| event.body.len() as u64).sum::<u64>();
         reading.pieces.push(piece);
         let is_enough = reading.messages >= query.messages_max || reading.bytes >= query.bytes_max;

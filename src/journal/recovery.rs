@@ -70,6 +70,8 @@ pub struct Recovery {
     /// Everything in them was written again.
     superseded: HashSet<SegmentId>,
     damage: Vec<Damage>,
+    /// Those whose header is gone, and with it all that they hold.
+    lost: Vec<SegmentId>,
     /// Whether nothing is missing at the end of the latest segment in use, by shard that wrote.
     series: BTreeMap<u16, Vec<Start>>,
     floor_ms: u64,
@@ -93,6 +95,7 @@ impl Recovery {
             afters: HashMap::new(),
             superseded: HashSet::new(),
             damage: Vec::new(),
+            lost: Vec::new(),
             series: BTreeMap::new(),
             floor_ms: 0,
             events: 0,
@@ -107,8 +110,11 @@ impl Recovery {
         let mut channels: HashMap<Box<str>, (usize, Arc<str>)> = HashMap::new();
         let header = scan(data, |found| match found {
             Found::After(found) => {
-                after = Some(found);
                 has_ended = Some(false);
+                // What lies before it cannot have come later.
+                if found.previous.is_none_or(|(number, _)| number < id.number) {
+                    after = Some(found);
+                }
             }
             Found::Event(event, from, to) => {
                 let serial = event.serial;
@@ -139,6 +145,9 @@ impl Recovery {
                 self.damage.push(Damage { segment: id, from: 0, kind: DamageKind::Corrupt });
             }
             // A file without a beginning: made when the end came, or worse. Kept for whoever looks.
+            if data.iter().skip(Header::BYTES).any(|&byte| byte != 0) {
+                self.lost.push(id);
+            }
             return;
         };
         self.damage.extend(damage);
@@ -211,6 +220,15 @@ impl Recovery {
                 });
             }
         }
+        for lost in &self.lost {
+            // What comes next of that shard says how late it may have been.
+            let next = self.segments.range(lost..).next().filter(|(id, _)| id.shard == lost.shard);
+            let reached_ms = next.map_or(u64::MAX, |(id, known)| {
+                let after = self.afters.get(id).map_or(u64::MAX, |after| after.reached_ms);
+                after.max(known.created_ms)
+            });
+            past.floor_ms = past.floor_ms.max(reached_ms.min(now_ms));
+        }
         for (&shard, starts) in &self.series {
             let first = SegmentId::first_of(shard)..SegmentId::first_of(shard + 1);
             // What lay before the oldest is gone, unless that is the first of all.
@@ -221,9 +239,9 @@ impl Recovery {
             }
             past.series.extend(starts.iter().map(|start| start.series));
             for (at, start) in starts.iter().enumerate().filter(|(_, start)| !start.is_complete) {
-                debug_assert!(start.created_ms <= now_ms || now_ms == 0);
+                // The clock may have gone back since.
                 let end_ms = starts.get(at + 1).map_or(now_ms, |next| next.created_ms);
-                past.unawaited_floor_ms = past.unawaited_floor_ms.max(end_ms);
+                past.unawaited_floor_ms = past.unawaited_floor_ms.max(end_ms.max(start.created_ms));
             }
         }
         let latest = self.segments.values().map(|known| known.last_ms).max().unwrap_or(0);

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::ably::{ChannelSerial, SeriesId};
 use crate::base::record::{
-    Records, read_array, read_bytes, read_u32, read_u64, write_bytes, write_record,
+    HEAD_BYTES, Records, read_array, read_bytes, read_u32, read_u64, write_bytes, write_record,
 };
 
 /// What a file of ours begins with, and the version of what follows.
@@ -49,6 +49,9 @@ pub(super) struct Header {
 }
 
 impl Header {
+    /// Of a header as it is written.
+    pub const BYTES: usize = HEAD_BYTES + MAGIC.len() + 10 + size_of::<u32>() + size_of::<u64>();
+
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         write_record(&mut out, 0, KIND_HEADER, |out| {
@@ -57,6 +60,7 @@ impl Header {
             out.extend_from_slice(&self.salt.to_le_bytes());
             out.extend_from_slice(&self.created_ms.to_le_bytes());
         });
+        debug_assert_eq!(out.len(), Self::BYTES);
         out
     }
 

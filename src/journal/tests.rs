@@ -536,3 +536,30 @@ fn every_shard_begins_with_its_own_channels_whoever_wrote_them() {
         assert_eq!(journal.gauges().disk_bytes > 0, shard == 0, "of what it has to remove");
     }
 }
+
+#[test]
+fn a_segment_that_has_lost_its_header_is_a_gap() {
+    let mut disk = Disk::default();
+    let (mut journal, _) = start(&disk, 1, NOW);
+    for time_ms in 1..=60 {
+        append(&mut journal, "app:room", NOW.unix_ms + time_ms, false);
+        settle(&mut journal, &mut disk);
+    }
+    let end = Now { unix_ms: NOW.unix_ms + 3_600_000, ..NOW };
+    let ids: Vec<SegmentId> = disk.files.keys().copied().collect();
+    for id in ids {
+        let mut damaged = disk.clone();
+        damaged.files.get_mut(&id).expect("one of them")[20] ^= 1;
+        let (mut next, damage) = start(&damaged, 2, end);
+        assert_eq!(damage, [Damage { segment: id, from: 0, kind: DamageKind::Corrupt }]);
+        let kept = times(&read(&mut next, &mut damaged, all("app:room")));
+        let floor_ms = next.floor("app:room", true).time_ms();
+        let is_kept = |time_ms: &u64| kept.contains(time_ms);
+        let lost =
+            (1..=60).map(|time_ms| NOW.unix_ms + time_ms).filter(|time_ms| !is_kept(time_ms));
+        let last = lost.max();
+        assert!(last.is_none_or(|last| floor_ms >= last), "{id:?}: {last:?} {floor_ms}");
+        // One that was made and not used yet has lost nothing.
+        assert_eq!(last.is_some(), floor_ms >= NOW.unix_ms, "{id:?}: {floor_ms}");
+    }
+}
