@@ -6,13 +6,19 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use ringcast::ably::{
-    self, Capability, ChannelName, ChannelParams, Directory, Filter, Format, Identity, KeySpec,
-    Operation, PresenceRequest, Publisher, Subject, TokenRequest,
+    self, Capability, ChannelName, ChannelParams, ChannelSerial, Direction, Directory, Filter,
+    Format, Identity, KeySpec, Operation, PresenceRequest, Publisher, SeriesId, Subject,
+    TokenRequest,
 };
+use ringcast::base::record::{write_bytes, write_record};
 use ringcast::base::{Entropy, Now};
 use ringcast::http::{Progress, RequestParser};
+use ringcast::journal::{
+    self, Event, Journal, JournalConfig, Query, Recovered, Recovery, SegmentId,
+};
 use ringcast::shard::{Shard, ShardConfig};
-use ringcast::ws::Decoder;
+use ringcast::sim::Disk;
+use ringcast::ws::{self, Data, Decoder, Deflater, FrameBuilder, OpCode, Window};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -22,6 +28,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All of them.
 pub const TARGETS: &[Target] = &[
     ("websocket", websocket),
+    ("deflate", deflate),
     ("http", http),
     ("protocol_json", protocol_json),
     ("protocol_msgpack", protocol_msgpack),
@@ -33,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     ("channel", channel),
     ("filter", filter),
     ("spool", spool),
+    ("journal", journal),
     ("shard", shard),
 ];
 
@@ -46,9 +54,11 @@ fn choice(data: &mut &[u8], bound: usize) -> usize {
 
 /// A WebSocket in pieces says what it says at once.
 pub fn websocket(mut data: &[u8]) {
-    let step = 1 + choice(&mut data, 16);
+    let step = choice(&mut data, 32);
+    let window = (step >= 16).then_some(Window::Large);
+    let step = 1 + step % 16;
     let read = |step: usize| {
-        let (mut events, mut decoder) = (Vec::new(), Decoder::new());
+        let (mut events, mut decoder) = (Vec::new(), Decoder::new().inflating(window));
         let mut outcome = Ok(());
         for piece in data.chunks(step) {
             let mut piece = piece.to_vec();
@@ -60,6 +70,39 @@ pub fn websocket(mut data: &[u8]) {
         (events, outcome)
     };
     assert_eq!(read(step), read(data.len().max(1)));
+}
+
+/// Messages that one deflater compresses after each other are read as what they are, within any window.
+pub fn deflate(mut data: &[u8]) {
+    let window = [Window::Large, Window::Small][choice(&mut data, 2)];
+    let mut deflater = Deflater::new(window);
+    while !data.is_empty() {
+        let (len, times) = (1 + choice(&mut data, 256), 1 + choice(&mut data, 128));
+        let payload =
+            data.split_off(..len.min(data.len())).expect("no more than there is").repeat(times);
+        let mut frame = FrameBuilder::with_capacity(OpCode::Data(Data::Binary), payload.len());
+        frame.payload().extend_from_slice(&payload);
+        let Some(deflated) = ws::deflated(&frame.finish(), 0, &mut deflater) else { continue };
+        // From a client it would be masked, so it is: with nothing.
+        let (head, body) = deflated.split_at(match deflated[1] {
+            126 => 4,
+            127 => 10,
+            _ => 2,
+        });
+        assert!(body.len() < payload.len());
+        let mut masked = [head, &[0; 4], body].concat();
+        masked[1] |= 0x80;
+        let mut seen = Vec::new();
+        let outcome = Decoder::new().inflating(Some(window)).handle_bytes(
+            &mut masked,
+            payload.len(),
+            &mut |event| {
+                seen.push(matches!(event, ws::Event::Binary(bytes) if bytes == payload));
+                ControlFlow::Continue(())
+            },
+        );
+        assert_eq!((outcome, &seen[..]), (Ok(()), &[true][..]));
+    }
 }
 
 /// Requests in pieces are the requests that they are at once.
@@ -293,6 +336,239 @@ pub fn spool(data: &[u8]) {
     let (_, again) = ringcast::hooks::spool::Spool::open(&directory, 1 << 20).expect("again");
     assert_eq!(again.events.len(), found.events.len(), "what was found stays");
     let _ = std::fs::remove_dir_all(&directory);
+}
+
+/// Channels of a message log. The home of both is the first shard.
+const CHANNELS: [&str; 2] = ["app:room", "app:other"];
+
+/// Bytes of a segment's header.
+const HEADER_BYTES: usize = 39;
+
+fn journal_home(_channel: &str, _shards: usize) -> usize {
+    0
+}
+
+/// A message log of start `start` on what was recovered.
+fn open_journal(recovered: Recovered, start: u8, salt: u32, disk: &Disk, now: Now) -> Journal {
+    let (segment_bytes, waiting_bytes_max) = (4096, 2048);
+    let config = JournalConfig { segment_bytes, waiting_bytes_max, ..JournalConfig::default() };
+    let key = (SeriesId::new([start; 10]), salt);
+    let mut journal = Journal::new(config, (0, 1), key, recovered, now);
+    journal.number_from(disk.next_number(0));
+    journal
+}
+
+fn settle(journal: &mut Journal, disk: &mut Disk) {
+    while let Some(command) = journal.poll_command() {
+        let done = disk.execute(command);
+        journal.handle_done(done);
+    }
+}
+
+/// Everything that is kept of a channel.
+fn read_journal(journal: &mut Journal, disk: &mut Disk, channel: &str) -> journal::Answer {
+    let query = Query {
+        channel: channel.into(),
+        after: None,
+        until: None,
+        start_ms: 0,
+        end_ms: u64::MAX,
+        direction: Direction::Forwards,
+        messages_max: u32::MAX,
+        bytes_max: u64::MAX,
+    };
+    journal.read(query).expect("nobody else reads");
+    settle(journal, disk);
+    journal.poll_answer().expect("the disk has answered")
+}
+
+/// A message log whose files are not what was written, or are what somebody made up: what is served was
+/// written, once and in order, what is missing is announced, and it can be written on.
+pub fn journal(mut data: &[u8]) {
+    match choice(&mut data, 2) {
+        0 => journal_damaged(data),
+        _ => journal_made_up(data),
+    }
+}
+
+fn journal_damaged(mut data: &[u8]) {
+    // Depends on all bytes, so that none of them can be chosen to be a record.
+    let salt =
+        data.iter().fold(7u32, |salt, &byte| (salt ^ u32::from(byte)).wrapping_mul(16_777_619));
+    let now = Now { mono_ms: 0, unix_ms: 1_800_000_000_000 };
+    let end = Now { mono_ms: 0, unix_ms: now.unix_ms + 3_600_000 };
+    let (mut disk, mut time_ms) = (Disk::default(), now.unix_ms);
+    let mut written = Vec::new();
+    for start in 0..1 + choice(&mut data, 2) as u8 {
+        let recovered = disk.recover(1, journal_home, end).remove(0);
+        let mut journal = open_journal(recovered, start, salt ^ u32::from(start), &disk, now);
+        for _ in 0..choice(&mut data, 32) {
+            time_ms += 1 + choice(&mut data, 3) as u64;
+            let channel = CHANNELS[choice(&mut data, CHANNELS.len())];
+            let body =
+                [&time_ms.to_le_bytes()[..], &vec![start; 4 * choice(&mut data, 256)]].concat();
+            let series = SeriesId::new([start; 10]);
+            let serial = ChannelSerial::from_parts(time_ms, 0, series).expect("a counter");
+            let (messages, timestamp_ms, is_awaited) = (1, time_ms, true);
+            let event = Event { channel, serial, timestamp_ms, messages, is_awaited, body: &body };
+            journal.append(&event, false);
+            written.push((channel, serial, body));
+            if choice(&mut data, 2) == 1 || journal.check().is_err() {
+                settle(&mut journal, &mut disk);
+            }
+        }
+        settle(&mut journal, &mut disk);
+        if choice(&mut data, 2) == 1 {
+            journal.end();
+            settle(&mut journal, &mut disk);
+        }
+    }
+    let as_written = disk.files.clone();
+    let changes = choice(&mut data, 4);
+    for _ in 0..changes {
+        let ids: Vec<SegmentId> = disk.files.keys().copied().collect();
+        let Some(&id) = ids.get(choice(&mut data, 16)) else { continue };
+        let file = disk.files.get_mut(&id).expect("one of them");
+        let at = (choice(&mut data, 256) << 8 | choice(&mut data, 256)).min(file.len());
+        match choice(&mut data, 4) {
+            0 if at < file.len() => file[at] ^= 1 << choice(&mut data, 8),
+            1 => file.truncate(at),
+            2 => {
+                let end = (at + 8 * choice(&mut data, 256)).min(file.len());
+                file[at..end].fill(0);
+            }
+            _ => {
+                let len = choice(&mut data, 64);
+                for (byte, other) in file[at..].iter_mut().zip(&data[..len.min(data.len())]) {
+                    *byte = *other;
+                }
+            }
+        }
+    }
+
+    let mut recovery = Recovery::new(1, journal_home);
+    disk.files.iter().for_each(|(id, data)| recovery.add(*id, data));
+    let (mut recovered, _, damage) = recovery.finish(end.unix_ms);
+    let mut journal = open_journal(recovered.remove(0), 9, !salt, &disk, end);
+    let read = |journal: &mut Journal, disk: &mut Disk| -> HashMap<&str, Vec<_>> {
+        CHANNELS.into_iter().map(|name| (name, read_journal(journal, disk, name).events)).collect()
+    };
+    let served = read(&mut journal, &mut disk);
+    let latest_of = |series| {
+        let served = served.values().flatten().map(|event| event.serial);
+        served.filter(|serial| serial.series() == series).max()
+    };
+    // A file that has nothing but a header looks like one that was never used.
+    let is_erased = |id: &SegmentId| {
+        let is_empty = |file: &[u8]| file.iter().skip(HEADER_BYTES).all(|&byte| byte == 0);
+        is_empty(&disk.files[id]) && !is_empty(&as_written[id])
+    };
+    let is_plain = changes <= 1 && !disk.files.keys().any(is_erased);
+    for (name, events) in &served {
+        assert!(events.is_sorted_by(|one, next| one.serial < next.serial), "{name}: order");
+        let mut events = events.iter().peekable();
+        for (_, serial, body) in written.iter().filter(|(channel, ..)| channel == name) {
+            if let Some(event) = events.next_if(|event| event.serial == *serial) {
+                assert!(event.body == body[..], "{name}: {serial} is another");
+                continue;
+            }
+            assert!(disk.files != as_written, "{name}: {serial} is lost");
+            // Nobody can tell where a start would have ended, if nothing comes behind it.
+            let is_at_end = latest_of(serial.series()).is_none_or(|latest| *serial > latest);
+            let is_announced = *serial <= journal.floor(name, true);
+            let is_known = is_at_end || is_announced;
+            assert!(is_known || !is_plain, "{name}: {serial} is missing, {damage:?}");
+        }
+        assert_eq!(events.next(), None, "{name}: was not written");
+    }
+    if disk.files == as_written {
+        assert_eq!(damage, []);
+    }
+
+    let series = SeriesId::new([9; 10]);
+    let serial = ChannelSerial::from_parts(end.unix_ms + 1, 0, series).expect("a counter");
+    let [channel, _] = CHANNELS;
+    let (messages, timestamp_ms, is_awaited) = (1, end.unix_ms, true);
+    let event = Event { channel, serial, timestamp_ms, messages, is_awaited, body: b"new" };
+    journal.append(&event, false);
+    settle(&mut journal, &mut disk);
+    let again = read(&mut journal, &mut disk);
+    let (last, before) = again[channel].split_last().expect("appended to");
+    assert_eq!((last.serial, &last.body[..]), (serial, &b"new"[..]));
+    assert!(before == served[channel], "what was there stays");
+}
+
+/// Segments whose checksums are right, with records that hold anything.
+fn journal_made_up(mut data: &[u8]) {
+    let now = Now { mono_ms: 0, unix_ms: 1_800_000_000_000 };
+    let number = |data: &mut &[u8]| match choice(data, 4) {
+        0 => choice(data, 4) as u64,
+        1 => now.unix_ms + choice(data, 256) as u64,
+        2 => u64::MAX - choice(data, 4) as u64,
+        _ => {
+            let bytes = data.split_off(..data.len().min(8)).unwrap_or_default();
+            bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
+        }
+    };
+    let (mut disk, mut events) = (Disk::default(), 0);
+    for _ in 0..1 + choice(&mut data, 4) {
+        let shard = choice(&mut data, 3) as u16;
+        let id = SegmentId { shard, number: choice(&mut data, 8) as u64 };
+        let (start, salt) = (choice(&mut data, 4) as u8, choice(&mut data, 2) as u32);
+        let mut file = Vec::new();
+        write_record(&mut file, 0, 1, |out| {
+            out.extend_from_slice(b"ringlog1");
+            out.extend_from_slice(&SeriesId::new([start; 10]).bytes());
+            out.extend_from_slice(&salt.to_le_bytes());
+            out.extend_from_slice(&number(&mut data).to_le_bytes());
+        });
+        for _ in 0..choice(&mut data, 16) {
+            match choice(&mut data, 6) {
+                0 => write_record(&mut file, salt, 2, |out| {
+                    out.extend_from_slice(&number(&mut data).to_le_bytes());
+                    out.extend_from_slice(&(number(&mut data) as u32).to_le_bytes());
+                    out.extend_from_slice(&number(&mut data).to_le_bytes());
+                }),
+                1 | 2 => {
+                    events += 1;
+                    write_record(&mut file, salt, 3, |out| {
+                        out.push(choice(&mut data, 2) as u8);
+                        write_bytes(out, CHANNELS[choice(&mut data, CHANNELS.len())].as_bytes());
+                        out.extend_from_slice(&number(&mut data).to_le_bytes());
+                        out.extend_from_slice(&(choice(&mut data, 2) as u16).to_le_bytes());
+                        out.extend_from_slice(&number(&mut data).to_le_bytes());
+                        out.extend_from_slice(&(number(&mut data) as u32).to_le_bytes());
+                    });
+                }
+                3 => write_record(&mut file, salt, 4, |_| {}),
+                4 => {
+                    let kind = choice(&mut data, 256) as u8;
+                    events += u64::from(kind == 3);
+                    let len = choice(&mut data, 64).min(data.len());
+                    let content = data.split_off(..len).unwrap_or_default();
+                    write_record(&mut file, salt, kind, |out| out.extend_from_slice(content));
+                }
+                _ => {
+                    let len = choice(&mut data, 64).min(data.len());
+                    file.extend_from_slice(data.split_off(..len).unwrap_or_default());
+                }
+            }
+        }
+        disk.files.insert(id, file);
+    }
+    let shards = 1 + choice(&mut data, 3);
+    let mut recovery = Recovery::new(shards, journal_home);
+    disk.files.iter().for_each(|(id, data)| recovery.add(*id, data));
+    let (mut recovered, found, _) = recovery.finish(now.unix_ms);
+    assert!(found <= events, "{found} of {events}");
+    let mut journal = open_journal(recovered.remove(0), 9, 9, &disk, now);
+    for name in CHANNELS {
+        let answer = read_journal(&mut journal, &mut disk, name);
+        assert!(answer.events.len() as u64 <= events, "{} of {events}", answer.events.len());
+        let _ = (journal.floor(name, true), journal.newest(name));
+    }
+    journal.handle_timeout(Now { mono_ms: 5000, ..now });
+    settle(&mut journal, &mut disk);
 }
 
 /// Any bytes at all to a shard, as HTTP or as what follows an upgrade.
