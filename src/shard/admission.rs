@@ -169,6 +169,36 @@ mod tests {
     }
 
     #[test]
+    fn no_time_of_any_length_has_more_connects_than_it_brings_and_a_second_s_worth() {
+        for seed in 1..=60u64 {
+            let mut state = seed;
+            let mut below = |bound: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 33) % bound
+            };
+            let rate = 1 + below(50);
+            let (mut bucket, mut mono_ms, mut admitted) = (ConnectBucket::default(), 0, Vec::new());
+            for _ in 0..400 {
+                mono_ms += below(40) * below(3);
+                // Who comes after others have stayed away for as long as one connect takes is let in.
+                let last_ms = bucket.filled_ms;
+                let is_in = bucket.take(rate as u32, Now { mono_ms, unix_ms: 0 });
+                let is_rested = last_ms.is_none_or(|then| (mono_ms - then) * rate >= 1000);
+                assert!(is_in || !is_rested, "seed={seed}");
+                if is_in {
+                    admitted.push(mono_ms);
+                }
+            }
+            for (first, from_ms) in admitted.iter().enumerate() {
+                for (last, to_ms) in admitted.iter().enumerate().skip(first) {
+                    let count = (last - first + 1) as u64;
+                    assert!(count <= rate + (to_ms - from_ms) * rate / 1000, "seed={seed}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn without_a_bound_everybody_may_connect() {
         let mut bucket = ConnectBucket::default();
         assert!((0..100_000).all(|_| bucket.take(0, Now { mono_ms: 0, unix_ms: 0 })));
