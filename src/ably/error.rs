@@ -153,7 +153,7 @@ codes! {
     UNKNOWN_ATTACH_POINT = 90008;
     /// More channels on the connection, or in the batch, than allowed.
     TOO_MANY_CHANNELS = 90010;
-    /// Channels are being created too fast.
+    /// Channels are being created too fast, or more are open than may be.
     CHANNEL_CREATION_RATE = 90021;
     /// Presence of a client without clientId.
     PRESENCE_WITHOUT_CLIENT_ID = 91000;

@@ -143,6 +143,8 @@ pub struct Limits {
     pub uncounted_addresses: Networks,
     /// Bytes of the presence members of one channel, their data and what goes with it.
     pub presence_bytes_max: usize,
+    /// Channels that are open on one shard.
+    pub channels_max: usize,
     /// How long a client may take to send a whole request head.
     pub head_timeout: Duration,
     /// Entries of the mailbox from each shard to each other.
@@ -228,6 +230,7 @@ impl Default for Config {
                 connections_per_key_max: 0,
                 uncounted_addresses: Networks::default(),
                 presence_bytes_max: MIB,
+                channels_max: 1_000_000,
                 head_timeout: Duration::from_secs(10),
                 mesh_entries: 1024,
             },
@@ -591,6 +594,7 @@ impl Config {
             lag_bytes_max: limits.lag_bytes_max(&self.listener),
             lag_max: limits.outbound_lag_max,
             presence_bytes_max: limits.presence_bytes_max as u32,
+            channels_max: limits.channels_max,
             admission: changeable.admission,
             origins: self.origins,
             deflate_bytes_min: self.deflate.then_some(self.deflate_bytes_min as u32),
@@ -691,6 +695,7 @@ impl Limits {
         section.read("uncounted_addresses", &mut self.uncounted_addresses, units::networks)?;
         let presence = units::bytes(64 * KIB..=1024 * MIB);
         section.read("presence_bytes_max", &mut self.presence_bytes_max, presence)?;
+        section.read("channels_max", &mut self.channels_max, units::count(1..=100_000_000))?;
         section.read("head_timeout", &mut self.head_timeout, units::duration("1s"..="5m"))?;
         section.read("mesh_entries", &mut self.mesh_entries, units::count(16..=65_536))?;
         if self.frame_bytes_max < self.message_bytes_max {

@@ -123,6 +123,7 @@ impl Config {
         add(section, "connections_per_key_max", limits.connections_per_key_max.to_string());
         add(section, "uncounted_addresses", format!("{:?}", limits.uncounted_addresses));
         add(section, "presence_bytes_max", bytes(limits.presence_bytes_max));
+        add(section, "channels_max", limits.channels_max.to_string());
         add(section, "head_timeout", duration(limits.head_timeout));
         add(section, "mesh_entries", limits.mesh_entries.to_string());
         section = "connection";

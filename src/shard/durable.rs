@@ -200,6 +200,11 @@ impl Keeping {
         self.has_persisted
     }
 
+    /// Channels that are being read before they are open.
+    pub fn loading_count(&self) -> usize {
+        self.loading.len()
+    }
+
     fn owed_count(&self) -> usize {
         self.owed.iter().map(VecDeque::len).sum()
     }
@@ -472,6 +477,9 @@ impl Shard {
         // Reading its history does not open a channel, unless that takes what only memory has.
         let is_history = matches!(&mail, Mail::Ask { question: Question::History(_), .. });
         if is_history && !self.homes.has_mutable_messages(key) {
+            return Some(mail);
+        }
+        if !self.homes.has_room(key, self.config.channels_max) {
             return Some(mail);
         }
         let key = key.clone();

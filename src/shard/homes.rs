@@ -177,6 +177,12 @@ impl Homes {
         Some(channels.get_mut(key)?.rules(*rules_version, find))
     }
 
+    /// Whether a channel is open, or may be where so many are at most; one that is being loaded counts.
+    pub fn has_room(&self, key: &ChannelKey, channels_max: usize) -> bool {
+        let loading = self.keeping.as_ref().map_or(0, |keeping| keeping.loading_count());
+        self.channels.len() + loading < channels_max || self.channels.get(key).is_some()
+    }
+
     /// The channel, which begins now if it is not open.
     pub fn open(&mut self, now: Now, key: ChannelKey) -> &mut HomeChannel {
         let (series, keys, changes) = (self.series, &mut self.keys, &mut self.changes);
@@ -399,6 +405,7 @@ impl Shard {
         key: &ChannelKey,
         accepted: Accepted,
     ) -> Result<PublishResult, ErrorInfo> {
+        self.check_room(key)?;
         self.check_subscribers(key)?;
         self.check_rules(key, RuleSource::Message)?;
         if !matches!(&accepted, Accepted::Messages(messages) if messages.is_ephemeral()) {
@@ -564,6 +571,15 @@ impl Shard {
         Ok(())
     }
 
+    /// Whether the channel is open or may be.
+    fn check_room(&self, key: &ChannelKey) -> Result<(), ErrorInfo> {
+        if self.homes.has_room(key, self.config.channels_max) {
+            return Ok(());
+        }
+        let text = "as many channels are open as may be; try again when others have ended";
+        Err(ErrorInfo::new(ErrorCode::CHANNEL_CREATION_RATE, text))
+    }
+
     /// Sends an event of a channel that is at home here to all streams, and to its rules.
     pub(super) fn broadcast(
         &mut self,
@@ -610,6 +626,9 @@ impl Shard {
     /// Another shard, or this one, has subscribers for a channel that is at home here.
     pub(super) fn handle_subscribe(&mut self, channel: ChannelKey, subscriber: Subscriber) {
         let (shard, stream) = (subscriber.shard, subscriber.stream);
+        if let Err(error) = self.check_room(&channel) {
+            return self.post_of(&channel, shard, Mail::Refused { stream, error });
+        }
         let home = self.homes.open(self.now, channel.clone());
         if subscriber.view.filter.as_ref().is_some_and(|filter| !home.takes_filter(filter)) {
             let text = "the channel has as many different filters as it may have";
@@ -687,6 +706,7 @@ impl Shard {
         channel: &ChannelKey,
         change: MembersChange,
     ) -> Result<Option<Bytes>, ErrorInfo> {
+        self.check_room(channel)?;
         self.check_subscribers(channel)?;
         self.check_rules(channel, RuleSource::Presence)?;
         let MembersChange { request, transport_count, members_max, own } = change;

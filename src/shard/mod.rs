@@ -129,6 +129,8 @@ pub struct ShardConfig {
     pub lag_max: Duration,
     /// Bytes of the presence members of one channel, their data and what goes with it.
     pub presence_bytes_max: u32,
+    /// Channels that are open at home here; no other is opened beyond it.
+    pub channels_max: usize,
     /// Mail that may wait for room in the mesh, per peer; beyond it, or 32 MiB of messages, publishes are
     /// refused.
     pub mail_max: usize,
@@ -162,6 +164,7 @@ impl Default for ShardConfig {
             replay_bytes_max: 4 << 20,
             lag_max: Duration::from_secs(10),
             presence_bytes_max: 1 << 20,
+            channels_max: 1_000_000,
             mail_max: 16_384,
             admission: AdmissionConfig::default(),
             origins: Vec::new(),

@@ -430,3 +430,47 @@ fn bounds_of_a_connection_change_while_it_goes_on() {
     let codes: Vec<_> = told(&mut host, client).into_iter().filter_map(|told| told.2).collect();
     assert_eq!(codes, [90010, 42911]);
 }
+
+#[test]
+fn beyond_as_many_channels_as_may_be_open_no_other_is_opened() {
+    let mut host = host(|config| {
+        config.channels_max = 3;
+        config.history.retention = Duration::from_secs(5);
+        config.connection.state_ttl = Duration::from_secs(5);
+    });
+    let client = host.connect(0, "");
+    let at_home = |shard: usize, from: usize| {
+        let names = (from..).map(|number| format!("room-{number}"));
+        names.filter(move |name| ChannelKey::new("app", name).home(2) == shard)
+    };
+    let names: Vec<String> = at_home(1, 0).take(5).collect();
+    host.settle();
+    host.messages(client);
+    for (number, name) in names.iter().enumerate() {
+        host.publish(client, number as u64, name, "x");
+    }
+    host.settle();
+    let accepted = |number| (1, Some(number), None);
+    let refused = |number| (2, Some(number), Some(90021));
+    let expected = [accepted(0), accepted(1), accepted(2), refused(3), refused(4)];
+    assert_eq!(told(&mut host, client), expected);
+    // Those that are open go on, other shards have room of their own, and the room is given back.
+    host.publish(client, 5, &names[0], "y");
+    host.settle();
+    host.publish(client, 6, &at_home(0, 0).next().expect("there are such"), "y");
+    host.settle();
+    assert_eq!(told(&mut host, client), [accepted(5), accepted(6)]);
+    let attach = |host: &mut Host, name: &str| {
+        host.send(client, &json!({"action": 10, "channel": name}));
+        host.settle();
+        told(host, client).last().map(|(action, _, code)| (*action, *code))
+    };
+    assert_eq!(attach(&mut host, &names[3]), Some((9, Some(90021))));
+    assert_eq!(attach(&mut host, &names[2]), Some((11, None)));
+    for _ in 0..10 {
+        host.pass(Duration::from_secs(1));
+        host.settle();
+    }
+    host.messages(client);
+    assert_eq!(attach(&mut host, &names[3]), Some((11, None)));
+}
