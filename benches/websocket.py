@@ -5,9 +5,12 @@ Standard library only. The mask of every frame is zero, which is as good as any 
 
 
 def upgrade(key, query="", headers=""):
-    """The request that opens a transport with an API key; `query` begins with `&`, `headers` end with CRLF."""
+    """The request that opens a transport, with an API key or what `query` says; that begins with `&`, `headers` end with
+    CRLF."""
+    if key:
+        query = f"&key={key}{query}"
     return (
-        f"GET /?v=6&format=json&key={key}{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET /?v=6&format=json{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
     ).encode()
 
