@@ -8,7 +8,7 @@ import json
 import multiprocessing
 
 from daemon import KEY, raise_file_limit
-from websocket import Frames, text_frame, upgrade
+from websocket import Frames, frame, text_frame, upgrade
 
 
 class Line(asyncio.Protocol):
@@ -23,6 +23,8 @@ class Line(asyncio.Protocol):
         for opcode, payload in self.frames.feed(data):
             if opcode == 1:
                 self.owner.heard(self, json.loads(payload))
+            elif opcode == 9:
+                self.transport.write(frame(10, payload))
 
     def connection_lost(self, error):
         self.owner.lost(self)

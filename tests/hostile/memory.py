@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import resource
 import tempfile
 import time
@@ -104,6 +105,13 @@ class Cage:
                 return int((self.path / name).read_text())
         return daemon.peak()
 
+    def killed(self):
+        """Processes that the kernel has killed for want of memory."""
+        for name in ("memory.oom_control", "memory.events"):
+            if self.path and (self.path / name).exists():
+                return int(re.search(r"^oom_kill (\d+)", (self.path / name).read_text(), re.M)[1])
+        return 0
+
     def __enter__(self):
         return self
 
@@ -163,13 +171,7 @@ def memory_under_a_limit(binary, limit_mebibytes=192, channels=300_000, historie
                 reader = WebSocket(daemon, receive_buffer=4096)
                 reader.attach("history-0")
                 stalled.append(reader)
-            for start in range(0, channels, 500):
-                client.send_all(
-                    {"action": MESSAGE, "channel": f"many-{number}", "msgSerial": serial + number - start,
-                     "messages": [{"data": "x" * 64}]} for number in range(start, start + 500))
-                serial += 500
-                acknowledge(client, 500)
-            for round_ in range(20):
+            for _ in range(20):
                 client.send_all(
                     {"action": MESSAGE, "channel": f"history-{number}", "msgSerial": serial + number,
                      "messages": [{"data": "x" * 30_000}]} for number in range(min(histories, 200)))
@@ -183,13 +185,20 @@ def memory_under_a_limit(binary, limit_mebibytes=192, channels=300_000, historie
                     for number in range(start, start + 500))
                 serial += 500
                 acknowledge(client, 500)
+            for start in range(0, channels, 500):
+                client.send_all(
+                    {"action": MESSAGE, "channel": f"many-{number}", "msgSerial": serial + number - start,
+                     "messages": [{"data": "x" * 64}]} for number in range(start, start + 500))
+                serial += 500
+                acknowledge(client, 500)
             peak = cage.peak(daemon)
             for reader in stalled:
                 reader.socket.close()
             status, _ = daemon.publish("history-1", "x")
             is_alive = daemon.is_alive()
-        figures = f"{cage.kind()} peak {peak / MEBIBYTE:.0f} MiB, refused {refusals}, then {status}"
-        return is_alive and status == 201 and 90021 in refusals and len(refusals) >= 2, figures
+            killed = cage.killed()
+        figures = f"{cage.kind()} peak {peak / MEBIBYTE:.0f} MiB, refused {refusals}, then {status}, {killed} killed"
+        return is_alive and killed == 0 and status == 201 and {90021, 91006} <= set(refusals), figures
 
 
 @scenario(
