@@ -119,8 +119,8 @@ async def resuming(ask, connect, number, count):
 @scenario(
     "each goes on where it was or is told of the gap, none is lost, all within 60 s; others are answered within 2 s; "
     "the daemon's peak below +2 KiB for each",
-    small={"count": 300, "processes": 2})
-def all_resume_at_once(binary, count=16_000, processes=4):
+    small={"count": 300, "processes": 2, "is_measured": False})
+def all_resume_at_once(binary, count=16_000, processes=4, is_measured=True):
     # What is kept of a connection is there for less time than a slow machine may take to bring all of them there.
     with Daemon(binary, "--set", "connection.state_ttl=10m") as daemon, \
             Crowd(daemon, processes, resuming, count // processes) as crowd:
@@ -154,7 +154,8 @@ def all_resume_at_once(binary, count=16_000, processes=4):
         lost = sum(heard not in (whole, with_gap) for heard in everybody)
         figures = f"{outcomes}, {postponed} of them told 50004 before, {lost} lost, {took:.1f} s, others in {slowest * 1000:.0f} ms, +{grown / MEBIBYTE:.0f} MiB"
         is_met = not lost and set(outcomes) <= {"resumed", "told"} and sum(outcomes.values()) == len(everybody)
-        return is_met and took < 60 and slowest < 2 and grown < max(count * 2048, 16 * MEBIBYTE), figures
+        is_within = took < 60 and slowest < 2 and grown < count * 2048
+        return is_met and (is_within or not is_measured), figures
 
 
 async def expiring(ask, connect, number, count, expires):
@@ -184,8 +185,8 @@ async def expiring(ask, connect, number, count, expires):
 @scenario(
     "each is told 40142 when its token ends, no earlier and at most 5 s later, comes back with another as the same "
     "connection and misses nothing; one with a key notices nothing",
-    small={"count": 200, "processes": 2, "seconds": 12})
-def all_tokens_end_at_once(binary, count=5000, processes=2, seconds=40):
+    small={"count": 200, "processes": 2, "seconds": 12, "is_timed": False})
+def all_tokens_end_at_once(binary, count=5000, processes=2, seconds=40, is_timed=True):
     expires = int(time.time()) + seconds
     with Daemon(binary) as daemon, Crowd(daemon, processes, expiring, count // processes, expires) as crowd:
         crowd.answers(300)
@@ -212,8 +213,8 @@ def all_tokens_end_at_once(binary, count=5000, processes=2, seconds=40):
         outcomes = {outcome for _, _, outcome in ends}
         figures = f"{len(ends)} ends {sorted(codes)}, from {min(late):.2f} to {max(late):.2f} s after, then {sorted(outcomes)}, "
         figures += f"{gaps} with a gap, others in {slowest * 1000:.0f} ms"
-        is_met = codes == {40142} and outcomes == {"resumed"} and not gaps and min(late) >= 0 and max(late) < 5
-        return is_met, figures
+        is_met = codes == {40142} and outcomes == {"resumed"} and not gaps and min(late) >= 0
+        return is_met and (max(late) < 5 or not is_timed), figures
 
 
 class Present:
