@@ -326,8 +326,10 @@ pub struct Journal {
     /// Bytes of the current segment that have a use.
     filled: u32,
     spare: Option<Open>,
-    /// What is to be made.
-    to_make: Option<SegmentId>,
+    /// What is to be made, in this order: a burst may need the next segment before one is made.
+    to_make: VecDeque<SegmentId>,
+    /// Whether one is being made.
+    is_making: bool,
     /// The segment before the current one, and how much of it counts.
     previous: Option<(u64, u32)>,
     header_bytes: u32,
@@ -401,7 +403,8 @@ impl Journal {
             current: None,
             filled: 0,
             spare: None,
-            to_make: None,
+            to_make: VecDeque::new(),
+            is_making: false,
             previous: None,
             header_bytes,
             failing: None,
@@ -563,7 +566,7 @@ impl Journal {
         let next = self.spare.take().unwrap_or_else(|| {
             let id = SegmentId { shard: self.shard, number: self.next_number };
             self.next_number += 1;
-            self.to_make = Some(id);
+            self.to_make.push_back(id);
             Open { id, is_made: false }
         });
         self.current = Some(next);
@@ -588,7 +591,7 @@ impl Journal {
 
     /// Has a segment made before it is needed.
     fn make_ready(&mut self) {
-        if self.failing.is_some() || self.to_make.is_some() || self.spare.is_some() {
+        if self.failing.is_some() || self.is_to_make() || self.spare.is_some() {
             return;
         }
         let is_needed = match &self.current {
@@ -600,10 +603,15 @@ impl Journal {
         }
     }
 
+    /// Whether a segment is being made, or is to be.
+    fn is_to_make(&self) -> bool {
+        self.is_making || !self.to_make.is_empty()
+    }
+
     fn make_spare(&mut self) {
         let id = SegmentId { shard: self.shard, number: self.next_number };
         self.next_number += 1;
-        self.to_make = Some(id);
+        self.to_make.push_back(id);
         self.spare = Some(Open { id, is_made: false });
     }
 
@@ -754,7 +762,10 @@ impl Journal {
 
     /// The next thing to be done with files.
     pub fn poll_command(&mut self) -> Option<Command> {
-        if let Some(segment) = self.to_make.take() {
+        if !self.is_making
+            && let Some(segment) = self.to_make.pop_front()
+        {
+            self.is_making = true;
             let header =
                 Header { series: self.series, salt: self.salt, created_ms: self.now.unix_ms };
             let reserve_bytes = self.config.segment_bytes.into();
@@ -836,11 +847,16 @@ impl Journal {
     }
 
     fn handle_created(&mut self, segment: SegmentId, result: Result<(), i32>) {
+        self.is_making = false;
         let is_spare = self.spare.is_some_and(|spare| spare.id == segment);
         match result {
             Ok(()) => {
                 let open = if is_spare { &mut self.spare } else { &mut self.current };
-                open.as_mut().expect("it was to be made").is_made = true;
+                match open.as_mut().filter(|open| open.id == segment) {
+                    Some(open) => open.is_made = true,
+                    // More than it has room for was appended meanwhile.
+                    None => self.full.push_back(segment),
+                }
                 let key = (self.series, self.salt);
                 let (bytes, created_ms) = (self.header_bytes.into(), self.now.unix_ms);
                 self.segments.insert(segment, Known { bytes, created_ms, last_ms: 0, key });
@@ -937,7 +953,7 @@ impl Journal {
 
     /// Tries again what has failed.
     fn try_again(&mut self) {
-        if self.writing.is_some() || self.syncing.is_some() || self.to_make.is_some() {
+        if self.writing.is_some() || self.syncing.is_some() || self.is_to_make() {
             return;
         }
         if !self.is_stopped {

@@ -100,6 +100,23 @@ fn what_is_appended_between_two_turns_is_one_write() {
 }
 
 #[test]
+fn a_burst_over_several_segments_that_are_not_made_yet_is_written() {
+    let mut disk = Disk::default();
+    let (mut journal, _) = start(&disk, 1, NOW);
+    for time_ms in 1..=50 {
+        append(&mut journal, "app:room", time_ms, time_ms % 7 == 0);
+    }
+    let Some(create @ Command::Create { .. }) = journal.poll_command() else { panic!("a file") };
+    assert_eq!(journal.poll_command(), None, "one file at a time");
+    journal.handle_done(disk.execute(create));
+    settle(&mut journal, &mut disk);
+    assert!(disk.files.len() > 2, "{}", disk.files.len());
+    assert_eq!((journal.progress(Safety::Written), journal.progress(Safety::Synced)), (50, 50));
+    let answer = read(&mut journal, &mut disk, all("app:room"));
+    assert!(times(&answer).into_iter().eq(1..=50) && answer.is_complete);
+}
+
+#[test]
 fn events_are_read_back_across_segments_in_both_directions() {
     let mut disk = Disk::default();
     let (mut journal, _) = start(&disk, 1, NOW);
