@@ -79,10 +79,19 @@ impl Shard {
                 let is_repeated = self.has_modes_and_params(index, stream, modes, &request.params);
                 self.set_modes(index, stream, modes);
                 self.set_params(index, stream, &request.params);
-                if view.delta && is_repeated && self.is_behind_stream(&request.since, stream) {
+                let mut before = Vec::new();
+                if view.delta
+                    && is_repeated
+                    && !self.is_joining(index, stream)
+                    && self.is_behind_stream(&request.since, stream)
+                {
+                    // What was asked for before it goes back is asked again behind it: that answer would
+                    // be taken for this one, and say that nothing is resumed.
+                    before = self.streams.at(stream).take_requests(index);
                     self.rejoin(index, stream);
                 }
                 self.settle_attach(stream, request);
+                self.settle_attaches(index, stream, before);
             }
             Some(stream) => self.change_view(index, stream, view, modes, request),
         }

@@ -152,6 +152,42 @@ fn a_client_that_could_not_decode_gets_everything_again_from_where_it_says() {
 }
 
 #[test]
+fn a_client_that_could_not_decode_is_not_answered_by_what_it_asked_before() {
+    for seed in 1..=20 {
+        let mut host = Host::new(2, seed);
+        let (publisher, client) = (host.connect(0, "&clientId=ann"), host.connect(1, ""));
+        host.attach(publisher, "room");
+        let enter = json!({"action": 14, "channel": "room", "msgSerial": 0,
+                           "presence": [{"action": 2}]});
+        host.send(publisher, &enter);
+        host.settle();
+        attach_delta(&mut host, client, None);
+        host.settle();
+        let mut subscriber = Subscriber::default();
+        for number in 0..2 {
+            host.publish(publisher, number as u64 + 1, "room", &data_of(number));
+        }
+        host.settle();
+        subscriber.take(&host.messages(client), "room");
+        host.publish(publisher, 3, "room", &data_of(2));
+        host.settle();
+        host.messages(client);
+        // The home is asked for the members, and has not answered.
+        attach_delta(&mut host, client, None);
+        attach_delta(&mut host, client, subscriber.serial.as_deref());
+        host.settle();
+        let messages = host.messages(client);
+        let attached: Vec<_> = messages.iter().filter(|it| it["action"] == 11).collect();
+        assert_eq!(attached.len(), 2, "seed={seed}");
+        for attached in attached {
+            assert_eq!(attached["flags"].as_u64().unwrap() & 4, 4, "RESUMED, seed={seed}");
+        }
+        subscriber.take(&messages, "room");
+        assert_eq!(subscriber.data, expected(0..3), "seed={seed}");
+    }
+}
+
+#[test]
 fn other_options_do_not_bring_again_what_is_on_its_way() {
     const PUBLISH: u64 = 1 << 17;
     const SUBSCRIBE: u64 = 1 << 18;
