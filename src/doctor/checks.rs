@@ -3,7 +3,7 @@
 use super::facts::Facts;
 use super::plan::{Beside, Plan, size};
 use super::{Finding, Severity};
-use crate::server::{LOCKED_BYTES_PER_SHARD, ServerConfig};
+use crate::server::ServerConfig;
 use crate::sys::probe::Lack;
 
 /// Packets that may wait on loopback before a fan-out to thousands of sockets is dropped in part.
@@ -13,7 +13,7 @@ const LOOPBACK_BACKLOG: u64 = 10_000;
 pub(super) fn run(config: &ServerConfig, facts: &Facts) -> Vec<Finding> {
     let plan = Plan::new(config, Beside::default(), facts);
     let mut findings = io_uring(facts);
-    findings.push(locked_memory(config, facts));
+    findings.push(locked_memory(config, &plan, facts));
     findings.push(open_files(&plan, facts));
     findings.push(tables(config, facts));
     findings.extend(backlog(config, facts));
@@ -91,7 +91,7 @@ pub(super) fn io_uring(facts: &Facts) -> Vec<Finding> {
         Lack::LockedMemory => Finding::error(
             check,
             "no more memory may be locked by this user",
-            "older kernels count rings as locked memory, and what a process that has just ended held \
+            "some kernels count rings as locked memory, and what a process that has just ended held \
              is given back a moment later",
             &MEMLOCK_REMEDIES,
         ),
@@ -106,9 +106,9 @@ const MEMLOCK_REMEDIES: [&str; 3] = [
     "cp tuning/limits.d/90-ringcast.conf /etc/security/limits.d/    # for logins",
 ];
 
-fn locked_memory(config: &ServerConfig, facts: &Facts) -> Finding {
+fn locked_memory(config: &ServerConfig, plan: &Plan, facts: &Facts) -> Finding {
     let check = "locked memory";
-    let needed = LOCKED_BYTES_PER_SHARD * config.shards as u64;
+    let needed = plan.row("locked bytes").takes;
     match facts.locked_bytes_max() {
         Some(max) if max < needed => Finding::error(
             check,
@@ -118,7 +118,8 @@ fn locked_memory(config: &ServerConfig, facts: &Facts) -> Finding {
                 size(needed),
                 size(max)
             ),
-            "each shard registers memory for files with the kernel (RLIMIT_MEMLOCK)",
+            "each shard registers memory for files with the kernel, and since Linux 6.14 the queues of rings \
+             count, too (RLIMIT_MEMLOCK)",
             &MEMLOCK_REMEDIES,
         ),
         Some(max) => Finding::ok(check, format!("{} of {}", size(needed), size(max))),
@@ -350,7 +351,7 @@ mod tests {
     fn each_obstacle_is_found_alone_and_has_a_remedy() {
         let limit = |value| Limit { soft: Some(value), hard: Some(value) };
         let missing = || Err(Lack::Operations(vec!["multishot receive (Linux 6.0)".into()]));
-        let cases: [(Facts, Severity, &str, &str); 14] = [
+        let cases: [(Facts, Severity, &str, &str); 15] = [
             (
                 Facts { io_uring: Err(Lack::Permission), io_uring_disabled: Some(2), ..facts() },
                 Severity::Error,
@@ -387,6 +388,12 @@ mod tests {
                 Severity::Error,
                 "locked memory",
                 "2 shards lock 1.5 MiB, and 1 MiB are allowed",
+            ),
+            (
+                Facts { kernel: "6.14.2-1".into(), locked: limit(2 << 20), ..facts() },
+                Severity::Error,
+                "locked memory",
+                "2 shards lock 2.5 MiB, and 2 MiB are allowed",
             ),
             (
                 Facts { files: limit(70_000), somaxconn: Some(128), ..facts() },
@@ -444,7 +451,8 @@ mod tests {
         assert_eq!(files.severity, Severity::Error);
         // Whoever may lock as much as it likes is not held to the limit.
         let root = Facts { locked: limit(0), may_lock_all: true, ..facts() };
-        assert_eq!(locked_memory(&server(2), &root).severity, Severity::Ok);
+        let plan = Plan::new(&server(2), Beside::default(), &root);
+        assert_eq!(locked_memory(&server(2), &plan, &root).severity, Severity::Ok);
         assert_eq!(only(&server(4), &facts()).what, "4 shards share 2 CPUs");
     }
 }

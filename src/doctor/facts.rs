@@ -62,6 +62,13 @@ impl Facts {
         }
     }
 
+    /// Whether the kernel counts the queues of a ring as locked memory: 6.14 and later do.
+    pub(super) fn counts_rings_as_locked(&self) -> bool {
+        let mut numbers = self.kernel.split(['.', '-', '+']).map_while(|word| word.parse().ok());
+        let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        version >= (6, 14)
+    }
+
     /// Bytes that the process may lock; `None`: as many as it likes.
     pub(super) fn locked_bytes_max(&self) -> Option<u64> {
         if self.may_lock_all { None } else { self.locked.soft }

@@ -15,6 +15,7 @@ const BYTES_PER_CONNECTION: u64 = 520;
 /// Entries of submission and completion queues, and of a table (io_uring_setup(2)).
 const SUBMISSION_BYTES: u64 = 64;
 const COMPLETION_BYTES: u64 = 16;
+const SUBMISSION_INDEX_BYTES: u64 = 4;
 const TABLE_ENTRY_BYTES: u64 = 8;
 
 /// Files that a shard opens: listener, rings of its executor, eventfds. Each further ring adds two.
@@ -67,14 +68,17 @@ impl Plan {
         let rings = sum(&|shard| shard.ring_count().into());
         let connections = sum(&|shard| shard.connections_max.into());
         let table_max = shards.iter().map(|shard| shard.ring.table_entries).max().unwrap_or(0);
+        let queues = |shard: &ServerConfig| {
+            let entry = SUBMISSION_BYTES + SUBMISSION_INDEX_BYTES + 4 * COMPLETION_BYTES;
+            u64::from(shard.ring_count()) * u64::from(shard.ring.ring_entries) * entry
+        };
         let ring_bytes = sum(&|shard| {
             let ring = &shard.ring;
-            let entries = u64::from(ring.ring_entries);
             let buffers = u64::from(ring.receive_buffers) * u64::from(ring.receive_buffer_bytes);
-            let queues = entries * (SUBMISSION_BYTES + 4 * COMPLETION_BYTES);
             let table = u64::from(ring.table_entries) * TABLE_ENTRY_BYTES;
-            u64::from(shard.ring_count()) * (queues + table + buffers)
+            queues(shard) + u64::from(shard.ring_count()) * (table + buffers)
         });
+        let locked_queues = if facts.counts_rings_as_locked() { sum(&queues) } else { 0 };
         let count = config.shards as u64;
         let memory = facts.memory_max_bytes.into_iter().chain(facts.memory_available_bytes).min();
         // The kernel doubles what it is asked for.
@@ -114,8 +118,15 @@ impl Plan {
             ),
             row(
                 "locked bytes",
-                LOCKED_BYTES_PER_SHARD * count,
-                format!("{} for each shard", size(LOCKED_BYTES_PER_SHARD)),
+                LOCKED_BYTES_PER_SHARD * count + locked_queues,
+                match locked_queues {
+                    0 => format!("{} for each shard", size(LOCKED_BYTES_PER_SHARD)),
+                    queues => format!(
+                        "{} for each shard, {} of queues",
+                        size(LOCKED_BYTES_PER_SHARD),
+                        size(queues)
+                    ),
+                },
                 facts.locked_bytes_max(),
                 "RLIMIT_MEMLOCK",
             ),

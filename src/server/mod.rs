@@ -141,7 +141,8 @@ impl ServerConfig {
     }
 }
 
-/// Bytes that the executor of one shard locks: each of its three rings registers memory for files.
+/// Bytes that the executor of one shard locks: each of its three rings registers memory for files. Since Linux
+/// 6.14 the queues of socket rings count as locked, too.
 pub const LOCKED_BYTES_PER_SHARD: u64 = 3 * IO_MEMORY_BYTES as u64;
 
 /// Memory for files of one ring of an executor. Kept small because locked memory is limited on many hosts.
@@ -211,6 +212,13 @@ pub fn run(
         anyhow::bail!("the socket ring cannot run here: {lack}");
     }
     check_locked_memory(config.shards)?;
+    // What executors register with the kernel counts as locked by whole pages, and the allocator asks for huge
+    // ones: 256 KiB would count as two or four MiB, which eats up what many hosts allow before a shard runs.
+    host::allow_huge_pages(false);
+    let on_ready = |addresses| {
+        host::allow_huge_pages(true);
+        on_ready(addresses);
+    };
     let open_files_max = host::open_files().soft.unwrap_or(u64::MAX);
     let mut config = config;
     let Sockets { plain, tls, admin } = sockets(&config)?;

@@ -465,7 +465,13 @@ impl Monitor {
         let thread = self.threads.swap_remove(shard);
         let outcome =
             thread.join().map_err(|error| anyhow::anyhow!("shard {shard} has failed: {error}"))?;
-        outcome.map_err(|error| anyhow::anyhow!("shard {shard} has failed: {error}"))?;
+        outcome.map_err(|error| {
+            let hint = match error.raw_os_error() {
+                Some(libc::ENOMEM) => "; `ringcast doctor` says how much memory has to be locked",
+                _ => "",
+            };
+            anyhow::anyhow!("shard {shard} has failed: {error}{hint}")
+        })?;
         anyhow::bail!("shard {shard} has ended")
     }
 }

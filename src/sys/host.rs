@@ -49,6 +49,15 @@ pub fn locked_memory() -> Limit {
     limit(libc::RLIMIT_MEMLOCK)
 }
 
+/// Lets the kernel back memory that this process touches from now on by huge pages, as far as the host allows
+/// it, or keeps it from that. Where the kernel cannot be told, nothing changes.
+pub fn allow_huge_pages(allowed: bool) {
+    let disable = libc::c_ulong::from(!allowed);
+    let unused: libc::c_ulong = 0;
+    // SAFETY: takes numbers and touches no memory of ours.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, disable, unused, unused, unused) };
+}
+
 fn limit(resource: libc::__rlimit_resource_t) -> Limit {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid place for the kernel to write one `rlimit` to.
