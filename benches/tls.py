@@ -25,11 +25,14 @@ def build(profile):
 
 
 def certificate(directory):
-    """An authority of its own that signs itself, for 127.0.0.1."""
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-subj", "/CN=bench", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
-        cwd=directory, check=True, stderr=subprocess.DEVNULL)
+    """An authority and a certificate of it for 127.0.0.1; returns a configuration that names it."""
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    for arguments in (
+        ["-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"],
+        ["-subj", "/CN=bench", "-keyout", "key.pem", "-out", "cert.pem", "-CA", "ca.pem", "-CAkey", "ca.key",
+         "-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=IP:127.0.0.1"],
+    ):
+        subprocess.run(make + arguments, cwd=directory, check=True, stderr=subprocess.DEVNULL)
     config = directory / "ringcast.toml"
     config.write_text(f'[[keys]]\nkey = "{KEY}"\n[tls]\nlisten = "127.0.0.1:0"\n'
                       'certificate_file = "cert.pem"\nkey_file = "key.pem"\n')
@@ -53,7 +56,7 @@ def measure(ringcast, config, secure, subscribers, messages, outstanding, shards
         bench = [ringcast, "bench", "--server", plain, "--key", KEY, "--pid", str(process.pid)]
         bench += ["--subscribers", str(subscribers), "--messages", str(messages)]
         bench += ["--outstanding", str(outstanding), "--json", report]
-        bench += ["--tls", tls, "--tls-ca", config.with_name("cert.pem")] if secure else []
+        bench += ["--tls", tls, "--tls-ca", config.with_name("ca.pem")] if secure else []
         subprocess.run(bench, check=True, stdout=subprocess.DEVNULL, timeout=600)
         return json.loads(report.read_text())
     finally:

@@ -323,6 +323,21 @@ fn ably_js_and_a_browser_over_tls() {
     daemon::run(&mut node);
 }
 
+/// Ably's SDK for Python, whose certificates are checked by OpenSSL.
+#[test]
+#[ignore = "needs PyPI packages: tests/run"]
+fn ably_python_over_tls() {
+    let setup = Setup::start("python", "");
+    let directory = daemon::repository().join("tests/sdk/python");
+    let mut python = Command::new(directory.join(".venv/bin/python"));
+    python
+        .args(["-m", "unittest", "-v", "test_tls"])
+        .current_dir(&directory)
+        .env("RINGCAST_TLS_ADDRESS", setup.address().to_string())
+        .env("RINGCAST_CA", setup.directory.join("ca.pem"));
+    daemon::run(&mut python);
+}
+
 /// The other implementation that everybody has. Needs `openssl`.
 #[test]
 #[ignore = "needs openssl"]
