@@ -163,8 +163,13 @@ pub struct Connection {
     remain_present_ms: u32,
     /// Channels, without qualifier, in which it may have members. Bounded by what it is attached to:
     /// one enters by way of an attachment, and leaves with it.
-    entered: Box<[Box<str>]>,
+    /// `None`: in none, as mostly.
+    entered: Option<Box<Entered>>,
 }
+
+/// Channels that a connection has entered, each once.
+#[derive(Default)]
+struct Entered(Vec<Box<str>>);
 
 impl Connection {
     /// Public id.
@@ -457,10 +462,9 @@ impl Connection {
     /// Notes that it may have members in `channel`.
     pub fn enter(&mut self, channel: &str) {
         if !self.has_entered(channel) {
-            let mut entered = std::mem::take(&mut self.entered).into_vec();
-            entered.reserve_exact(1);
-            entered.push(channel.into());
-            self.entered = entered.into_boxed_slice();
+            let entered = self.entered.get_or_insert_default();
+            entered.0.reserve_exact(1);
+            entered.0.push(channel.into());
         }
     }
 
@@ -471,14 +475,15 @@ impl Connection {
 
     /// Channels in which it may have members.
     pub fn entered(&self) -> impl Iterator<Item = &str> {
-        self.entered.iter().map(|channel| &**channel)
+        self.entered.iter().flat_map(|entered| entered.0.iter()).map(|channel| &**channel)
     }
 
     /// Notes that it has no members any more in those channels that `leaves` names; returns which.
     pub fn leave(&mut self, leaves: impl Fn(&str) -> bool) -> Vec<Box<str>> {
-        let entered = std::mem::take(&mut self.entered).into_vec();
-        let (left, stays) = entered.into_iter().partition(|channel| leaves(channel));
-        self.entered = Vec::into_boxed_slice(stays);
+        let Some(entered) = self.entered.take() else { return Vec::new() };
+        let (left, stays): (Vec<_>, Vec<_>) =
+            entered.0.into_iter().partition(|channel| leaves(channel));
+        self.entered = (!stays.is_empty()).then(|| Box::new(Entered(stays)));
         left
     }
 

@@ -122,7 +122,7 @@ impl Opening {
             transport_count: 1,
             began_s: (now.mono_ms / 1000) as u32,
             remain_present_ms: remain_present_ms(config, self.remain_present_ms),
-            entered: Box::default(),
+            entered: None,
         };
         connection.plan_renewal(now);
         connection.connected(config, error, lane);
@@ -177,7 +177,7 @@ impl Connection {
             transport_count: 1,
             began_s: (now.mono_ms / 1000) as u32,
             remain_present_ms: 0,
-            entered: Box::default(),
+            entered: None,
         }
     }
 
