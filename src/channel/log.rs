@@ -8,7 +8,7 @@
 //! This file does not know connections: it names transports by index and leaves it to its owner to
 //! know which of them have a send in flight.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -31,6 +31,23 @@ pub struct TransportRef {
     pub generation: u32,
 }
 
+/// A connection as whoever has published, by its public id. Not its transport: that may be another one by
+/// the time that its message comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublisherId([u8; 12]);
+
+impl PublisherId {
+    /// Of the connection with that id; `None`: no connection has such an id.
+    pub fn of(connection_id: &str) -> Option<PublisherId> {
+        connection_id.as_bytes().try_into().ok().map(PublisherId)
+    }
+
+    /// What two of them seldom have in common.
+    fn digest(self) -> u32 {
+        self.0.as_chunks().0.iter().fold(0, |digest, word| digest ^ u32::from_le_bytes(*word))
+    }
+}
+
 /// Where one subscriber stands. 16 bytes, in a dense array that a round of sends walks in order.
 #[derive(Clone, Copy, Debug)]
 struct Cursor {
@@ -49,10 +66,10 @@ impl Special {
     /// It lacks the message before its position, so that no delta makes sense to it.
     const WITHOUT_BASE: u32 = 1 << 31;
 
-    /// For a subscriber that is not sent what `transport` publishes; the generation, cut to what fits,
-    /// is kept in the lower bits, and there is never 0.
-    fn skipping(transport: TransportRef) -> Special {
-        Special(transport.generation % (Special::WITHOUT_BASE - 1) + 1)
+    /// For a subscriber that is not sent what `publisher` publishes; its digest, cut to what fits, is kept
+    /// in the lower bits, and is never 0 there.
+    fn skipping(publisher: PublisherId) -> Special {
+        Special(publisher.digest() % (Special::WITHOUT_BASE - 1) + 1)
     }
 
     fn is_none(self) -> bool {
@@ -68,8 +85,9 @@ impl Special {
         Special(if has_base { skipping } else { skipping | Special::WITHOUT_BASE })
     }
 
-    fn skips(self, transport: TransportRef) -> bool {
-        self.with_base(true) == Special::skipping(transport)
+    /// Whether it may be what `publisher` publishes that is left out.
+    fn may_skip(self, publisher: PublisherId) -> bool {
+        self.with_base(true) == Special::skipping(publisher)
     }
 }
 
@@ -107,8 +125,8 @@ pub enum Link {
 pub struct Frame {
     /// A complete WebSocket frame, shared by all who get it.
     pub bytes: Bytes,
-    /// Who published what is in it, when that is a transport of this core.
-    pub publisher: Option<TransportRef>,
+    /// Who published what is in it, when that is a connection.
+    pub publisher: Option<PublisherId>,
     /// Its place among deltas.
     pub link: Link,
 }
@@ -116,7 +134,7 @@ pub struct Frame {
 /// Where a frame ends and what may set it apart for a cursor.
 struct Mark {
     end: u64,
-    publisher: Option<TransportRef>,
+    publisher: Option<PublisherId>,
     link: Link,
 }
 
@@ -149,6 +167,8 @@ pub struct FrameLog {
     chunks: VecDeque<Held>,
     marks: VecDeque<Mark>,
     cursors: Vec<Cursor>,
+    /// By transport: subscribers that are not sent what they publish themselves, by whole ids.
+    own: BTreeMap<u32, PublisherId>,
     /// Frames of this turn, not laid out yet.
     staged: Vec<Frame>,
     /// Whether messages may come as deltas.
@@ -183,32 +203,37 @@ impl FrameLog {
         self.chunks.front().map_or(0, |first| self.end - first.start)
     }
 
-    /// Adds a subscriber that gets every frame staged from now on. With `skip_own`, frames published
-    /// by `transport` itself are left out. `has_base` tells whether it has the message that a delta
-    /// would start from. Returns the index of its cursor.
+    /// Adds a subscriber that gets every frame staged from now on, other than those that `own` has
+    /// published, if that is given. `has_base` tells whether it has the message that a delta would start
+    /// from. Returns the index of its cursor.
     ///
     /// Frames staged earlier in this turn are laid out first, so that they are not for it.
-    pub fn attach(&mut self, transport: TransportRef, skip_own: bool, has_base: bool) -> u32 {
+    pub fn attach(&mut self, transport: u32, own: Option<PublisherId>, has_base: bool) -> u32 {
         self.commit();
         let index = self.cursors.len() as u32;
-        let special = if skip_own { Special::skipping(transport) } else { Special::default() };
-        let special = special.with_base(has_base || !self.has_deltas);
-        self.cursors.push(Cursor { position: self.end, transport: transport.index, special });
+        let special = Special::default().with_base(has_base || !self.has_deltas);
+        self.cursors.push(Cursor { position: self.end, transport, special });
+        self.skip_own(index, own);
         index
     }
 
-    /// Leaves out, or no longer leaves out, frames that `transport` published from the cursor's position
-    /// on.
-    pub fn set_skip_own(&mut self, index: u32, transport: TransportRef, skip_own: bool) {
-        let special = &mut self.cursors[index as usize].special;
-        let own = if skip_own { Special::skipping(transport) } else { Special::default() };
-        *special = own.with_base(!special.lacks_base());
+    /// From the cursor's position on, leaves out frames that `own` has published; `None`: leaves out none.
+    pub fn skip_own(&mut self, index: u32, own: Option<PublisherId>) {
+        let Cursor { transport, special, .. } = &mut self.cursors[index as usize];
+        match own {
+            Some(own) => drop(self.own.insert(*transport, own)),
+            None => drop(self.own.remove(transport)),
+        }
+        *special = own.map(Special::skipping).unwrap_or_default().with_base(!special.lacks_base());
     }
 
     /// Removes the cursor at `index`. The last cursor takes its place; its transport is returned when
     /// there was one to move.
     pub fn detach(&mut self, index: u32) -> Option<u32> {
         let cursor = self.cursors.swap_remove(index as usize);
+        if !cursor.special.is_none() {
+            self.own.remove(&cursor.transport);
+        }
         for held in self.chunks.iter_mut().rev().take_while(|held| held.end() > cursor.position) {
             held.behind -= 1;
         }
@@ -376,16 +401,17 @@ impl FrameLog {
         while self.marks.pop_front_if(|mark| mark.end <= start).is_some() {}
     }
 
-    fn is_own(cursor: &Cursor, mark: &Mark) -> bool {
+    fn is_own(&self, cursor: &Cursor, mark: &Mark) -> bool {
         mark.publisher.is_some_and(|publisher| {
-            publisher.index == cursor.transport && cursor.special.skips(publisher)
+            cursor.special.may_skip(publisher)
+                && self.own.get(&cursor.transport) == Some(&publisher)
         })
     }
 
     fn skip_own_frames(&mut self, index: u32) {
         let cursor = self.cursors[index as usize];
         let first = self.marks.partition_point(|mark| mark.end <= cursor.position);
-        let own = self.marks.iter().skip(first).take_while(|mark| Self::is_own(&cursor, mark));
+        let own = self.marks.iter().skip(first).take_while(|mark| self.is_own(&cursor, mark));
         if let Some(last) = own.last() {
             // Only reached at a frame boundary: a send in flight keeps its transport from being idle.
             let bytes = last.end - cursor.position;
@@ -403,7 +429,7 @@ impl FrameLog {
         let mut lacks_base = cursor.special.lacks_base();
         for mark in self.marks.iter().skip(first) {
             match mark.link {
-                _ if Self::is_own(cursor, mark) => return Some((start, mark)),
+                _ if self.is_own(cursor, mark) => return Some((start, mark)),
                 Link::Delta(_) if lacks_base => return Some((start, mark)),
                 Link::Full => lacks_base = false,
                 Link::Break => lacks_base = true,
@@ -421,15 +447,15 @@ mod tests {
 
     const LAG_BYTES_MAX: u64 = 1 << 20;
 
-    fn transport(index: u32) -> TransportRef {
-        TransportRef { index, generation: 7 }
+    fn publisher(number: u32) -> PublisherId {
+        PublisherId::of(&format!("{number:012}")).expect("as long as ids are")
     }
 
     fn frame(text: &str) -> Frame {
         Frame { bytes: Bytes::copy_from_slice(text.as_bytes()), publisher: None, link: Link::None }
     }
 
-    fn frame_by(text: &str, publisher: Option<TransportRef>) -> Frame {
+    fn frame_by(text: &str, publisher: Option<PublisherId>) -> Frame {
         Frame { publisher, ..frame(text) }
     }
 
@@ -458,7 +484,7 @@ mod tests {
     fn frames_of_one_turn_go_out_in_one_send_and_are_freed_behind_the_last_cursor() {
         let mut log = FrameLog::default();
         for index in 0..3 {
-            assert_eq!(log.attach(transport(index), false, false), index);
+            assert_eq!(log.attach(index, None, false), index);
         }
         log.stage(frame("a"));
         log.stage(frame("b"));
@@ -477,7 +503,7 @@ mod tests {
     #[test]
     fn a_single_frame_is_shared_and_not_copied() {
         let mut log = FrameLog::default();
-        log.attach(transport(0), false, false);
+        log.attach(0, None, false);
         let published = frame("payload");
         log.stage(published.clone());
         log.commit();
@@ -488,7 +514,7 @@ mod tests {
     #[test]
     fn a_busy_transport_is_passed_by_and_gets_the_rest_in_one_send() {
         let mut log = FrameLog::default();
-        log.attach(transport(0), false, false);
+        log.attach(0, None, false);
         log.stage(frame("one"));
         log.commit();
         let first = log.pending(0).expect("owed");
@@ -513,8 +539,8 @@ mod tests {
     #[test]
     fn a_laggard_is_named_and_its_detach_frees_the_log() {
         let mut log = FrameLog::default();
-        log.attach(transport(0), false, false);
-        log.attach(transport(1), false, false);
+        log.attach(0, None, false);
+        log.attach(1, None, false);
         for _ in 0..10 {
             log.stage(frame("0123456789"));
             log.commit();
@@ -534,15 +560,17 @@ mod tests {
     #[test]
     fn own_frames_are_skipped_and_nothing_else_is() {
         let mut log = FrameLog::default();
-        log.attach(transport(0), true, false);
-        log.attach(transport(1), false, false);
-        let stranger = TransportRef { index: 0, generation: 8 };
+        log.attach(0, Some(publisher(0)), false);
+        log.attach(1, None, false);
+        // Its digest is the same.
+        let stranger = PublisherId::of("0000aaaaaaaa").expect("as long as ids are");
+        assert_eq!(stranger.digest(), publisher(0).digest());
         for (text, publisher) in [
             ("a", None),
-            ("B", Some(transport(0))),
-            ("c", Some(transport(1))),
-            ("D", Some(transport(0))),
-            ("E", Some(transport(0))),
+            ("B", Some(publisher(0))),
+            ("c", Some(publisher(1))),
+            ("D", Some(publisher(0))),
+            ("E", Some(publisher(0))),
             ("f", Some(stranger)),
         ] {
             log.stage(frame_by(text, publisher));
@@ -569,11 +597,11 @@ mod tests {
             }
             received
         };
-        log.attach(transport(0), false, false);
+        log.attach(0, None, false);
         log.stage(linked("1", Link::Full));
         log.stage(delta("d2", "2"));
-        log.attach(transport(1), false, false);
-        log.attach(transport(2), false, true);
+        log.attach(1, None, false);
+        log.attach(2, None, true);
         log.stage(frame("presence"));
         log.stage(delta("d3", "3"));
         log.stage(delta("d4", "4"));
@@ -587,8 +615,8 @@ mod tests {
     #[test]
     fn behind_a_break_everybody_gets_the_next_delta_in_full() {
         let mut log = FrameLog::new(true);
-        log.attach(transport(0), false, false);
-        log.attach(transport(1), false, false);
+        log.attach(0, None, false);
+        log.attach(1, None, false);
         log.stage(linked("1", Link::Full));
         log.stage(delta("d2", "2"));
         log.stage(linked("!", Link::Break));
@@ -609,7 +637,7 @@ mod tests {
     #[test]
     fn without_deltas_nobody_lacks_anything() {
         let mut log = FrameLog::new(false);
-        log.attach(transport(0), false, false);
+        log.attach(0, None, false);
         assert!(log.cursors[0].special.is_none());
     }
 
@@ -635,7 +663,7 @@ mod tests {
                     0 if received.len() < 6 => {
                         let index = received.len() as u32;
                         // Transport 0 does not want its own.
-                        log.attach(transport(index), index == 0, false);
+                        log.attach(index, (index == 0).then(|| publisher(0)), false);
                         received.push(Vec::new());
                         attached_at.push(published);
                     }
@@ -647,7 +675,7 @@ mod tests {
                         };
                         let text =
                             if is_full { published.to_string() } else { format!("d{published}") };
-                        let publisher = by_own.then(|| transport(0));
+                        let publisher = by_own.then(|| self::publisher(0));
                         log.stage(Frame { publisher, ..linked(&format!("{text} "), link) });
                         if by_own {
                             own.push(published);
@@ -707,7 +735,7 @@ mod tests {
                 match next(10) {
                     0 if cursor.len() < 12 => {
                         let index = cursor.len() as u32;
-                        cursor.push(Some(log.attach(transport(index), false, false)));
+                        cursor.push(Some(log.attach(index, None, false)));
                         in_flight.push(None);
                         expected.push(String::new());
                         received.push(String::new());

@@ -17,7 +17,7 @@ use crate::ably::{
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
-use crate::channel::log::TransportRef;
+use crate::channel::log::{PublisherId, TransportRef};
 use crate::channel::view::View;
 use crate::sys::SendBuf;
 
@@ -383,23 +383,23 @@ impl Shard {
     /// The attachment is sent what the stream gets from now on. `has_base` tells whether it was sent the
     /// message that the next delta starts from.
     fn complete_attachment(&mut self, index: u32, stream_index: u32, echo: bool, has_base: bool) {
-        let address = self.transports[index as usize].address(index);
         let connection = self.transports[index as usize].connection();
         let connection = connection.expect("only connections attach");
+        let own = PublisherId::of(connection.id().as_str()).filter(|_| !echo);
         let stream = self.streams.at(stream_index);
         let wants_any = !stream.view.wants.is_empty();
         stream.joined = stream.serial;
-        let cursor = wants_any.then(|| stream.log.attach(address, !echo, has_base));
+        let cursor = wants_any.then(|| stream.log.attach(index, own, has_base));
         connection.set_cursor(stream_index, cursor);
     }
 
     /// Changes whether the attachment is sent what its own connection publishes from now on.
     fn set_echo(&mut self, index: u32, stream_index: u32, echo: bool) {
-        let address = self.transports[index as usize].address(index);
         let connection = self.transports[index as usize].connection();
         let connection = connection.expect("only connections attach");
+        let own = PublisherId::of(connection.id().as_str()).filter(|_| !echo);
         if let Some(cursor) = connection.cursor(stream_index) {
-            self.streams.at(stream_index).log.set_skip_own(cursor, address, !echo);
+            self.streams.at(stream_index).log.skip_own(cursor, own);
         }
     }
 

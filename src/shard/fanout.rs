@@ -8,7 +8,7 @@ use super::streams::Stream;
 use crate::ably::ChannelSerial;
 use crate::channel::broadcast::Broadcast;
 use crate::channel::home::StreamRef;
-use crate::channel::log::{Frame, Link, TransportRef};
+use crate::channel::log::{Frame, Link, PublisherId};
 
 impl Shard {
     /// One event of a channel has come from its home.
@@ -16,16 +16,14 @@ impl Shard {
         &mut self,
         reference: StreamRef,
         serial: ChannelSerial,
-        publisher: Option<(u16, TransportRef)>,
+        publisher: Option<PublisherId>,
         has_members: bool,
         frame: Option<(Bytes, Link)>,
     ) {
-        let own_id = self.id;
         let Some(stream) = self.streams.resolve(reference) else { return };
         stream.serial = Some(serial);
         stream.has_members = has_members;
         let Some((bytes, link)) = frame else { return };
-        let publisher = publisher.filter(|(shard, _)| *shard == own_id).map(|(_, at)| at);
         stream.log.stage(Frame { bytes, publisher, link });
         if !stream.is_staged {
             stream.is_staged = true;

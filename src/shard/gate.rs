@@ -162,7 +162,7 @@ impl Shard {
             while let Some(Held { reply_to, accepted, stage, .. }) = self.gates.take_first(key) {
                 let Stage::Decided(decision) = stage else { unreachable!("taken when decided") };
                 let result = match decision {
-                    Ok(()) => self.publish_here(reply_to, key, accepted),
+                    Ok(()) => self.publish_here(key, accepted),
                     Err(error) => {
                         self.counters.rejected_publishes += 1;
                         Err(error)

@@ -27,7 +27,7 @@ use crate::channel::broadcast::Broadcast;
 use crate::channel::history::HistoryConfig;
 use crate::channel::home::{Annotated, HomeChannel, Older, Published, StreamRef, Subscriber};
 use crate::channel::kept::{ChosenIds, Kept};
-use crate::channel::log::{Link, TransportRef};
+use crate::channel::log::{Link, PublisherId, TransportRef};
 use crate::channel::presence::{Members, PresenceConfig};
 use crate::channel::revisions::{Revised, SUMMARY_PAUSE_MS};
 use crate::channel::view::Past;
@@ -390,7 +390,7 @@ impl Shard {
     ) {
         let key = channel;
         let result = match self.hold(reply_to, &key, accepted) {
-            Ok(Some(accepted)) => self.publish_here(reply_to, &key, accepted),
+            Ok(Some(accepted)) => self.publish_here(&key, accepted),
             Ok(None) => return,
             Err(error) => Err(error),
         };
@@ -401,7 +401,6 @@ impl Shard {
     /// Publishes what no rule has to be asked about any more.
     pub(super) fn publish_here(
         &mut self,
-        reply_to: ReturnAddress,
         key: &ChannelKey,
         accepted: Accepted,
     ) -> Result<PublishResult, ErrorInfo> {
@@ -411,8 +410,6 @@ impl Shard {
         if !matches!(&accepted, Accepted::Messages(messages) if messages.is_ephemeral()) {
             self.check_journal(key)?;
         }
-        let publisher =
-            accepted.is_from_connection().then_some((reply_to.shard, reply_to.transport));
         let now = self.now;
         match accepted {
             Accepted::Messages(messages) => {
@@ -436,8 +433,8 @@ impl Shard {
                 }
                 let event = Broadcast::Messages(publication);
                 match is_ephemeral {
-                    true => self.broadcast_to_streams(key, &event, publisher),
-                    false => self.broadcast(key, &event, publisher),
+                    true => self.broadcast_to_streams(key, &event),
+                    false => self.broadcast(key, &event),
                 }
                 Ok(result)
             }
@@ -448,7 +445,7 @@ impl Shard {
                 let result = PublishResult::of(&revised.version);
                 let (version, replaced) = (Arc::clone(&revised.version), revised.replaced);
                 self.keep(key, || Kept::Version { version, replaced });
-                self.broadcast_revision(key, &revised, publisher);
+                self.broadcast_revision(key, &revised);
                 Ok(result)
             }
             Accepted::Annotations(annotations) => {
@@ -461,7 +458,7 @@ impl Shard {
                 };
                 let result = publication.result();
                 self.keep(key, || Kept::Annotations(Arc::clone(&publication), has_chosen_id));
-                self.broadcast(key, &Broadcast::Annotations(publication), publisher);
+                self.broadcast(key, &Broadcast::Annotations(publication));
                 for message in to_tell {
                     self.tell_summary(key, message);
                 }
@@ -484,7 +481,7 @@ impl Shard {
         let until_ms = now.mono_ms + SUMMARY_PAUSE_MS;
         self.homes.summary_pauses.push_back((until_ms, key.clone(), message));
         if let Some(summary) = summary {
-            self.broadcast(key, &Broadcast::Messages(summary), None);
+            self.broadcast(key, &Broadcast::Messages(summary));
         }
     }
 
@@ -503,15 +500,10 @@ impl Shard {
 
     /// Sends a new version of a message to all streams; of an append those get the whole message who
     /// have asked for that, and the others learn from the stream which of both they need.
-    fn broadcast_revision(
-        &mut self,
-        key: &ChannelKey,
-        revised: &Revised,
-        publisher: Option<(u16, TransportRef)>,
-    ) {
+    fn broadcast_revision(&mut self, key: &ChannelKey, revised: &Revised) {
         let whole = Broadcast::Messages(Arc::clone(&revised.version));
         let Some(increment) = &revised.increment else {
-            return self.broadcast(key, &whole, publisher);
+            return self.broadcast(key, &whole);
         };
         if !self.taps.is_empty() {
             self.tap(key, &whole);
@@ -521,6 +513,7 @@ impl Shard {
         let mut owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
         let increment = Broadcast::Messages(Arc::clone(increment));
         let (serial, has_members) = (whole.serial(), home.has_members());
+        let publisher = whole.connection_id().and_then(PublisherId::of);
         let mut wholes = EncodedOnce::new(&whole, home, encoder);
         let mut increments = EncodedOnce::without_deltas(&increment, home);
         for subscriber in home.subscribers() {
@@ -581,23 +574,13 @@ impl Shard {
     }
 
     /// Sends an event of a channel that is at home here to all streams, and to its rules.
-    pub(super) fn broadcast(
-        &mut self,
-        key: &ChannelKey,
-        event: &Broadcast,
-        publisher: Option<(u16, TransportRef)>,
-    ) {
-        self.broadcast_to_streams(key, event, publisher);
+    pub(super) fn broadcast(&mut self, key: &ChannelKey, event: &Broadcast) {
+        self.broadcast_to_streams(key, event);
         self.hook(key, event);
     }
 
     /// Sends an event to all streams; those that do not want it learn its serial alone.
-    pub(super) fn broadcast_to_streams(
-        &mut self,
-        key: &ChannelKey,
-        event: &Broadcast,
-        publisher: Option<(u16, TransportRef)>,
-    ) {
+    pub(super) fn broadcast_to_streams(&mut self, key: &ChannelKey, event: &Broadcast) {
         if !self.taps.is_empty() {
             self.tap(key, event);
         }
@@ -606,6 +589,7 @@ impl Shard {
         let owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
         let mut owed = owed.map(|owed| owed.for_presence(event.is_presence()));
         let (serial, has_members) = (event.serial(), home.has_members());
+        let publisher = event.connection_id().and_then(PublisherId::of);
         let mut encoded = EncodedOnce::new(event, home, encoder);
         for subscriber in home.subscribers() {
             let (frame, link) = encoded.frame(subscriber, deflating).unzip();
@@ -721,7 +705,7 @@ impl Shard {
         let Some(events) = events else { return Ok(None) };
         let event = Broadcast::Presence(events);
         // Nobody is spared its own presence: echo=false is about messages.
-        self.broadcast(channel, &event, None);
+        self.broadcast(channel, &event);
         Ok(own.map(|(format, display_name)| encode_event(&event, format, &display_name)))
     }
 
@@ -736,7 +720,7 @@ impl Shard {
         let entered =
             self.homes.change(now, channel, |home| home.change_members(now, &config, request, 0));
         match entered {
-            Ok(Some(events)) => self.broadcast(channel, &Broadcast::Presence(events), None),
+            Ok(Some(events)) => self.broadcast(channel, &Broadcast::Presence(events)),
             Ok(None) => {}
             Err(error) => {
                 let line = LogLine::new(Level::Warn, "members of a sandbox app were left out");
@@ -795,7 +779,7 @@ impl Shard {
         let parts = self.homes.change(now, channel, |home| home.withdraw_members(now, withdraw));
         let count = parts.iter().map(|events| events.messages.len()).sum();
         for events in parts {
-            self.broadcast(channel, &Broadcast::Presence(events), None);
+            self.broadcast(channel, &Broadcast::Presence(events));
         }
         count
     }

@@ -122,7 +122,7 @@ impl Shard {
         let published = self.homes.change(now, channel, |home| home.publish(now, messages));
         if let Published::New(publication) = published {
             // Rules have sources of their own for it.
-            self.broadcast_to_streams(channel, &Broadcast::Messages(publication), None);
+            self.broadcast_to_streams(channel, &Broadcast::Messages(publication));
         }
     }
 

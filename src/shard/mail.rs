@@ -15,7 +15,7 @@ use crate::ably::{
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::StreamRef;
-use crate::channel::log::{Link, TransportRef};
+use crate::channel::log::{Link, PublisherId, TransportRef};
 use crate::channel::view::View;
 use crate::connection::{Connection, ConnectionId, ConnectionKey};
 
@@ -56,7 +56,7 @@ pub struct Append {
     /// Its place in the order.
     pub serial: ChannelSerial,
     /// Who published it, when that was a connection.
-    pub publisher: Option<(u16, TransportRef)>,
+    pub publisher: Option<PublisherId>,
     /// Whether the channel has presence members now.
     pub has_members: bool,
     /// The increment as one complete WebSocket frame, shared by all who get it.
@@ -270,7 +270,7 @@ pub enum Mail {
         /// Its place in the order.
         serial: ChannelSerial,
         /// Who published it, when that was a connection.
-        publisher: Option<(u16, TransportRef)>,
+        publisher: Option<PublisherId>,
         /// Whether the channel has presence members now.
         has_members: bool,
         /// One complete WebSocket frame, shared by all who get it; none if the stream does not want

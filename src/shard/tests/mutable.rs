@@ -314,3 +314,21 @@ fn without_the_mode_an_attached_client_changes_nothing() {
     author.annotate(&mut host, &message, KIND);
     assert_eq!(author.outcomes(&mut host), [40165, 40165]);
 }
+
+#[test]
+fn annotations_are_heard_by_whoever_made_them_echo_or_not() {
+    let mut host = Host::new(2, 5);
+    let client = host.connect(0, "&clientId=author&echo=false");
+    let params = json!({ "modes": "subscribe,publish,annotation_publish,annotation_subscribe" });
+    host.send(client, &json!({"action": 10, "channel": ROOM, "params": params}));
+    host.settle();
+    host.messages(client);
+    let mut author = Author { client, next: 0 };
+    let serial = author.create(&mut host, "one");
+    author.annotate(&mut host, &serial, KIND);
+    host.settle();
+    let heard = host.messages(client);
+    assert!(heard.iter().any(|message| message["action"] == 21), "{heard:?}");
+    let is_own = |message: &Value| message["messages"][0]["data"] == "one";
+    assert!(!heard.iter().any(is_own), "{heard:?}");
+}

@@ -481,6 +481,26 @@ fn echo_is_a_matter_of_the_attachment() {
     assert_eq!(host.data(client, "quiet"), ["heard"]);
 }
 
+#[test]
+fn what_is_published_for_a_connection_over_rest_is_its_own() {
+    let mut host = Host::new(2, 3);
+    let (quiet, other) = (host.connect(0, "&echo=false"), host.connect(1, ""));
+    let key = host.messages(quiet).remove(0)["connectionDetails"]["connectionKey"].clone();
+    host.attach(quiet, "room");
+    host.attach(other, "room");
+    for (body, shard) in
+        [(json!({"data": "own", "connectionKey": key}), 1), (json!({"data": "x"}), 0)]
+    {
+        let line = format!("POST /channels/room/messages?key={KEY}");
+        let json = "Content-Type: application/json\r\n";
+        let (status, answer) =
+            super::apps::request(&mut host, shard, &line, json, &body.to_string());
+        assert_eq!(status, 201, "{answer}");
+    }
+    assert_eq!(host.data(quiet, "room"), ["x"]);
+    assert_eq!(host.data(other, "room"), ["own", "x"]);
+}
+
 /// The numbers of the occupancy events that have come for `channel`.
 fn occupancy(host: &mut Host, client: usize, channel: &str) -> Vec<Value> {
     let messages = host.messages(client);
