@@ -26,6 +26,7 @@ use crate::channel::ChannelKey;
 use crate::channel::history::History;
 use crate::channel::home::{Durable, HomeChannel, Older, OlderWanted};
 use crate::channel::kept::Kept;
+use crate::channel::log::Link;
 use crate::journal::{
     self, Command, Done, Event, GivenUp, Journal, JournalCounters, JournalGauges, Notice, Query,
     Refusal, Safety, Stored,
@@ -327,8 +328,10 @@ impl Shard {
             let is_given_up = numbers.contains(&of);
             match owed {
                 Owed::Event(event) if !is_given_up => self.hooks.push(event),
-                Owed::Event(_) | Owed::Mail(_, Mail::Frame { .. } | Mail::Append(_))
-                    if is_given_up => {}
+                Owed::Event(_) if is_given_up => {}
+                Owed::Mail(to, mail @ (Mail::Frame { .. } | Mail::Append(_))) if is_given_up => {
+                    self.post(to.into(), mail.without_frame());
+                }
                 Owed::View(to, _, question) if is_given_up => {
                     to_answer_again.push((to, *question));
                 }
@@ -738,6 +741,18 @@ impl Shard {
 }
 
 impl Mail {
+    /// Of what a stream is told, nothing but its place: the order goes on behind it, also where it has not
+    /// happened, and a client may have been told of that place already.
+    fn without_frame(self) -> Mail {
+        let (stream, serial, has_members) = match &self {
+            Mail::Frame { stream, serial, has_members, .. } => (*stream, *serial, *has_members),
+            Mail::Append(append) => (append.stream, append.serial, append.has_members),
+            _ => return self,
+        };
+        let (publisher, frame, link) = (None, None, Link::None);
+        Mail::Frame { stream, serial, publisher, has_members, frame, link }
+    }
+
     /// The channel at home with its reader that the mail is for, and whether that has to know its past to
     /// take it.
     fn channel_at_home(&self) -> Option<(&ChannelKey, bool)> {

@@ -605,3 +605,32 @@ fn kills_at_random_moments_lose_nothing_that_was_confirmed() {
         assert!(!confirmed.is_empty(), "seed={seed}");
     }
 }
+
+#[test]
+fn a_place_that_a_client_was_told_of_is_not_taken_back() {
+    let mut host = host(2, 16, Disk::default(), 1);
+    let (publisher, early) = (host.connect(0, ""), host.connect(1, ""));
+    let start = host.attach(early, "kept:room")["channelSerial"].clone();
+    host.disk.as_mut().expect("has one").errors = vec![Some(EIO); 1000].into();
+    host.publish(publisher, 0, "kept:room", "lost");
+    host.settle();
+    // Its answer waits for the disk, and then says how far the order has come.
+    let late = host.connect(1, "");
+    host.messages(late);
+    host.send(late, &json!({"action": 10, "channel": "kept:room", "params": {"rewind": "1"}}));
+    host.settle();
+    for _ in 0..4 {
+        host.pass(Duration::from_secs(1));
+        host.settle();
+    }
+    let attached = host.messages(late).pop().expect("answered");
+    let told = attached["channelSerial"].as_str().expect("a serial").to_owned();
+    assert!(attached["action"] == 11 && told.as_str() > start.as_str().unwrap(), "{attached}");
+    for client in [late, early] {
+        host.send(client, &json!({"action": 10, "channel": "kept:room", "channelSerial": told}));
+        host.settle();
+        let again = host.messages(client).pop().expect("answered");
+        assert_eq!((&again["action"], &again["channelSerial"]), (&json!(11), &json!(told)));
+        assert_eq!(again["flags"].as_u64().unwrap() & 4, 4, "RESUMED");
+    }
+}
