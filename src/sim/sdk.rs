@@ -2,7 +2,7 @@
 //! channelSerial it has, and sends again, under the same msgSerial, what it has seen no ACK of. What it is
 //! told it passes on to the oracle.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -148,8 +148,8 @@ pub struct Sdk {
     /// By name as the client writes it.
     pub channels: BTreeMap<String, Channel>,
     /// Where it may be a member although it has let go of one of several attachments, or its LEAVE was
-    /// refused: channel and connection.
-    pub lingers: BTreeSet<(String, String)>,
+    /// refused: channel and connection, with the msgSerial of the first LEAVE that would be the end of it.
+    pub lingers: BTreeMap<(String, String), u64>,
     /// Whether its tokens last.
     pub is_calm: bool,
 }
@@ -189,7 +189,7 @@ impl Sdk {
             msg_serial: 0,
             pending: VecDeque::new(),
             channels: BTreeMap::new(),
-            lingers: BTreeSet::new(),
+            lingers: BTreeMap::new(),
             is_calm: false,
         }
     }
@@ -378,7 +378,7 @@ impl Sdk {
     fn linger(&mut self, base: String) {
         let own = self.channels.values().filter(|channel| channel.base == base).count();
         if let Some(id) = self.connection_id.clone().filter(|_| own > 1) {
-            self.lingers.insert((base, id));
+            self.lingers.insert((base, id), self.msg_serial);
         }
     }
 
@@ -618,7 +618,8 @@ impl Sdk {
             let name = pending.frame["channel"].as_str().unwrap_or_default();
             let is_enter = pending.frame["presence"][0]["action"] == 2;
             if is_enter && self.channels.get(name).is_none_or(|channel| channel.entered.is_none()) {
-                self.lingers.extend(self.connection_id.clone().map(|id| (name.into(), id)));
+                let member = self.connection_id.clone().map(|id| (name.to_owned(), id));
+                self.lingers.extend(member.map(|member| (member, pending.msg_serial + 1)));
             }
             self.send_pending(scene, &mut pending);
             self.pending.push_back(pending);
@@ -680,9 +681,14 @@ impl Sdk {
                     let is_leave = pending.frame["presence"][0]["action"] == 3;
                     if let Some(id) = self.connection_id.clone().filter(|_| is_leave) {
                         let member = (name.to_owned(), id);
+                        let until = self.lingers.get(&member).copied().unwrap_or_default();
                         match outcome {
+                            // It may have entered again behind this LEAVE.
+                            Ok(_) if until > pending.msg_serial => None,
                             Ok(_) => self.lingers.remove(&member),
-                            Err(_) => self.lingers.insert(member),
+                            Err(_) => {
+                                self.lingers.insert(member, until.max(pending.msg_serial + 1))
+                            }
                         };
                     }
                     if let Some(channel) = self.channels.get_mut(name)

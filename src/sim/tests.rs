@@ -7,7 +7,7 @@ use crate::channel::log::Link;
 use crate::shard::Mail;
 
 /// Seeds that have found something once, with what it was.
-const PAST: [(u64, &str); 22] = [
+const PAST: [(u64, &str); 24] = [
     (33, "what was owed was sent although a new token did not permit it any more"),
     (367, "a SYNC that was refused left an attachment that its client took for failed"),
     (388, "ATTACHED named a serial of messages that its client had not been sent"),
@@ -32,6 +32,8 @@ const PAST: [(u64, &str); 22] = [
     (416657, "a rewind left out what was too large, and went on with what lay before it"),
     (868112, "what was taken back left a stream behind the place that ATTACHED had told"),
     (858498, "who wants no echo got its own message, sent over the transport before this one"),
+    (867663, "a member was expected to have left by the ACK of a LEAVE before it entered again"),
+    (870351, "the same, on a channel in memory"),
     (7085, "a run that only ends as it should"),
 ];
 

@@ -522,7 +522,7 @@ impl World {
             }
             for (key, data) in &home {
                 let linger = (base.to_owned(), key.0.clone());
-                let lingers = self.sdks.iter().any(|sdk| sdk.lingers.contains(&linger));
+                let lingers = self.sdks.iter().any(|sdk| sdk.lingers.contains_key(&linger));
                 if !expected.contains_key(key) && !lingers {
                     found.push(format!("{base}: {key:?} {data} is there and should not be"));
                 }
