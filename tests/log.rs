@@ -5,6 +5,7 @@ mod daemon;
 
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -59,6 +60,15 @@ impl Place {
         let of_shard = |shard| fs::read_dir(shard).expect("is there");
         let files = shards.filter(|path| path.is_dir()).flat_map(of_shard);
         files.map(|entry| entry.expect("can be read").path()).collect()
+    }
+
+    /// Bytes that the files take on disk beyond what they hold.
+    fn reserved(&self) -> u64 {
+        let beyond = |path: PathBuf| {
+            let file = fs::metadata(path).expect("is there");
+            (file.blocks() * 512).saturating_sub(file.len())
+        };
+        self.segments().into_iter().map(beyond).sum()
     }
 }
 
@@ -263,6 +273,8 @@ fn killed_under_load(name: &str, channel: &'static str) {
         received.extend(rest.join().expect("the subscriber is well").0);
     }
     assert_eq!(received, kept, "each once and in order");
+    // What earlier starts have reserved is free again: this one has two files of 16 MiB a shard.
+    assert!(place.reserved() <= (2 * 2 * 16 + 4) << 20, "{} reserved", place.reserved());
     println!("{channel}: {} kills, {} confirmed, {} kept", kills(), confirmed.len(), kept.len());
 }
 

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -24,6 +25,9 @@ use crate::shard::Shard;
 
 /// Files that a shard keeps open, beside those in use at the moment.
 const OPEN_FILES_MAX: usize = 32;
+
+/// Bytes beyond the end of a file that are worth to be given back: file systems round up.
+const RESERVED_MIN: u64 = 256 << 10;
 
 /// An error of which the kernel has not said which it is.
 const EIO: i32 = libc::EIO;
@@ -65,6 +69,11 @@ pub(super) fn find(root: &Path, shards: usize, now: Now, log: &mut Log) -> io::R
                 continue;
             }
             recovery.add(id, &data);
+            if let Err(error) = give_back_reserved(&path, data.len() as u64) {
+                let text = "space that was reserved for the message log cannot be given back";
+                let line = LogLine::new(Level::Warn, text).with("file", path.display());
+                log.line(line.with("error", error));
+            }
         }
     }
     let (recovered, events, damage) = recovery.finish(now.unix_ms);
@@ -84,6 +93,17 @@ pub(super) fn find(root: &Path, shards: usize, now: Now, log: &mut Log) -> io::R
     }
     let shards = recovered.into_iter().zip(next_numbers).collect();
     Ok(Found { shards, _lock: lock })
+}
+
+/// Gives back the space that an earlier start has reserved for a file of so many bytes and not used; nothing
+/// is added to it any more.
+fn give_back_reserved(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    // Of what is reserved there is as much as a segment is long.
+    if file.metadata()?.blocks() * 512 > bytes + RESERVED_MIN {
+        file.set_len(bytes)?;
+    }
+    Ok(())
 }
 
 const SUFFIX: &str = ".log";
