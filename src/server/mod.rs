@@ -348,7 +348,7 @@ pub fn run(
                     clock,
                     report_interval: monitor::report_interval(watchdog),
                 };
-                Pump::new(&config, shard, listeners, mesh, bell, line)?.run().await
+                Pump::new(&config, shard, listeners, mesh, bell, line).await?.run().await
             })
             .map_err(|error| anyhow::anyhow!("cannot start shard {id} on CPU {cpu}: {error}"))?;
         threads.push(thread);

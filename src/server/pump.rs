@@ -55,6 +55,11 @@ pub(super) fn accept_max(ring: &SocketRingConfig) -> u32 {
 /// How long accepting rests after it has failed, for want of memory or files, say.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
+/// Pause before a ring is made again for which there was no memory; each further one is twice as long, up
+/// to where it is given up.
+const RING_PAUSE_FIRST: Duration = Duration::from_millis(10);
+const RING_PAUSE_MAX: Duration = Duration::from_secs(3);
+
 /// How soon mail is tried again that the mesh had no room for.
 const MESH_RETRY: Duration = Duration::from_micros(200);
 
@@ -132,19 +137,19 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub(super) fn new(
+    pub(super) async fn new(
         config: &ServerConfig,
         shard: Shard,
         listeners: Listeners,
         mesh: MeshEnds,
         bell: Rc<Bell>,
-        line: Line,
+        mut line: Line,
     ) -> io::Result<Pump> {
         let table_entries = config.ring.table_entries;
         let accept_max = accept_max(&config.ring);
         let mut rings = Vec::new();
         for _ in 0..config.ring_count() {
-            let mut ring = SocketRing::new(&config.ring)?;
+            let mut ring = make_ring(&config.ring, &mut line).await?;
             let eventfd = EventFd::new()?;
             ring.register_eventfd(&eventfd)?;
             spawn_waker(&eventfd, &bell)?;
@@ -519,6 +524,24 @@ impl Pump {
 
     fn place(&self, transport: u32) -> (usize, Slot) {
         ((transport / self.table_entries) as usize, Slot(transport % self.table_entries))
+    }
+}
+
+/// Makes a ring. Where the kernel takes its pages from (6.18 does so by the batch, and waits for none), there
+/// may be too few at hand while files fill the memory, however much of it could be had a moment later.
+async fn make_ring(config: &SocketRingConfig, line: &mut Line) -> io::Result<SocketRing> {
+    let mut pause = RING_PAUSE_FIRST;
+    loop {
+        match SocketRing::new(config) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && pause < RING_PAUSE_MAX => {
+                let text = "no memory at hand for a socket ring; it is tried again";
+                let told = LogLine::new(Level::Info, text).with("shard", line.shard);
+                line.log.line(told.with("in_ms", pause.as_millis()));
+                Timer::new(pause).await;
+                pause *= 2;
+            }
+            made => return made,
+        }
     }
 }
 
