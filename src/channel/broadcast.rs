@@ -41,7 +41,7 @@ impl Broadcast {
         }
     }
 
-    /// The connection that is not sent it when it does not want its own; presence is sent to all.
+    /// The connection that is not sent it when it does not want its own: `echo=false` is about messages.
     pub fn connection_id(&self) -> Option<&str> {
         match self {
             Broadcast::Messages(publication) => publication.connection_id.as_deref(),

@@ -704,7 +704,6 @@ impl Shard {
         })?;
         let Some(events) = events else { return Ok(None) };
         let event = Broadcast::Presence(events);
-        // Nobody is spared its own presence: echo=false is about messages.
         self.broadcast(channel, &event);
         Ok(own.map(|(format, display_name)| encode_event(&event, format, &display_name)))
     }
