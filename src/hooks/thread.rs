@@ -89,6 +89,12 @@ impl Route {
         }
     }
 
+    /// A request has failed, with an event or a question.
+    fn note_failure(&mut self, time: u64, note: &str) {
+        self.counts.failed += 1;
+        self.last_failure = Some(LastFailure { time, note: note.to_owned() });
+    }
+
     /// Takes an event that has happened, or was found in the spool.
     fn push(&mut self, now: Now, id: u64, event: Arc<RuleEvent>) {
         if self.loop_guard != LoopGuard::Off {
@@ -522,9 +528,7 @@ impl HookThread {
             let number = self.numbers.get(&inquiry.rule.id);
             if let Some(route) = number.and_then(|number| self.routes.get_mut(number)) {
                 if matches!(asked.fate, Fate::Retry | Fate::Undecided) {
-                    route.counts.failed += 1;
-                    let note = asked.note.clone();
-                    route.last_failure = Some(LastFailure { time: ended_ms, note });
+                    route.note_failure(ended_ms, &asked.note);
                 }
                 route.log.push(Arc::clone(&attempt));
             }
@@ -608,9 +612,7 @@ impl HookThread {
         };
         if outcome != Outcome::Delivered {
             route.failure = Some(attempt.note.clone());
-            route.counts.failed += 1;
-            route.last_failure =
-                Some(LastFailure { time: now.unix_ms, note: attempt.note.clone() });
+            route.note_failure(now.unix_ms, &attempt.note);
         }
         if route.loop_guard != LoopGuard::Off {
             let is_queue = matches!(route.target.sink, Sink::Lambda(_) | Sink::Nats(_));
