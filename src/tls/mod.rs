@@ -16,7 +16,7 @@ pub use self::session::{Failure, INCOMING_BYTES_MAX, News, RECORD_BYTES_MAX, Ses
 
 /// Bytes that an idle session takes beside its plain connection: what rustls and ring hold for the keys of both
 /// directions, nearly all of it.
-pub const IDLE_SESSION_BYTES: u64 = 3600;
+pub const IDLE_SESSION_BYTES: u64 = 4000;
 
 #[cfg(test)]
 mod tests;
