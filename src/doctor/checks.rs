@@ -244,14 +244,13 @@ fn memory(plan: &Plan, facts: &Facts) -> Option<Finding> {
     if needed <= has {
         return Some(Finding::ok(check, format!("{} at most, of {}", size(needed), size(has))));
     }
+    let (row, key) = plan.largest();
+    let lower = format!("lower {key}: {} are {}", row.resource, size(row.takes));
     Some(Finding::warning(
         check,
         format!("the bounds come to {}, and there are {}", size(needed), size(has)),
         "should all of them be met at once, the kernel ends the daemon",
-        &[
-            "lower history.shard_bytes_max or socket.connections_max",
-            "systemctl show -p MemoryMax ringcast",
-        ],
+        &[&lower, "systemctl show -p MemoryMax ringcast"],
     ))
 }
 
@@ -303,6 +302,7 @@ fn clock(facts: &Facts) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::shard::ShardConfig;
     use crate::sys::host::Limit;
 
     fn facts() -> Facts {
@@ -444,6 +444,12 @@ mod tests {
             assert!(finding.what.contains(what), "{finding:?}");
             assert!(!finding.why.is_empty() && !finding.remedies.is_empty(), "{finding:?}");
         }
+        let channels = ServerConfig {
+            shard: ShardConfig { channels_max: 100_000_000, ..ShardConfig::default() },
+            ..server(2)
+        };
+        let remedy = only(&channels, &facts()).remedies.remove(0);
+        assert_eq!(remedy, "lower limits.channels_max: bytes of channels are 345 GiB");
         let all = Facts { files: limit(64), ..facts() };
         let findings = run(&server(2), &all);
         let files =

@@ -12,6 +12,9 @@ use crate::tls::IDLE_SESSION_BYTES;
 /// Bytes that the daemon holds for an idle connection, at most; docs/benchmarks.md.
 const BYTES_PER_CONNECTION: u64 = 520;
 
+/// Bytes that an open channel with a subscriber takes, at most, beside its history; docs/configuration.md.
+const BYTES_PER_CHANNEL: u64 = 1850;
+
 /// Entries of submission and completion queues, and of a table (io_uring_setup(2)).
 const SUBMISSION_BYTES: u64 = 64;
 const COMPLETION_BYTES: u64 = 16;
@@ -84,6 +87,7 @@ impl Plan {
         // The kernel doubles what it is asked for.
         let socket_bytes = 2 * u64::from(config.listener.send_buffer_bytes);
         let history = config.shard.history.shard_bytes_max;
+        let channels = config.shard.channels_max as u64;
         let idle = connections * BYTES_PER_CONNECTION;
         let row = |resource, takes, detail: String, allows: Option<u64>, allows_detail: &str| Row {
             resource,
@@ -151,6 +155,13 @@ impl Plan {
                 memory,
                 "memory",
             ),
+            row(
+                "bytes of channels",
+                channels * count * BYTES_PER_CHANNEL,
+                format!("{BYTES_PER_CHANNEL} for each of {channels} of a shard, at the maximum"),
+                memory,
+                "memory",
+            ),
         ];
         if config.tls.is_some() {
             let takes = connections * IDLE_SESSION_BYTES;
@@ -179,15 +190,24 @@ impl Plan {
 
     /// Bytes that the daemon itself may hold.
     pub(super) fn memory_bytes(&self) -> u64 {
-        let own = [
-            "bytes of rings",
-            "bytes of connections",
-            "bytes of TLS",
-            "bytes of history",
-            "bytes of rules",
+        self.own_memory().map(|(row, _)| row.takes).sum()
+    }
+
+    /// What takes most of it, and the key that bounds it.
+    pub(super) fn largest(&self) -> (&Row, &'static str) {
+        self.own_memory().max_by_key(|(row, _)| row.takes).expect("some are always there")
+    }
+
+    fn own_memory(&self) -> impl Iterator<Item = (&Row, &'static str)> {
+        const OWN: [(&str, &str); 6] = [
+            ("bytes of rings", "socket.receive_buffers"),
+            ("bytes of connections", "socket.connections_max"),
+            ("bytes of TLS", "socket.connections_max"),
+            ("bytes of history", "history.shard_bytes_max"),
+            ("bytes of channels", "limits.channels_max"),
+            ("bytes of rules", "rules.waiting_bytes_max"),
         ];
-        let rows = self.rows.iter().filter(|row| own.contains(&row.resource));
-        rows.map(|row| row.takes).sum()
+        OWN.into_iter().filter_map(|(resource, key)| Some((self.find(resource)?, key)))
     }
 
     pub(super) fn row(&self, resource: &str) -> &Row {
