@@ -16,7 +16,7 @@ use ringcast::config::{ApiKey, Config, SandboxFlags, ServeFlags};
 use ringcast::doctor;
 use ringcast::hooks::{Selection, command, spool_directory};
 use ringcast::server::{self, Reload, Reloaded};
-use ringcast::tls::CertificateFacts;
+use ringcast::tls::{Acceptor, CertificateFacts};
 use serde_json::Value;
 
 /// Gives memory back to the kernel soon after it was freed, whichever thread frees it and wherever it lies. The C
@@ -209,8 +209,8 @@ fn run(command: Command) -> anyhow::Result<()> {
                 listeners(&config),
                 config.keys.len(),
             ));
-            if let Some(acceptor) = acceptor {
-                say(&certificate(acceptor.facts()));
+            for facts in acceptor.iter().flat_map(Acceptor::facts) {
+                say(&certificate(facts));
             }
             if let Some(plan) = doctor::examine(Ok(config)).plan {
                 say(&format!("\n{}", plan.to_text()));
@@ -258,7 +258,7 @@ fn completions(shell: clap_complete::Shell) -> String {
     String::from_utf8(text).expect("made of our own words")
 }
 
-/// What `check` says of the certificate.
+/// What `check` says of a certificate.
 #[allow(clippy::disallowed_methods, reason = "a command of its own, on no core")]
 fn certificate(facts: &CertificateFacts) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -8,7 +8,7 @@ mod secure;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,12 +31,18 @@ struct Setup {
 impl Setup {
     /// `more` goes into the configuration, behind the section `[tls]`.
     fn start(name: &str, more: &str) -> Setup {
+        Setup::prepared(name, more, |_, _| {})
+    }
+
+    /// The same; `prepare` writes what `more` names.
+    fn prepared(name: &str, more: &str, prepare: impl FnOnce(&Path, &Authority)) -> Setup {
         let directory = format!("ringcast-tls-{name}-{}", std::process::id());
         let directory = std::env::temp_dir().join(directory);
         fs::create_dir_all(&directory).expect("the temporary directory can be written");
         let authority = Authority::new();
         fs::write(directory.join("ca.pem"), authority.0.pem()).expect("writable");
         let certificate = write_pair(&directory, &authority);
+        prepare(&directory, &authority);
         let config = directory.join("ringcast.toml");
         let text = format!(
             "[[keys]]\nkey = \"app.key:hush\"\n[tls]\nlisten = \"127.0.0.1:0\"\n\
@@ -101,6 +107,23 @@ impl Setup {
         ));
         assert!(response.starts_with("HTTP/1.1 201 "), "{response}");
     }
+}
+
+/// Of the files that [`write_named`] writes.
+const CERTIFICATES_OF_NAMES: &str = "\
+    [[tls.certificates]]\ncertificate_file = \"a.pem\"\nkey_file = \"a.key\"\n\
+    [[tls.certificates]]\ncertificate_file = \"b.pem\"\nkey_file = \"b.key\"\n";
+
+/// Writes certificates for `a.example` and `b.example`, and what is below them; returns them.
+fn write_named(directory: &Path, authority: &Authority) -> [Vec<u8>; 2] {
+    ["a", "b"].map(|name| {
+        let (own, wildcard) = (format!("{name}.example"), format!("*.{name}.example"));
+        let usage = ExtendedKeyUsagePurpose::ServerAuth;
+        let (pem, der, key) = authority.issue_for(&[&own, &wildcard], usage);
+        fs::write(directory.join(format!("{name}.pem")), pem).expect("writable");
+        fs::write(directory.join(format!("{name}.key")), key).expect("writable");
+        der
+    })
 }
 
 impl Drop for Setup {
@@ -309,6 +332,69 @@ fn a_new_certificate_is_seen_by_new_clients_and_unnoticed_by_those_who_are_there
     }
 }
 
+#[test]
+fn each_name_has_its_certificate_and_all_are_replaced_together_or_none() {
+    let more = format!("[admin]\nsocket = \"control.sock\"\n{CERTIFICATES_OF_NAMES}");
+    let mut named = None;
+    let setup = Setup::prepared("names", &more, |directory, authority| {
+        named = Some(write_named(directory, authority));
+    });
+    let [a, b] = named.expect("was prepared");
+    let directory = &setup.directory;
+    let trust = setup.authority.trust();
+    let shown = |name: &str| {
+        let client = Client::by_name(&trust, name).expect("a name");
+        let stream = TlsStream::with_client(setup.connect(), client).expect("is trusted");
+        stream.client.server_certificate().expect("was shown").to_vec()
+    };
+    let all_are = |[a, b]: &[Vec<u8>; 2]| {
+        assert_eq!(shown("localhost"), setup.certificate);
+        assert_eq!(setup.connect_tls().client.server_certificate(), Some(&setup.certificate[..]));
+        for name in ["a.example", "x.a.example"] {
+            assert_eq!(&shown(name), a, "{name}");
+        }
+        for name in ["b.example", "x.b.example"] {
+            assert_eq!(&shown(name), b, "{name}");
+        }
+    };
+    all_are(&[a, b]);
+    assert_eq!(setup.log().matches("certificate loaded").count(), 3, "{}", setup.log());
+    let ringcast = |arguments: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_ringcast"));
+        let output = program.args(arguments).output().expect("runs");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let config = directory.join("ringcast.toml");
+    let config = config.to_str().expect("a path in UTF-8");
+    let socket = directory.join("control.sock");
+    let socket = socket.to_str().expect("a path in UTF-8");
+    let check = ringcast(&["check", "--config", config]);
+    let status = ringcast(&["status", "--socket", socket]);
+    for names in ["localhost, 127.0.0.1", "a.example, *.a.example", "b.example, *.b.example"] {
+        assert!(check.contains(&format!("TLS certificate for {names}, until ")), "{check}");
+        assert!(status.contains(&format!("certificate  {names}, until ")), "{status}");
+    }
+
+    // Two are renewed.
+    let renewed = write_named(directory, &setup.authority);
+    setup.daemon.signal("HUP");
+    setup.wait_for_log("configuration reloaded", 1);
+    all_are(&renewed);
+    assert_eq!(setup.log().matches("certificate replaced").count(), 2, "{}", setup.log());
+
+    // All are, but the key of one is another's.
+    write_pair(directory, &setup.authority);
+    write_named(directory, &setup.authority);
+    fs::copy(directory.join("a.key"), directory.join("b.key")).expect("writable");
+    setup.daemon.signal("HUP");
+    setup.wait_for_log("configuration not reloaded", 1);
+    let log = setup.log();
+    let (key, why) =
+        ("`tls.certificates.key_file`: ", "b.key: it is not the key of the certificate");
+    assert!(log.contains(key) && log.contains(why), "{log}");
+    all_are(&renewed);
+}
+
 /// Ably's SDK and a browser.
 #[test]
 #[ignore = "needs npm packages and Chromium: tests/run"]
@@ -342,7 +428,9 @@ fn ably_python_over_tls() {
 #[test]
 #[ignore = "needs openssl"]
 fn openssl_agrees_on_versions_protocol_and_tickets() {
-    let setup = Setup::start("openssl", "");
+    let setup = Setup::prepared("openssl", CERTIFICATES_OF_NAMES, |directory, authority| {
+        write_named(directory, authority);
+    });
     let address = setup.address().to_string();
     let ca = setup.directory.join("ca.pem");
     let session = setup.directory.join("session");
@@ -374,6 +462,12 @@ fn openssl_agrees_on_versions_protocol_and_tickets() {
         }
         let second = s_client(&[flag, "-sess_in", session]);
         assert!(second.contains(&format!("Reused, {name}")), "{second}");
+    }
+    for (asked, shown) in
+        [("a.example", "a.example"), ("x.b.example", "x.b.example"), ("c.example", "localhost")]
+    {
+        let said = s_client(&["-servername", asked, "-verify_hostname", shown]);
+        assert!(said.contains("return code: 0 (ok)"), "{asked} is shown another:\n{said}");
     }
     let other = s_client(&["-alpn", "h2"]);
     assert!(other.contains("no application protocol"), "{other}");

@@ -39,7 +39,7 @@ pub use self::access::{TOKEN_BYTES_MIN, Token};
 pub use self::doors::ControlSocket;
 pub use self::inspect::{Channels, Connections};
 pub use self::question::{Question, Reply, ShardQuestion, Watcher};
-pub use self::status::{Health, LastReload, ReloadOutcome, ShardStatus, Status};
+pub use self::status::{CertificateStatus, Health, LastReload, ReloadOutcome, ShardStatus, Status};
 
 use self::access::Sessions;
 use self::doors::SocketFile;

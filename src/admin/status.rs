@@ -33,8 +33,24 @@ pub struct Status {
     pub summary: String,
     /// The last reload, if there was one.
     pub last_reload: Option<LastReload>,
+    /// What clients that speak TLS are shown, the default first; empty without TLS.
+    #[serde(default)]
+    pub certificates: Vec<CertificateStatus>,
     /// By shard.
     pub shards: Vec<ShardStatus>,
+}
+
+/// A certificate in use.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// Host names and addresses that it is for.
+    pub names: Vec<String>,
+    /// What its authority calls it, in hexadecimal.
+    pub serial: String,
+    /// The end of its validity.
+    pub not_after: String,
+    /// What somebody has to see to soon.
+    pub warning: Option<String>,
 }
 
 /// When and how a reload went.

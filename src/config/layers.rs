@@ -54,6 +54,8 @@ pub(super) struct Origins {
     pub(super) values: BTreeMap<String, String>,
     /// Of each API key, in the order in which they are read.
     pub(super) keys: Vec<String>,
+    /// Of each further certificate.
+    pub(super) certificates: Vec<String>,
     /// Of each app.
     pub(super) apps: Vec<String>,
     /// Of each rule, likewise.
@@ -221,6 +223,10 @@ impl Sources {
                 _ => {}
             }
         }
+        let certificates = table.get("tls").and_then(|tls| tls.get_ref().get("certificates"));
+        let certificates = certificates.and_then(|list| list.get_ref().as_array());
+        let places = certificates.into_iter().flatten().map(|pair| self.place(pair.span()));
+        origins.certificates = places.collect();
         let apps = table.get("apps").and_then(|apps| apps.get_ref().as_array());
         for app in apps.into_iter().flatten() {
             origins.apps.push(self.place(app.span()));

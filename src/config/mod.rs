@@ -892,7 +892,10 @@ mod tests {
         (config.keys, config.apps, config.rules) = (vec![], vec![], vec![]);
         assert_eq!(config.state_dir.take(), Some(PathBuf::from("/var/lib/ringcast")));
         assert_eq!(config.admin_token_file.take(), Some(PathBuf::from("admin.token")));
-        let TlsSettings { certificate_file, key_file, client_ca_file, .. } = &mut config.tls;
+        let TlsSettings { certificate_file, key_file, client_ca_file, certificates, .. } =
+            &mut config.tls;
+        assert_eq!(certificates.len(), 1, "the example");
+        certificates.clear();
         for (file, path) in [
             (certificate_file, "tls/certificate.pem"),
             (key_file, "tls/key.pem"),

@@ -182,6 +182,16 @@ impl Config {
         let place = |places: &[String], index: usize| {
             places.get(index).map_or_else(String::new, |place| format!(", {place}"))
         };
+        for (i, pair) in self.tls.certificates.iter().enumerate() {
+            let place = origins.certificates.get(i);
+            let place = place.map_or_else(String::new, |place| format!(" # {place}"));
+            let _ = writeln!(text, "\n[[tls.certificates]]{place}");
+            for (key, file) in
+                [("certificate_file", &pair.certificate_file), ("key_file", &pair.key_file)]
+            {
+                let _ = writeln!(text, "{key} = {:?}", file.display().to_string());
+            }
+        }
         for core in &self.core_overrides {
             let _ = write!(text, "\n# [[cores]] CPU {}, {}", core.cpu, core.place);
         }
@@ -283,9 +293,12 @@ mod tests {
         let file = "[server]\nlisten = \"[::1]:80\"\ncores = \"0-2\"\nshards = 3\n\
                     origins = [\"https://a.b\"]\ndrain_window = \"1500ms\"\n\
                     [socket]\nsend_buffer_bytes = 5000\n[admin]\nlisten = \"127.0.0.1:9\"\n\
-                    [test]\necho = true\n";
-        let config = Config::parse("r.toml", file).expect("is a configuration");
-        let text = config.to_text(&Origins::default());
+                    [test]\necho = true\n[[tls.certificates]]\n\
+                    certificate_file = \"/a/c.pem\"\nkey_file = \"/a/k.pem\"\n";
+        let sources = Sources::of_file("r.toml", file);
+        let (config, origins) = Config::from_sources(&sources).expect("is a configuration");
+        let text = config.to_text(&origins);
+        assert!(text.contains("\n[[tls.certificates]] # r.toml:13\n"), "{text}");
         let again = Config::parse("again.toml", &text).expect("is a configuration");
         assert_eq!(format!("{again:?}"), format!("{config:?}"));
         let changed = config.needs_restart(&Config::default());

@@ -138,7 +138,7 @@ struct Labels {
 pub(super) fn render(
     shards: &[OfShard<'_>],
     is_draining: bool,
-    certificate: Option<&CertificateFacts>,
+    certificates: &[CertificateFacts],
     process: &Process,
 ) -> String {
     let mut text = String::with_capacity(4096 + shards.len() * OF_SHARDS.len() * 64);
@@ -189,9 +189,10 @@ pub(super) fn render(
         }
     }
     let name = "ringcast_tls_certificate_not_after_timestamp_seconds";
-    head(&mut text, name, Kind::Gauge, "When the certificate expires, since 1970.");
-    if let Some(certificate) = certificate {
-        let _ = writeln!(text, "{name} {}", certificate.not_after_s);
+    head(&mut text, name, Kind::Gauge, "When a certificate expires, since 1970.");
+    for (index, facts) in certificates.iter().enumerate() {
+        let of = facts.names.first().map_or_else(String::new, |name| label(name));
+        let _ = writeln!(text, "{name}{{index=\"{index}\",name=\"{of}\"}} {}", facts.not_after_s);
     }
     head(&mut text, "ringcast_draining", Kind::Gauge, "1 while clients are sent away.");
     let _ = writeln!(text, "ringcast_draining {}", u8::from(is_draining));
@@ -238,6 +239,11 @@ fn sample(text: &mut String, name: &str, cpu: usize, shard: usize, value: f64) {
     let _ = writeln!(text, "{name}{{core=\"{cpu}\",shard=\"{shard}\"}} {value}");
 }
 
+/// `value` as the value of a label.
+fn label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
 fn reason_sample(
     text: &mut String,
     name: &str,
@@ -260,7 +266,20 @@ mod tests {
         [10, 100, 3_000_000].into_iter().for_each(|us| report.turn_us.observe(us));
         let still = Duration::from_millis(250);
         let process = Process { resident_bytes: 4096, ..Process::default() };
-        render(&[OfShard { cpu: 3, report: &report, still, stalls: 2 }], true, None, &process)
+        let certificate = |name: &str, not_after_s| CertificateFacts {
+            serial: "01".into(),
+            names: vec![name.into(), "b".into()],
+            not_before_s: 0,
+            not_after_s,
+            not_after: "some day".into(),
+        };
+        let certificates = [certificate("a", 7_000_000_000), certificate("*.\"\\\n", 8)];
+        render(
+            &[OfShard { cpu: 3, report: &report, still, stalls: 2 }],
+            true,
+            &certificates,
+            &process,
+        )
     }
 
     #[test]
@@ -271,6 +290,8 @@ mod tests {
             "ringcast_turns_total{core=\"3\",shard=\"0\"} 7",
             "ringcast_sleep_seconds_total{core=\"3\",shard=\"0\"} 1.5",
             "ringcast_standstill_seconds{core=\"3\",shard=\"0\"} 0.25",
+            "ringcast_tls_certificate_not_after_timestamp_seconds{index=\"0\",name=\"a\"} 7000000000",
+            "ringcast_tls_certificate_not_after_timestamp_seconds{index=\"1\",name=\"*.\\\"\\\\\\n\"} 8",
             "ringcast_draining 1",
             "ringcast_stalls_total{core=\"3\",shard=\"0\"} 2",
             "# TYPE ringcast_turn_seconds histogram",

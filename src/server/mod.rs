@@ -253,8 +253,8 @@ pub fn run(
     let control = control.map(|path| ControlSocket::bind(&path)).transpose()?;
     let doors = Doors { tcp: admin, control };
     let acceptor = config.tls.as_ref().map(|tls| tls.acceptor.clone());
-    if let Some(acceptor) = &acceptor {
-        log.line(monitor::certificate_line(acceptor, "certificate loaded"));
+    for facts in acceptor.iter().flat_map(Acceptor::facts) {
+        log.line(monitor::certificate_line(facts, "certificate loaded"));
     }
 
     let mut lines = Vec::with_capacity(config.shards);

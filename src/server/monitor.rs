@@ -17,11 +17,13 @@ use super::rules::{KeeperSender, Request};
 use super::systemd::Notifier;
 use super::{Reload, ShardThread};
 use crate::ably::Rules;
-use crate::admin::{Health, LastReload, Question, ReloadOutcome, Reply, ShardStatus, Status};
+use crate::admin::{
+    CertificateStatus, Health, LastReload, Question, ReloadOutcome, Reply, ShardStatus, Status,
+};
 use crate::base::{Level, LogLine};
 use crate::shard::DRAIN_GRACE;
 use crate::sys::clock;
-use crate::tls::Acceptor;
+use crate::tls::{Acceptor, CertificateFacts};
 
 /// Time between two reports of a shard, and between two looks at them, at most.
 const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(1);
@@ -294,9 +296,9 @@ impl Monitor {
             let stalls = state.stalls[shard];
             shards.push(OfShard { cpu: self.cpus[shard], report, still, stalls });
         }
-        let certificate = self.acceptor.as_ref().map(Acceptor::facts);
+        let certificates = self.acceptor.as_ref().map_or(&[][..], Acceptor::facts);
         let process = Process::read(state.started_at);
-        metrics::render(&shards, state.drain.is_some(), certificate, &process)
+        metrics::render(&shards, state.drain.is_some(), certificates, &process)
     }
 
     fn status(&self, state: &State) -> Status {
@@ -318,8 +320,23 @@ impl Monitor {
                 ago_s: now.duration_since(*then).as_secs(),
                 outcome: outcome.clone(),
             }),
+            certificates: self.certificates(),
             shards: shards.collect(),
         }
+    }
+
+    /// Those that clients are shown, the first one first.
+    fn certificates(&self) -> Vec<CertificateStatus> {
+        let now_s = since_epoch_s();
+        let facts = self.acceptor.iter().flat_map(Acceptor::facts);
+        facts
+            .map(|facts| CertificateStatus {
+                names: facts.names.clone(),
+                serial: facts.serial.clone(),
+                not_after: facts.not_after.clone(),
+                warning: facts.warning(now_s),
+            })
+            .collect()
     }
 
     fn shard_status(&self, state: &State, shard: usize, now: Instant) -> ShardStatus {
@@ -430,8 +447,8 @@ impl Monitor {
         let (Some(before), Some(acceptor)) = (&self.acceptor, acceptor) else { return 0 };
         // Clients that have a ticket need not notice.
         let acceptor = acceptor.succeeding(before);
-        if acceptor.facts() != before.facts() {
-            self.log.line(certificate_line(&acceptor, "certificate replaced"));
+        for facts in acceptor.facts().iter().filter(|facts| !before.facts().contains(facts)) {
+            self.log.line(certificate_line(facts, "certificate replaced"));
         }
         for orders in &mut self.orders {
             orders.send(Order::Accept(number, acceptor.clone()));
@@ -476,11 +493,13 @@ impl Monitor {
     }
 }
 
+fn since_epoch_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// What is said of a certificate that is taken into use, and whether somebody has to do something soon.
-pub(super) fn certificate_line(acceptor: &Acceptor, text: &'static str) -> LogLine {
-    let facts = acceptor.facts();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let warning = facts.warning(now.as_secs());
+pub(super) fn certificate_line(facts: &CertificateFacts, text: &'static str) -> LogLine {
+    let warning = facts.warning(since_epoch_s());
     let level = if warning.is_some() { Level::Warn } else { Level::Info };
     let line = LogLine::new(level, text).with("names", facts.names.join(","));
     let line = line.with("not_after", &facts.not_after).with("serial", &facts.serial);

@@ -1,5 +1,6 @@
-//! What all sessions of a listener share: certificate and key, who may come in, ticket keys.
+//! What all sessions of a listener share: certificates and their keys, who may come in, ticket keys.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,8 +8,10 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use x509_cert::Certificate;
@@ -41,14 +44,21 @@ pub enum MinVersion {
     Tls13,
 }
 
-/// Who the daemon is, and whom it lets in; the texts of PEM files.
+/// A certificate and its key; the texts of PEM files.
 #[derive(Clone, Copy)]
-pub struct Identity<'a> {
+pub struct PemPair<'a> {
     /// The server's certificate, and those that lead from it to a root.
     pub certificate_pem: &'a [u8],
     /// Its private key: PKCS #8, SEC 1 or PKCS #1, not encrypted.
     pub key_pem: &'a [u8],
-    /// Authorities whose clients come in; ignored where clients are not asked.
+}
+
+/// Who the daemon is, and whom it lets in.
+#[derive(Clone, Copy)]
+pub struct Identity<'a> {
+    /// One at least. A client is shown that for the name it asks for, else the first.
+    pub pairs: &'a [PemPair<'a>],
+    /// Authorities whose clients come in, as PEM; ignored where clients are not asked.
     pub client_ca_pem: &'a [u8],
     /// Whether clients show certificates.
     pub client_auth: ClientAuth,
@@ -59,18 +69,18 @@ pub struct Identity<'a> {
 /// Why an identity is of no use, by the file that is to blame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdentityError {
-    /// The certificate's file.
-    Certificate(String),
+    /// The certificate's file in the pair of this index.
+    Certificate(usize, String),
     /// The key's file, which may be fine but of another certificate.
-    Key(String),
+    Key(usize, String),
     /// The file of authorities.
     ClientCa(String),
 }
 
 impl fmt::Display for IdentityError {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let (IdentityError::Certificate(why)
-        | IdentityError::Key(why)
+        let (IdentityError::Certificate(_, why)
+        | IdentityError::Key(_, why)
         | IdentityError::ClientCa(why)) = self;
         f.write_str(why)
     }
@@ -94,7 +104,7 @@ pub struct CertificateFacts {
 }
 
 impl CertificateFacts {
-    fn read(der: &[u8]) -> Result<CertificateFacts, String> {
+    pub(super) fn read(der: &[u8]) -> Result<CertificateFacts, String> {
         let certificate = Certificate::from_der(der).map_err(|error| error.to_string())?;
         let certificate = certificate.tbs_certificate();
         let names = match certificate.get_extension::<SubjectAltName>() {
@@ -144,18 +154,61 @@ fn name(name: &GeneralName) -> Option<String> {
     }
 }
 
+/// Which certificate a client is shown, by the name that it asks for (RFC 6066 §3). Names are in lower case.
+#[derive(Debug)]
+struct ByName {
+    /// For whoever asks for no name, as by an address, or for one that no certificate has.
+    first: Arc<CertifiedKey>,
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By what follows the star and its dot.
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+}
+
+impl ByName {
+    /// Of those that have the same name the earliest is shown.
+    fn new(certificates: &[(Arc<CertifiedKey>, CertificateFacts)]) -> ByName {
+        let (mut exact, mut wildcard) = (HashMap::new(), HashMap::new());
+        for (key, facts) in certificates {
+            for name in &facts.names {
+                let name = name.to_ascii_lowercase();
+                let place = match name.strip_prefix("*.") {
+                    Some(domain) => wildcard.entry(domain.to_owned()),
+                    None => exact.entry(name),
+                };
+                place.or_insert_with(|| Arc::clone(key));
+            }
+        }
+        ByName { first: Arc::clone(&certificates[0].0), exact, wildcard }
+    }
+
+    /// A star stands for one label, the leftmost (RFC 9525 §6.3); a certificate for the name itself goes before.
+    fn find(&self, name: &str) -> &Arc<CertifiedKey> {
+        let name = name.to_ascii_lowercase();
+        let by_domain = || self.wildcard.get(name.split_once('.')?.1);
+        self.exact.get(&name).or_else(by_domain).unwrap_or(&self.first)
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let found = hello.server_name().map_or(&self.first, |name| self.find(name));
+        Some(Arc::clone(found))
+    }
+}
+
 /// See the module text. Cheap to clone; cores share one.
 #[derive(Clone)]
 pub struct Acceptor {
     config: Arc<ServerConfig>,
-    facts: Arc<CertificateFacts>,
+    /// By pair.
+    facts: Arc<[CertificateFacts]>,
     /// Whom tickets were given to: a ticket opens the door again only where the door is the same.
     door: Arc<(ClientAuth, Vec<CertificateDer<'static>>)>,
 }
 
 impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Acceptor").field("certificate", &self.facts).finish_non_exhaustive()
+        f.debug_struct("Acceptor").field("certificates", &self.facts).finish_non_exhaustive()
     }
 }
 
@@ -163,10 +216,13 @@ impl Acceptor {
     /// An acceptor with ticket keys of its own, which change every six hours.
     ///
     /// # Errors
-    /// A text has nothing of what it should, or certificate and key do not belong together.
+    /// A text has nothing of what it should, or a certificate and its key do not belong together.
     pub fn new(identity: &Identity<'_>) -> Result<Acceptor, IdentityError> {
         let provider = Arc::new(ring::default_provider());
-        let (key, facts) = certified_key(identity, &provider)?;
+        assert!(!identity.pairs.is_empty(), "who serves TLS has a certificate");
+        let pairs = identity.pairs.iter().enumerate();
+        let certified = pairs.map(|(index, pair)| certified_key(index, pair, &provider));
+        let certified = certified.collect::<Result<Vec<_>, _>>()?;
         let authorities = match identity.client_auth {
             ClientAuth::Off => Vec::new(),
             ClientAuth::Optional | ClientAuth::Required => {
@@ -197,21 +253,21 @@ impl Acceptor {
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+        let mut config = builder.with_cert_resolver(Arc::new(ByName::new(&certified)));
         config.alpn_protocols = vec![ALPN.to_vec()];
         // Sessions are in the tickets, which any core can read; a cache would be a lock between cores.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = ring::Ticketer::new()
-            .map_err(|_| IdentityError::Key("the system has no random bytes".into()))?;
+            .map_err(|_| IdentityError::Key(0, "the system has no random bytes".into()))?;
         Ok(Acceptor {
             config: Arc::new(config),
-            facts: Arc::new(facts),
+            facts: certified.into_iter().map(|(_, facts)| facts).collect(),
             door: Arc::new((identity.client_auth, authorities)),
         })
     }
 
-    /// What its certificate says.
-    pub fn facts(&self) -> &CertificateFacts {
+    /// What its certificates say, by pair.
+    pub fn facts(&self) -> &[CertificateFacts] {
         &self.facts
     }
 
@@ -233,28 +289,31 @@ impl Acceptor {
 }
 
 fn certified_key(
-    identity: &Identity<'_>,
+    index: usize,
+    pair: &PemPair<'_>,
     provider: &CryptoProvider,
-) -> Result<(CertifiedKey, CertificateFacts), IdentityError> {
-    let chain = certificates(identity.certificate_pem).map_err(IdentityError::Certificate)?;
-    let facts = CertificateFacts::read(&chain[0]).map_err(IdentityError::Certificate)?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key_pem).map_err(|error| {
+) -> Result<(Arc<CertifiedKey>, CertificateFacts), IdentityError> {
+    let bad_certificate = |why| IdentityError::Certificate(index, why);
+    let bad_key = |why| IdentityError::Key(index, why);
+    let chain = certificates(pair.certificate_pem).map_err(bad_certificate)?;
+    let facts = CertificateFacts::read(&chain[0]).map_err(bad_certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(pair.key_pem).map_err(|error| {
         let why = match error {
             rustls::pki_types::pem::Error::NoItemsFound => {
                 "there is no private key in it (one that is encrypted cannot be read)".into()
             }
             other => other.to_string(),
         };
-        IdentityError::Key(why)
+        bad_key(why)
     })?;
     let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-            IdentityError::Key("it is not the key of the certificate".into())
+            bad_key("it is not the key of the certificate".into())
         }
-        rustls::Error::InvalidCertificate(error) => IdentityError::Certificate(error.to_string()),
-        other => IdentityError::Key(other.to_string()),
+        rustls::Error::InvalidCertificate(error) => bad_certificate(error.to_string()),
+        other => bad_key(other.to_string()),
     })?;
-    Ok((key, facts))
+    Ok((Arc::new(key), facts))
 }
 
 /// All certificates of a text, which has one at least.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, IpAddr, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls::pki_types::{
+    CertificateDer, DnsName, IpAddr, PrivateKeyDer, ServerName, pem::PemObject,
+};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
 
 /// Whom clients trust, and what they have in common; their tickets, too.
@@ -69,8 +71,20 @@ impl Client {
     /// A session with the server at `ip`, which its certificate has to name. It has
     /// [something to send](Self::take_outgoing) at once.
     pub fn new(trust: &Trust, ip: std::net::IpAddr) -> Client {
-        let name = ServerName::IpAddress(IpAddr::from(ip));
-        let connection = ClientConnection::new(Arc::clone(&trust.0), name);
+        Client::of(trust, ServerName::IpAddress(IpAddr::from(ip)))
+    }
+
+    /// The same with the server called `name`, which is told whom is asked for.
+    ///
+    /// # Errors
+    /// `name` is no name of a host.
+    pub fn by_name(trust: &Trust, name: &str) -> Result<Client, String> {
+        let name = DnsName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
+        Ok(Client::of(trust, ServerName::DnsName(name)))
+    }
+
+    fn of(trust: &Trust, server: ServerName<'static>) -> Client {
+        let connection = ClientConnection::new(Arc::clone(&trust.0), server);
         let mut connection = connection.expect("fails for fragment sizes only");
         connection.set_buffer_limit(None);
         Client(connection)

@@ -25,7 +25,11 @@ impl Authority {
 
     /// Certificate and key.
     fn issue(&self, usage: ExtendedKeyUsagePurpose) -> (String, String) {
-        let names = ["localhost".into(), "127.0.0.1".into()];
+        self.issue_for(&["localhost", "127.0.0.1"], usage)
+    }
+
+    fn issue_for(&self, names: &[&str], usage: ExtendedKeyUsagePurpose) -> (String, String) {
+        let names: Vec<String> = names.iter().map(|name| (*name).into()).collect();
         let mut params = CertificateParams::new(names).expect("names");
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate().expect("a key");
@@ -40,9 +44,9 @@ impl Authority {
     fn acceptor_for(&self, clients: Option<(&Authority, ClientAuth)>) -> Acceptor {
         let (certificate, key) = self.issue(ExtendedKeyUsagePurpose::ServerAuth);
         let ca = clients.map(|(authority, _)| authority.pem()).unwrap_or_default();
+        let pair = PemPair { certificate_pem: certificate.as_bytes(), key_pem: key.as_bytes() };
         let identity = Identity {
-            certificate_pem: certificate.as_bytes(),
-            key_pem: key.as_bytes(),
+            pairs: &[pair],
             client_ca_pem: ca.as_bytes(),
             client_auth: clients.map(|(_, auth)| auth).unwrap_or_default(),
             min_version: MinVersion::Tls12,
@@ -308,9 +312,9 @@ fn an_identity_that_cannot_work_is_refused_by_the_file_to_blame() {
     let (certificate, key) = authority.issue(ExtendedKeyUsagePurpose::ServerAuth);
     let (_, other_key) = authority.issue(ExtendedKeyUsagePurpose::ServerAuth);
     let refusal = |certificate: &str, key: &str, ca: &str, client_auth: ClientAuth| {
+        let pair = PemPair { certificate_pem: certificate.as_bytes(), key_pem: key.as_bytes() };
         let identity = Identity {
-            certificate_pem: certificate.as_bytes(),
-            key_pem: key.as_bytes(),
+            pairs: &[pair],
             client_ca_pem: ca.as_bytes(),
             client_auth,
             min_version: MinVersion::Tls13,
@@ -319,8 +323,8 @@ fn an_identity_that_cannot_work_is_refused_by_the_file_to_blame() {
     };
     let off = ClientAuth::Off;
     assert_eq!(refusal(&certificate, &key, "", off), None);
-    let certificate_error = |why: &str| Some(IdentityError::Certificate(why.into()));
-    let key_error = |why: &str| Some(IdentityError::Key(why.into()));
+    let certificate_error = |why: &str| Some(IdentityError::Certificate(0, why.into()));
+    let key_error = |why: &str| Some(IdentityError::Key(0, why.into()));
     let none = "there is no certificate in it";
     assert_eq!(refusal("", &key, "", off), certificate_error(none));
     assert_eq!(refusal(&key, &key, "", off), certificate_error(none));
@@ -333,13 +337,77 @@ fn an_identity_that_cannot_work_is_refused_by_the_file_to_blame() {
         Some(IdentityError::ClientCa(_))
     ));
     let torn = certificate.replace("MII", "");
-    assert!(matches!(refusal(&torn, &key, "", off), Some(IdentityError::Certificate(_))));
+    assert!(matches!(refusal(&torn, &key, "", off), Some(IdentityError::Certificate(0, _))));
+    // Of several, that which is to blame.
+    let texts = [(&certificate, &key), (&certificate, &other_key)];
+    let pair = |(certificate, key): (&String, &String)| {
+        let (certificate_pem, key_pem) = (certificate.clone(), key.clone());
+        (certificate_pem.into_bytes(), key_pem.into_bytes())
+    };
+    let texts = texts.map(pair);
+    let pairs =
+        texts.each_ref().map(|(certificate_pem, key_pem)| PemPair { certificate_pem, key_pem });
+    let (client_auth, min_version) = (ClientAuth::Off, MinVersion::Tls12);
+    let identity = Identity { pairs: &pairs, client_ca_pem: b"", client_auth, min_version };
+    assert_eq!(Acceptor::new(&identity).err(), Some(IdentityError::Key(1, why.into())));
+}
+
+#[test]
+fn who_asks_for_a_name_is_shown_the_certificate_that_has_it() {
+    let authority = Authority::new();
+    let usage = || ExtendedKeyUsagePurpose::ServerAuth;
+    let of_names: [&[&str]; 4] = [
+        &["localhost", "127.0.0.1"],
+        &["A.example", "*.wild.example"],
+        &["x.wild.example", "b.example"],
+        &["a.example", "*.wild.example"],
+    ];
+    let texts = of_names.map(|names| authority.issue_for(names, usage()));
+    let pairs: Vec<_> = texts
+        .iter()
+        .map(|(certificate, key)| PemPair {
+            certificate_pem: certificate.as_bytes(),
+            key_pem: key.as_bytes(),
+        })
+        .collect();
+    let (client_auth, min_version) = (ClientAuth::Off, MinVersion::Tls12);
+    let identity = Identity { pairs: &pairs, client_ca_pem: b"", client_auth, min_version };
+    let acceptor = Acceptor::new(&identity).expect("belong together");
+    let names: Vec<_> = acceptor.facts().iter().map(|facts| facts.names.clone()).collect();
+    assert_eq!(names, of_names);
+    let trust = authority.trust();
+    let index = |der: &[u8]| {
+        let facts = CertificateFacts::read(der).expect("is a certificate");
+        acceptor.facts().iter().position(|of| *of == facts)
+    };
+    let shown = |client: Client| {
+        let mut pair = Pair { client, ..Pair::new(&acceptor, &trust) };
+        pair.settle();
+        assert_eq!(pair.established.is_some(), pair.refused.is_none());
+        pair.established.and_then(|_| index(pair.client.server_certificate().expect("was shown")))
+    };
+    let by_name = |name: &str| shown(Client::by_name(&trust, name).expect("is a name"));
+    assert_eq!(shown(Client::new(&trust, Ipv4Addr::LOCALHOST.into())), Some(0));
+    for (name, certificate) in [
+        ("localhost", 0),
+        ("a.example", 1),
+        ("A.EXAMPLE", 1),
+        ("y.wild.example", 1),
+        ("x.wild.example", 2),
+        ("b.example", 2),
+    ] {
+        assert_eq!(by_name(name), Some(certificate), "{name}");
+    }
+    // They are shown the first, which is not for them.
+    for name in ["wild.example", "y.x.wild.example", "example", "c.example"] {
+        assert_eq!(by_name(name), None, "{name}");
+    }
 }
 
 #[test]
 fn a_certificate_says_whom_it_is_for_and_warns_in_time() {
     const DAY_S: u64 = 86_400;
-    let facts = Authority::new().acceptor().facts().clone();
+    let facts = Authority::new().acceptor().facts()[0].clone();
     assert_eq!(facts.names, ["localhost", "127.0.0.1"]);
     assert!(facts.not_after.starts_with("4096-01-01T"), "{}", facts.not_after);
     let end_s = facts.not_after_s;

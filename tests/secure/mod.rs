@@ -27,7 +27,16 @@ impl Authority {
 
     /// Certificate as PEM and DER, and its key.
     pub fn issue(&self, usage: ExtendedKeyUsagePurpose) -> (String, Vec<u8>, String) {
-        let names = ["localhost".into(), "127.0.0.1".into()];
+        self.issue_for(&["localhost", "127.0.0.1"], usage)
+    }
+
+    /// The same for a server or client of these names.
+    pub fn issue_for(
+        &self,
+        names: &[&str],
+        usage: ExtendedKeyUsagePurpose,
+    ) -> (String, Vec<u8>, String) {
+        let names: Vec<String> = names.iter().map(|name| (*name).into()).collect();
         let mut params = CertificateParams::new(names).expect("names");
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate().expect("a key");
@@ -61,7 +70,12 @@ impl TlsStream {
     /// Shakes hands over `socket`.
     pub fn new(socket: TcpStream, trust: &Trust) -> io::Result<TlsStream> {
         let ip = socket.peer_addr().expect("is connected").ip();
-        let (client, plaintext) = (Client::new(trust, ip), Vec::new());
+        TlsStream::with_client(socket, Client::new(trust, ip))
+    }
+
+    /// Shakes hands as `client` over `socket`.
+    pub fn with_client(socket: TcpStream, client: Client) -> io::Result<TlsStream> {
+        let plaintext = Vec::new();
         let mut stream = TlsStream { socket, client, plaintext, has_ended: false };
         while stream.client.is_resumed().is_none() {
             stream.flush()?;

@@ -272,6 +272,11 @@ fn show_status(status: &Status) -> String {
             text += &format!("{} ago, {how}\n", ago(reload.ago_s));
         }
     }
+    for certificate in &status.certificates {
+        let (names, until) = (certificate.names.join(", "), &certificate.not_after);
+        let warning = certificate.warning.as_ref().map(|warning| format!("; warning: {warning}"));
+        text += &format!("certificate  {names}, until {until}{}\n", warning.unwrap_or_default());
+    }
     text + "\n" + &top::table(status)
 }
 
