@@ -245,7 +245,7 @@ impl Shard {
         let Some(stream) = self.streams.resolve(reference) else { return };
         stream.serial = Some(serial);
         stream.has_members = has_members;
-        for request in std::mem::take(&mut stream.waiting) {
+        for request in stream.waiting.take_all() {
             // One that cannot be answered takes its attachment with it, and perhaps the stream.
             if self.streams.resolve(reference).is_some()
                 && self.modes(request.index, reference.index).is_some()
@@ -259,7 +259,7 @@ impl Shard {
     pub(super) fn handle_refused(&mut self, reference: StreamRef, error: &ErrorInfo) {
         let Some(stream) = self.streams.resolve(reference) else { return };
         let display_name = Arc::clone(&stream.name.display_name);
-        let waiting = std::mem::take(&mut stream.waiting);
+        let waiting = stream.waiting.take_all();
         for WaitingAttach { index, .. } in waiting {
             // The last one takes the stream with it; a second ATTACH has lost its attachment already.
             if self.streams.resolve(reference).is_some() {
@@ -276,15 +276,16 @@ impl Shard {
 
     /// Answers an ATTACH, or asks the home for what the answer needs.
     pub(super) fn settle_attach(&mut self, stream_index: u32, request: WaitingAttach) {
-        let stream = self.streams.at(stream_index);
-        let Some(serial) = stream.serial else { return stream.waiting.push(request) };
         let index = request.index;
         let is_joining = self.is_joining(index, stream_index);
+        let number = self.streams.next_request();
         let stream = self.streams.at(stream_index);
-        if is_joining && stream.is_asked_by(index) {
+        let is_asked_about = stream.joining.has(index);
+        let serial = match stream.serial {
             // The answer that says from where on may have to wait for the disk, and is not overtaken.
-            return stream.waiting.push(request);
-        }
+            Some(serial) if !(is_joining && is_asked_about) => serial,
+            _ => return stream.waiting.insert(number, request),
+        };
         let resumes = match &request.since {
             _ if !is_joining => true,
             Since::Head | Since::Rewind { .. } => false,
@@ -293,8 +294,8 @@ impl Shard {
         let wants_past = is_joining && !resumes && request.since != Since::Head;
         let wants_members = stream.has_members && stream.view.wants_members();
         let wants_occupancy = is_joining && stream.view.occupancy.is_some();
-        if wants_past || wants_members || wants_occupancy || stream.is_asked_by(index) {
-            return self.ask_to_join(stream_index, request);
+        if wants_past || wants_members || wants_occupancy || is_asked_about {
+            return self.ask_to_join(stream_index, number, request);
         }
         if is_joining {
             self.complete_attachment(index, stream_index, request.echo, false);
@@ -308,9 +309,8 @@ impl Shard {
         self.confirm_attach(index, stream_index, &confirmation);
     }
 
-    fn ask_to_join(&mut self, stream_index: u32, request: WaitingAttach) {
+    fn ask_to_join(&mut self, stream_index: u32, number: u32, request: WaitingAttach) {
         let index = request.index;
-        let number = self.streams.next_join();
         let stream = self.streams.at(stream_index);
         let StreamName { channel, display_name, format } = stream.name.clone();
         let view = stream.view.clone();
@@ -328,7 +328,7 @@ impl Shard {
         let connection = self.transports[index as usize].connection();
         let connection = connection.expect("only connections attach");
         let skip = (!request.echo).then(|| connection.id());
-        self.streams.at(stream_index).joining.push((number, request));
+        self.streams.at(stream_index).joining.insert(number, request);
         let reply_to =
             self.return_address(index, u64::from(stream_index) << 32 | u64::from(number));
         let home = channel.home(self.shards);
@@ -339,11 +339,8 @@ impl Shard {
     pub(super) fn handle_joined(&mut self, to: TransportRef, request: u64, joined: Joined) {
         let (stream_index, number) = ((request >> 32) as u32, request as u32);
         let Some(stream) = self.streams.get_mut(stream_index) else { return };
-        let number_is =
-            |(known, waiting): &(u32, WaitingAttach)| *known == number && waiting.index == to.index;
         // Not there when the client has detached meanwhile.
-        let Some(at) = stream.joining.iter().position(number_is) else { return };
-        let (_, request) = stream.joining.remove(at);
+        let Some(request) = stream.joining.remove(to.index, number) else { return };
         stream.has_members = joined.has_members;
         let wants_members = stream.view.wants_members();
         let index = request.index;
@@ -375,7 +372,7 @@ impl Shard {
         let frames = joined.frames.into_iter().map(SendBuf::whole);
         self.transports[index as usize].push_backlog(stream_index, has_sync, frames);
         if let Some(stream) = self.streams.get_mut(stream_index) {
-            let behind = stream.waiting.extract_if(.., |waiting| waiting.index == index).collect();
+            let behind = stream.waiting.take(index);
             self.settle_attaches(index, stream_index, behind);
         }
     }
@@ -472,8 +469,7 @@ impl Shard {
         }
         self.count_attachment(stream_index, modes, None);
         let stream = self.streams.at(stream_index);
-        stream.waiting.retain(|waiting| waiting.index != index);
-        stream.joining.retain(|(_, waiting)| waiting.index != index);
+        drop(stream.take_requests(index));
         stream.attachments -= 1;
         if stream.attachments == 0 {
             let (stream, name) = self.streams.remove(stream_index);

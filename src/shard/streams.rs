@@ -2,7 +2,7 @@
 //! log, who is attached, and whether the home has said yet where it begins.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use crate::ably::{ChannelSerial, Format, Metrics, Params, Position, Since};
@@ -45,6 +45,41 @@ pub(super) struct WaitingAttach {
     pub echo: bool,
     /// Whether something that it was owed is kept from it, which the answer has to say.
     pub is_cut: bool,
+}
+
+/// ATTACHes of one stream that are not answered yet, by transport and number. When all clients come back at once
+/// they all wait here, so none of them is searched for.
+#[derive(Default)]
+pub(super) struct Requests(BTreeMap<(u32, u32), WaitingAttach>);
+
+impl Requests {
+    /// `number` puts those of one transport in order.
+    pub fn insert(&mut self, number: u32, request: WaitingAttach) {
+        self.0.insert((request.index, number), request);
+    }
+
+    pub fn remove(&mut self, index: u32, number: u32) -> Option<WaitingAttach> {
+        self.0.remove(&(index, number))
+    }
+
+    /// Whether a transport has one here.
+    pub fn has(&self, index: u32) -> bool {
+        self.first(index).is_some()
+    }
+
+    /// Takes out those of a transport, oldest first.
+    pub fn take(&mut self, index: u32) -> Vec<WaitingAttach> {
+        std::iter::from_fn(|| self.0.remove(&self.first(index)?)).collect()
+    }
+
+    /// Takes out all of them.
+    pub fn take_all(&mut self) -> impl Iterator<Item = WaitingAttach> + use<> {
+        std::mem::take(&mut self.0).into_values()
+    }
+
+    fn first(&self, index: u32) -> Option<(u32, u32)> {
+        self.0.range((index, 0)..=(index, u32::MAX)).next().map(|(key, _)| *key)
+    }
 }
 
 /// Messages whose last whole delivery a stream remembers; of those that it forgets it sends the whole
@@ -101,9 +136,9 @@ pub(super) struct Stream {
     pub is_uncounted: bool,
     /// ATTACHes that wait until the home has said where the stream begins, or behind one of the same
     /// transport that it was asked about.
-    pub waiting: Vec<WaitingAttach>,
-    /// ATTACHes that wait for the past or the members, by the number under which they were asked for.
-    pub joining: Vec<(u32, WaitingAttach)>,
+    pub waiting: Requests,
+    /// ATTACHes that wait for the past or the members, by the number under which those were asked for.
+    pub joining: Requests,
     /// Whether frames were staged this turn.
     pub is_staged: bool,
     /// Whether it waits in the shard's queue of rounds.
@@ -113,16 +148,10 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Whether the home was asked about a transport and has not answered.
-    pub fn is_asked_by(&self, index: u32) -> bool {
-        self.joining.iter().any(|(_, request)| request.index == index)
-    }
-
     /// The ATTACHes of a transport that are not answered yet, oldest first.
     pub fn take_requests(&mut self, index: u32) -> Vec<WaitingAttach> {
-        let joining = self.joining.extract_if(.., |(_, request)| request.index == index);
-        let mut requests: Vec<_> = joining.map(|(_, request)| request).collect();
-        requests.extend(self.waiting.extract_if(.., |request| request.index == index));
+        let mut requests = self.joining.take(index);
+        requests.extend(self.waiting.take(index));
         requests
     }
 }
@@ -145,8 +174,8 @@ pub(super) struct Streams {
     by_channel: SpreadMap<ChannelKey, Vec<u32>>,
     /// Of the stream that was inserted last.
     generation: u32,
-    /// Numbers of joins.
-    joins: u32,
+    /// Numbers of requests.
+    requests: u32,
 }
 
 impl Streams {
@@ -200,8 +229,8 @@ impl Streams {
             attachments: 0,
             metrics: Metrics::default(),
             is_uncounted: false,
-            waiting: Vec::new(),
-            joining: Vec::new(),
+            waiting: Requests::default(),
+            joining: Requests::default(),
             is_staged: false,
             in_rounds: false,
             round_began_us: 0,
@@ -234,9 +263,9 @@ impl Streams {
     }
 
     /// A number that no join has that is still waited for.
-    pub fn next_join(&mut self) -> u32 {
-        self.joins = self.joins.wrapping_add(1);
-        self.joins
+    pub fn next_request(&mut self) -> u32 {
+        self.requests = self.requests.wrapping_add(1);
+        self.requests
     }
 
     /// The stream at `index`, unless it was removed.
@@ -289,6 +318,32 @@ mod tests {
     fn name(number: usize) -> StreamName {
         let channel = ChannelKey::new("app", &format!("c{number}"));
         StreamName { display_name: channel.name().into(), channel, format: Format::Json }
+    }
+
+    #[test]
+    fn requests_of_a_transport_are_taken_in_the_order_in_which_they_came() {
+        let request = |index, number: usize| WaitingAttach {
+            index,
+            params: Params::default(),
+            since: Since::Serial(number.to_string().into()),
+            echo: true,
+            is_cut: false,
+        };
+        let since = |requests: Vec<WaitingAttach>| -> Vec<_> {
+            requests.into_iter().map(|request| (request.index, request.since)).collect()
+        };
+        let mut requests = Requests::default();
+        for (number, index) in [7, 0, 7, u32::MAX, 7].into_iter().enumerate() {
+            requests.insert(number as u32, request(index, number));
+        }
+        assert_eq!(requests.remove(7, 1).map(|request| request.index), None);
+        assert_eq!(requests.remove(0, 1).map(|request| request.index), Some(0));
+        assert!(requests.has(7) && requests.has(u32::MAX) && !requests.has(0));
+        let of = |index, number: u32| (index, Since::Serial(number.to_string().into()));
+        assert_eq!(since(requests.take(7)), [of(7, 0), of(7, 2), of(7, 4)]);
+        assert_eq!(since(requests.take(7)), []);
+        assert_eq!(since(requests.take_all().collect()), [of(u32::MAX, 3)]);
+        assert!(!requests.has(u32::MAX));
     }
 
     #[test]
