@@ -85,6 +85,7 @@ const OF_SHARDS: &[Metric] = &metrics! {
     Gauge "ringcast_ring_depth" "Completions and submissions waiting at the start of a turn, at most, in the last second." ring_depth;
     Gauge "ringcast_mesh_depth" "Mail that one turn has taken in, at most, in the last second." mesh_depth;
     Gauge "ringcast_mail_waiting" "Mail to other shards that has found no room in the mesh." gauges.mail_waiting;
+    Gauge "ringcast_mail_waiting_bytes" "Bytes of messages in this mail." gauges.mail_waiting_bytes;
 };
 
 /// A histogram of each shard, in base units.

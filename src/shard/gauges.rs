@@ -1,6 +1,7 @@
 //! How much a shard holds and how long things take, in numbers that are at hand: whoever asks holds nothing
 //! up.
 
+use super::mail::Outbox;
 use super::{ReturnAddress, Shard};
 use crate::base::{Backlogs, Latencies, Sizes};
 use crate::channel::log::TransportRef;
@@ -25,6 +26,8 @@ pub struct Gauges {
     pub journal: JournalGauges,
     /// Mail that has found no room in the mesh yet.
     pub mail_waiting: u64,
+    /// Bytes of messages in it.
+    pub mail_waiting_bytes: u64,
     /// Publishes that wait for the answer of a rule.
     pub publishes_waiting: u64,
     /// Addresses and keys whose connections are counted here.
@@ -91,6 +94,7 @@ impl Shard {
             seat_holders: self.seats.holders() as u64,
             journal: self.journal_gauges(),
             mail_waiting: self.outboxes.iter().map(|outbox| outbox.len() as u64).sum(),
+            mail_waiting_bytes: self.outboxes.iter().map(Outbox::message_bytes).sum(),
         }
     }
 }

@@ -424,6 +424,11 @@ impl Outbox {
         self.mail.len()
     }
 
+    /// Bytes of messages in it, about.
+    pub fn message_bytes(&self) -> u64 {
+        self.message_bytes
+    }
+
     /// Whether nothing that can be refused is to be added.
     pub fn is_full(&self, mail_max: usize) -> bool {
         self.mail.len() >= mail_max || self.message_bytes >= OUTBOX_BYTES_MAX

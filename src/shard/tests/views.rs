@@ -649,6 +649,8 @@ fn of_two_attaches_that_wait_the_second_is_void_when_the_first_cannot_be_answere
     host.shards[1].handle_mail(0, subscribe);
     // Something else is on its way to the home, which is all that may be.
     host.publish(other, 0, &room, "x");
+    let gauges = host.shards[0].gauges();
+    assert!(gauges.mail_waiting == 1 && gauges.mail_waiting_bytes > 0, "{gauges:?}");
     let subscribed = host.shards[1].poll_mail(0).expect("answered");
     host.shards[0].handle_mail(1, subscribed);
     host.settle();
