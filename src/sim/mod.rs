@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | `host.rs` | shards, sockets, the mesh; unit tests of the shards use it too |
 //! | `disk.rs` | files that survive the process, and a disk that fails |
-//! | `sdk.rs` | a client as Ably's SDKs are |
+//! | `sdk/` | a client as Ably's SDKs are |
 //! | `rest.rs` | requests over HTTP |
 //! | `credentials.rs` | who clients are and what each may do |
 //! | `members.rs` | who is present, as a client knows it |

@@ -1,0 +1,283 @@
+//! Channels of a client: attaching, letting go, and what it is sent there.
+
+use serde_json::{Value, json};
+
+use super::presence::Entered;
+use super::{Link, Scene, Sdk};
+use crate::sim::credentials::permits;
+use crate::sim::members::Members;
+use crate::sim::oracle::Event;
+
+/// Status bits of ATTACHED.
+const RESUMED: u64 = 4;
+const HAS_BACKLOG: u64 = 2;
+
+/// The mode without which no messages come.
+const SUBSCRIBE: u64 = 1 << 18;
+
+/// How long a channel waits that was refused for now.
+const RETRY_MS: u64 = 1_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stand {
+    /// It has sent ATTACH.
+    Attaching,
+    /// ATTACHED has come.
+    Attached,
+    /// It has sent DETACH.
+    Detaching,
+    /// Refused for now.
+    Suspended {
+        /// When it tries again.
+        until_ms: u64,
+    },
+    /// Refused for good.
+    Failed,
+}
+
+/// A channel of a client.
+#[derive(Debug)]
+pub struct Channel {
+    /// Where it stands.
+    pub stand: Stand,
+    /// Without qualifier.
+    pub(super) base: String,
+    /// Whether ATTACHED has come over the present transport.
+    pub(super) is_open: bool,
+    /// What the next ATTACH names.
+    pub(super) serial: Option<String>,
+    /// What the last ATTACH named.
+    asked: Option<String>,
+    /// Messages that its qualifier rewinds.
+    rewind: Option<usize>,
+    /// The continuity that goes on.
+    pub segment: Option<usize>,
+    pub(super) modes: u64,
+    /// Who is present.
+    pub members: Members,
+    /// What it is in the channel itself.
+    pub entered: Option<Entered>,
+}
+
+/// The name without qualifier, and what that rewinds.
+fn parse_name(name: &str) -> (String, Option<usize>) {
+    match name.strip_prefix("[?rewind=").and_then(|rest| rest.split_once(']')) {
+        Some((count, base)) => (base.to_owned(), count.parse().ok()),
+        None => (name.to_owned(), None),
+    }
+}
+
+impl Sdk {
+    /// Attaches to a channel, or lets go of it.
+    pub fn attach(&mut self, scene: &mut Scene<'_>, name: &str) {
+        if self.link != Link::Up {
+            return;
+        }
+        if !self.channels.contains_key(name) {
+            let (base, rewind) = parse_name(name);
+            let channel = Channel {
+                stand: Stand::Attaching,
+                base,
+                is_open: false,
+                serial: None,
+                asked: None,
+                rewind,
+                segment: None,
+                modes: 0,
+                members: Members::default(),
+                entered: None,
+            };
+            self.channels.insert(name.to_owned(), channel);
+        }
+        let stand = self.channels[name].stand;
+        if stand != Stand::Failed && stand != Stand::Detaching {
+            self.send_attach(scene, name);
+        }
+    }
+
+    pub(super) fn send_attach(&mut self, scene: &mut Scene<'_>, name: &str) {
+        let channel = self.channels.get_mut(name).expect("known to the caller");
+        let mut attach = json!({"action": 10, "channel": name});
+        if channel.stand != Stand::Attached {
+            channel.stand = Stand::Attaching;
+        }
+        channel.asked = channel.serial.clone();
+        if let Some(serial) = &channel.serial {
+            attach["channelSerial"] = serial.as_str().into();
+        }
+        self.send(scene, &attach);
+    }
+
+    /// Lets go of a channel.
+    pub fn detach(&mut self, scene: &mut Scene<'_>, name: &str) {
+        if self.link != Link::Up {
+            return;
+        }
+        if let Some(channel) = self.channels.get_mut(name)
+            && channel.stand == Stand::Attached
+        {
+            channel.stand = Stand::Detaching;
+            if channel.entered.take().is_some() {
+                let base = channel.base.clone();
+                self.linger(base);
+            }
+            self.send(scene, &json!({"action": 12, "channel": name}));
+        }
+    }
+
+    /// On a new transport all channels are attached anew.
+    pub(super) fn attach_again(&mut self, scene: &mut Scene<'_>) {
+        for name in self.channels.keys().cloned().collect::<Vec<_>>() {
+            match self.channels[&name].stand {
+                Stand::Failed => {}
+                Stand::Detaching => self.send(scene, &json!({"action": 12, "channel": name})),
+                Stand::Attached | Stand::Attaching | Stand::Suspended { .. } => {
+                    self.channels.get_mut(&name).expect("listed").stand = Stand::Attaching;
+                    self.send_attach(scene, &name);
+                }
+            }
+        }
+    }
+
+    pub(super) fn take_for_channel(&mut self, scene: &mut Scene<'_>, message: &Value) {
+        let action = message["action"].as_u64().unwrap_or_default();
+        let name = message["channel"].as_str().unwrap_or_default().to_owned();
+        let Some(channel) = self.channels.get_mut(&name) else {
+            let text = format!("client {} has not asked for {message}", self.number);
+            return scene.oracle.find("authorisation", text);
+        };
+        let serial = message["channelSerial"].as_str();
+        let now_ms = scene.host.now.mono_ms;
+        match action {
+            9 => {
+                (channel.stand, channel.segment, channel.is_open) = (Stand::Failed, None, false);
+                channel.entered = None;
+            }
+            11 => self.attached(scene, &name, message),
+            13 if message["error"].is_null() => {
+                // An ERROR may have crossed with DETACH.
+                if !matches!(channel.stand, Stand::Detaching | Stand::Failed) {
+                    let text = format!("client {} has not asked for {message}", self.number);
+                    scene.oracle.find("detach", text);
+                }
+                self.channels.remove(&name);
+            }
+            // RTL5: an ATTACH before it is refused for now; the answer to DETACH follows.
+            13 if channel.stand == Stand::Detaching => channel.is_open = false,
+            13 => {
+                // Refused for now, or taken away: it attaches again, from where it was.
+                channel.is_open = false;
+                channel.stand = Stand::Suspended { until_ms: now_ms + RETRY_MS };
+            }
+            14..=16 => {
+                if !channel.is_open {
+                    let text = format!("client {} is not attached: {message}", self.number);
+                    return scene.oracle.find("attach", text);
+                }
+                if action != 16 && serial.is_some() {
+                    channel.serial = serial.map(str::to_owned);
+                }
+                match action {
+                    15 => self.take_message(scene, &name, message),
+                    _ => self.take_presence(scene, &name, message),
+                }
+            }
+            _ => scene.oracle.find("wire", format!("client {}: {message}", self.number)),
+        }
+    }
+
+    fn attached(&mut self, scene: &mut Scene<'_>, name: &str, message: &Value) {
+        let (number, echo, id) = (self.number, self.echo, self.connection_id.clone());
+        let channel = self.channels.get_mut(name).expect("known to the caller");
+        let flags = message["flags"].as_u64().unwrap_or_default();
+        let Some(serial) = message["channelSerial"].as_str() else {
+            return scene.oracle.find("attach", format!("without channelSerial: {message}"));
+        };
+        let is_resumed = flags & RESUMED != 0;
+        if channel.stand == Stand::Detaching {
+            // RTL5k: it crosses with DETACH, whose answer follows.
+            return;
+        }
+        let is_first = !std::mem::replace(&mut channel.is_open, true);
+        channel.stand = Stand::Attached;
+        channel.modes = flags;
+        if channel.base.starts_with("vip:") && self.by_token && self.client_id.is_none() {
+            let text = format!("client {number} is anonymous: {message}");
+            scene.oracle.find("authorisation", text);
+        }
+        let may_subscribe = permits(self.grant, &channel.base, "subscribe")
+            || self.next_grant.is_some_and(|grant| permits(grant, &channel.base, "subscribe"));
+        if flags & SUBSCRIBE != 0 && !may_subscribe {
+            let text = format!("client {number} may not subscribe: {message}");
+            scene.oracle.find("authorisation", text);
+        }
+        if flags & SUBSCRIBE == 0 {
+            channel.segment = None;
+        } else if let Some(segment) = channel.segment.filter(|_| is_resumed) {
+            // Nothing is missing behind what the client named.
+            if channel.asked.as_deref().is_some_and(|asked| serial < asked) {
+                let text = format!("client {number} asked for {:?}: {message}", channel.asked);
+                scene.oracle.find("resume", text);
+            }
+            if !echo && let Some(id) = &id {
+                scene.oracle.skip(segment, id);
+            }
+        } else {
+            if is_first && is_resumed && channel.asked.is_none() {
+                let text = format!("client {number} has nothing to resume: {message}");
+                scene.oracle.find("resume", text);
+            }
+            let asks = channel.asked.is_some() && !is_resumed;
+            if asks && message["error"].is_null() {
+                let text = format!("client {number} is not told why: {message}");
+                scene.oracle.find("discontinuity", text);
+            }
+            scene.report.discontinuities += u64::from(asks);
+            let rewinds = channel.rewind.is_some() && flags & HAS_BACKLOG != 0;
+            let segment = scene.oracle.begin_segment(number, &channel.base, serial, rewinds);
+            if !echo && let Some(id) = &id {
+                scene.oracle.skip(segment, id);
+            }
+            channel.segment = Some(segment);
+        }
+        // RTL15b.
+        channel.serial = Some(serial.to_owned());
+        channel.members.take(message);
+        self.enter_again(scene, name);
+    }
+
+    /// RTP17: members enter again on each ATTACHED, under their ids where the connection is the same.
+    fn take_message(&mut self, scene: &mut Scene<'_>, name: &str, message: &Value) {
+        let channel = &self.channels[name];
+        let publisher = message["connectionId"].as_str();
+        let mut tags = Vec::new();
+        for message in message["messages"].as_array().into_iter().flatten() {
+            let data = message["data"].as_str().unwrap_or_default();
+            tags.push(data.split(' ').next().unwrap_or_default().to_owned());
+        }
+        let may = |grant| permits(grant, &channel.base, "subscribe");
+        if !may(self.grant) && !self.next_grant.is_some_and(may) {
+            let text = format!("client {} may not subscribe: {message}", self.number);
+            scene.oracle.find("authorisation", text);
+        }
+        if !self.echo && publisher.is_some() && publisher == self.connection_id.as_deref() {
+            let text = format!("client {} wants no echo: {message}", self.number);
+            scene.oracle.find("echo", text);
+        }
+        let Some(serial) = message["channelSerial"].as_str() else {
+            return scene.oracle.find("wire", format!("without channelSerial: {message}"));
+        };
+        let publisher = publisher.map(str::to_owned);
+        scene.oracle.show(&channel.base, serial, Event { publisher, tags });
+        scene.report.deliveries += 1;
+        match channel.segment {
+            Some(segment) => scene.oracle.receive(segment, serial),
+            // An ATTACHED with other modes has crossed with DETACH.
+            None if channel.stand == Stand::Detaching => {}
+            None => {
+                let text = format!("client {} does not subscribe: {message}", self.number);
+                scene.oracle.find("authorisation", text);
+            }
+        }
+    }
+}

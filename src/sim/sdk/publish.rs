@@ -1,0 +1,109 @@
+//! What a client publishes, and what it is told of that.
+
+use serde_json::{Value, json};
+
+use super::{Link, Scene, Sdk};
+use crate::sim::credentials::permits;
+
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) msg_serial: u64,
+    /// The number of the publish; none: presence.
+    pub(super) publish: Option<usize>,
+    /// The connection that has sent it.
+    sent_by: Option<String>,
+    pub(super) frame: Value,
+}
+
+impl Sdk {
+    /// Publishes what the oracle calls `publish`.
+    pub fn publish(&mut self, scene: &mut Scene<'_>, name: &str, publish: usize, id: Option<&str>) {
+        let padding = *scene.host.random.one_of(&[0, 0, 10, 200, 2000]);
+        let tags = &scene.oracle.publishes[publish].tags;
+        let message = |(index, tag): (usize, &String)| {
+            let mut message = json!({"data": format!("{tag} {}", "x".repeat(padding))});
+            if let Some(id) = id {
+                message["id"] = match tags.len() {
+                    1 => id.into(),
+                    _ => format!("{id}:{index}").into(),
+                };
+            }
+            message
+        };
+        let messages: Vec<Value> = tags.iter().enumerate().map(message).collect();
+        let frame = json!({"action": 15, "channel": name, "messages": messages});
+        self.submit(scene, Some(publish), frame);
+        scene.report.publishes += 1;
+    }
+
+    pub(super) fn submit(
+        &mut self,
+        scene: &mut Scene<'_>,
+        publish: Option<usize>,
+        mut frame: Value,
+    ) {
+        let msg_serial = self.msg_serial;
+        self.msg_serial += 1;
+        frame["msgSerial"] = msg_serial.into();
+        let mut pending = Pending { msg_serial, publish, sent_by: None, frame };
+        if self.link == Link::Up {
+            self.send_pending(scene, &mut pending);
+        }
+        self.pending.push_back(pending);
+    }
+
+    pub(super) fn send_pending(&self, scene: &mut Scene<'_>, pending: &mut Pending) {
+        self.send(scene, &pending.frame);
+        if pending.sent_by != self.connection_id {
+            pending.sent_by.clone_from(&self.connection_id);
+            if let Some(publish) = pending.publish {
+                scene.oracle.attempt(publish);
+            }
+        }
+    }
+
+    pub(super) fn take_ack(&mut self, scene: &mut Scene<'_>, message: &Value) {
+        let first = message["msgSerial"].as_u64();
+        let count = message["count"].as_u64().unwrap_or_default();
+        let (Some(first), 1..) = (first, count) else {
+            return scene.oracle.find("ack", format!("no count, no serial: {message}"));
+        };
+        for index in 0..count {
+            let Some(pending) =
+                self.pending.pop_front_if(|known| known.msg_serial == first + index)
+            else {
+                let waits = self.pending.front().map(|pending| pending.msg_serial);
+                let text = format!("client {} waits for {waits:?}: {message}", self.number);
+                return scene.oracle.find("ack", text);
+            };
+            let outcome = match message["action"].as_u64() {
+                Some(1) => {
+                    let serials = &message["res"][index as usize]["serials"];
+                    let serials = serials.as_array().into_iter().flatten();
+                    Ok(serials.filter_map(|serial| serial.as_str().map(str::to_owned)).collect())
+                }
+                _ => Err(message["error"]["code"].as_u64().unwrap_or_default()),
+            };
+            scene.report.refused += u64::from(outcome.is_err());
+            match pending.publish {
+                Some(publish) => self.told_of_publish(scene, publish, outcome, message),
+                None => self.told_of_presence(&pending, outcome.is_ok()),
+            }
+        }
+    }
+
+    fn told_of_publish(
+        &self,
+        scene: &mut Scene<'_>,
+        publish: usize,
+        outcome: Result<Vec<String>, u64>,
+        message: &Value,
+    ) {
+        let can = permits(self.grant, scene.oracle.publishes[publish].channel(), "publish");
+        if outcome.is_ok() && !can && self.next_grant.is_none() && !self.by_token {
+            let text = format!("client {} may not publish: {message}", self.number);
+            scene.oracle.find("authorisation", text);
+        }
+        scene.oracle.told(publish, outcome, self.connection_id.as_deref());
+    }
+}
