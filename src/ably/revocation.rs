@@ -67,9 +67,19 @@ struct Revoked {
     applies_at_ms: u64,
 }
 
-/// What is revoked of one key.
+impl Revoked {
+    /// Whether `other` adds nothing to this at `now_ms`: its tokens are among those of this, which applies
+    /// as soon or already.
+    fn covers(&self, other: &Revoked, now_ms: u64) -> bool {
+        self.issued_before_ms >= other.issued_before_ms
+            && self.applies_at_ms <= other.applies_at_ms.max(now_ms)
+    }
+}
+
+/// What is revoked of one key: of each target, what no other covers. That is one that applies, and those
+/// with a margin that goes on.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Revocations(HashMap<Target, Revoked>);
+pub(super) struct Revocations(HashMap<Target, Vec<Revoked>>);
 
 impl Revocations {
     /// From when on the token of `principal` is revoked, if it is.
@@ -84,7 +94,7 @@ impl Revocations {
         let targets = channels
             .chain(client_id.map(|id| Target::ClientId(id.into())))
             .chain(token.revocation_key.as_deref().map(|key| Target::RevocationKey(key.into())));
-        let applying = targets.filter_map(|target| self.0.get(&target));
+        let applying = targets.filter_map(|target| self.0.get(&target)).flatten();
         let applying = applying.filter(|revoked| token.issued_ms < revoked.issued_before_ms);
         applying.map(|revoked| revoked.applies_at_ms).min()
     }
@@ -96,6 +106,7 @@ pub struct Revocation {
     /// As they were written; those that cannot be read are told so.
     targets: Vec<(Box<str>, Result<Target, ErrorInfo>)>,
     revoked: Revoked,
+    asked_ms: u64,
 }
 
 impl Revocation {
@@ -148,7 +159,11 @@ impl Revocation {
             );
         }
         let applies_at_ms = if has_margin { now_ms + REAUTH_MARGIN_MS } else { now_ms };
-        Ok(Revocation { targets, revoked: Revoked { issued_before_ms, applies_at_ms } })
+        Ok(Revocation {
+            targets,
+            revoked: Revoked { issued_before_ms, applies_at_ms },
+            asked_ms: now_ms,
+        })
     }
 
     /// What is revoked of a key behind this.
@@ -156,14 +171,23 @@ impl Revocation {
         let mut after = before.clone();
         // Tokens that these concern have expired by now.
         let forgotten_ms = self.revoked.applies_at_ms.saturating_sub(2 * ISSUED_BEFORE_MAX_MS);
-        after.0.retain(|_, revoked| revoked.issued_before_ms > forgotten_ms);
+        after.0.retain(|_, known| {
+            known.retain(|revoked| revoked.issued_before_ms > forgotten_ms);
+            !known.is_empty()
+        });
         for target in self.targets.iter().filter_map(|(_, target)| target.as_ref().ok()) {
-            // With two in force the wider one wins; what applied already goes on to apply.
-            let revoked = after.0.entry(target.clone()).or_insert(self.revoked);
-            revoked.issued_before_ms = revoked.issued_before_ms.max(self.revoked.issued_before_ms);
-            revoked.applies_at_ms = revoked.applies_at_ms.min(self.revoked.applies_at_ms);
+            // What applied already goes on to apply, and younger tokens have the margin they were told of.
+            let (known, now_ms) = (after.0.entry(target.clone()).or_default(), self.asked_ms);
+            known.retain(|revoked| !self.revoked.covers(revoked, now_ms));
+            let applying = known.iter().filter(|revoked| revoked.applies_at_ms <= now_ms);
+            if let Some(widest) = applying.max_by_key(|it| it.issued_before_ms).copied() {
+                known.retain(|revoked| *revoked == widest || !widest.covers(revoked, now_ms));
+            }
+            if !known.iter().any(|revoked| revoked.covers(&self.revoked, now_ms)) {
+                known.push(self.revoked);
+            }
         }
-        if after.0.len() > REVOCATIONS_MAX {
+        if after.0.values().map(Vec::len).sum::<usize>() > REVOCATIONS_MAX {
             let text = "too many revocations of one key within two hours";
             return Err(ErrorInfo::new(ErrorCode::REQUEST_RATE_EXCEEDED, text));
         }
@@ -292,6 +316,43 @@ mod tests {
         assert!(after.authenticate_token(&bob, ends_ms - 1).is_ok());
         let error = after.authenticate_token(&bob, ends_ms).expect_err("revoked");
         assert_eq!(error.code, ErrorCode::TOKEN_REVOKED);
+    }
+
+    #[test]
+    fn a_margin_holds_although_older_tokens_of_the_target_are_revoked_already() {
+        let directory = directory();
+        let token_of = |now_ms| token("app.one", r#"{"keyName":"app.one","clientId":"a"}"#, now_ms);
+        let (old, young) = (token_of(NOW_MS), token_of(NOW_MS + 10));
+        let at_once = r#"{"targets":["clientId:a"]}"#;
+        let with_margin = r#"{"targets":["clientId:a"],"allowReauthMargin":true}"#;
+        let directory = revoke(&directory, "app.one", at_once, NOW_MS + 5);
+        let directory = revoke(&directory, "app.one", with_margin, NOW_MS + 20);
+        let is_good = |token: &str, now_ms| directory.authenticate_token(token, now_ms).is_ok();
+        assert!(!is_good(&old, NOW_MS + 20));
+        assert!(is_good(&young, NOW_MS + 20));
+        assert!(is_good(&young, NOW_MS + 20 + 30_000));
+        assert!(!is_good(&young, NOW_MS + 20 + REAUTH_MARGIN_MS));
+        // One at once ends the margins of those before it, and is all there is to know.
+        let directory = revoke(&directory, "app.one", at_once, NOW_MS + 30);
+        assert!(directory.authenticate_token(&young, NOW_MS + 30).is_err());
+    }
+
+    #[test]
+    fn of_one_target_only_margins_that_go_on_add_up() {
+        let body = |margin| format!(r#"{{"targets":["clientId:a"],"allowReauthMargin":{margin}}}"#);
+        let mut revocations = Revocations::default();
+        let mut counts = Vec::new();
+        for (at_ms, margin) in [(0, false), (9, false), (10, true), (20, true), (60_000, true)] {
+            let now_ms = NOW_MS + at_ms;
+            let body = body(margin);
+            let revocation = Revocation::decode(Format::Json, body.as_bytes(), now_ms);
+            revocations = revocation.expect("valid").apply(&revocations).expect("there is room");
+            counts.extend(revocations.0.values().map(Vec::len));
+        }
+        assert_eq!(counts, [1, 1, 2, 3, 2]);
+        let at_once = Revocation::decode(Format::Json, body(false).as_bytes(), NOW_MS + 60_001);
+        let all = at_once.expect("valid").apply(&revocations).expect("there is room");
+        assert_eq!(all.0.values().map(Vec::len).sum::<usize>(), 1);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use hmac::{Hmac, Mac};
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
 
+use super::revocations::{self, Token};
 use crate::ably::{ApiKey, AppSpec, Directory, KeySpec, Namespace};
 
 /// The app of all clients.
@@ -54,11 +55,27 @@ fn capability(grant: usize) -> String {
 
 /// The API key for a grant.
 pub fn key(grant: usize) -> String {
-    format!("{APP}.k{grant}:{SECRET}")
+    format!("{}:{SECRET}", key_name(grant))
 }
 
-/// A token for a grant.
-pub fn token(grant: usize, client_id: Option<&str>, now_ms: u64, ttl: Duration) -> String {
+/// That key without its secret.
+pub fn key_name(grant: usize) -> String {
+    format!("{APP}.k{grant}")
+}
+
+/// Whether the grant of that number has an entry that is written so.
+pub fn names(grant: usize, pattern: &str) -> bool {
+    GRANTS[grant].iter().any(|(known, _)| *known == pattern)
+}
+
+/// A token for a grant, which can be revoked by that if `is_revocable`.
+pub fn token(
+    grant: usize,
+    client_id: Option<&'static str>,
+    now_ms: u64,
+    ttl: Duration,
+    is_revocable: bool,
+) -> Token {
     let part = |value: Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
     let ends_ms = now_ms + ttl.as_millis() as u64;
     let mut claims = json!({
@@ -66,6 +83,9 @@ pub fn token(grant: usize, client_id: Option<&str>, now_ms: u64, ttl: Duration) 
         "exp": ends_ms as f64 / 1000.0,
         "x-ably-capability": capability(grant),
     });
+    if is_revocable {
+        claims["x-ably-revocation-key"] = revocations::revocation_key(grant).into();
+    }
     if let Some(client_id) = client_id {
         claims["x-ably-clientId"] = client_id.into();
     }
@@ -73,14 +93,17 @@ pub fn token(grant: usize, client_id: Option<&str>, now_ms: u64, ttl: Duration) 
     let signed = format!("{header}.{}", part(claims));
     let mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("keys have any length");
     let signature = mac.chain_update(&signed).finalize().into_bytes();
-    format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature))
+    let text = format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature));
+    // As the claim has it, in whole seconds.
+    let issued_ms = now_ms / 1000 * 1000;
+    Token { text, grant, client_id, issued_ms, expires_ms: ends_ms }
 }
 
 /// The app with the keys of those grants that `has_key` names.
-pub fn directory(has_key: impl Fn(usize) -> bool) -> Directory {
+pub fn directory(is_revocable: bool, has_key: impl Fn(usize) -> bool) -> Directory {
     let spec = |grant| {
         let key: ApiKey = key(grant).parse().expect("well-formed");
-        KeySpec::new(key, &capability(grant), false).expect("valid")
+        KeySpec::new(key, &capability(grant), is_revocable).expect("valid")
     };
     let keys = (0..GRANTS.len()).filter(|&grant| has_key(grant)).map(spec).collect();
     let namespaces = vec![

@@ -7,8 +7,12 @@
 //! | `disk.rs` | files that survive the process, and a disk that fails |
 //! | `sdk/` | a client as Ably's SDKs are |
 //! | `rest.rs` | requests over HTTP |
+//! | `revocations.rs` | tokens that were revoked, and what may not happen to them |
+//! | `wire.rs` | JSON and MessagePack, as clients read and write them |
+//! | `payload.rs` | what messages carry |
 //! | `credentials.rs` | who clients are and what each may do |
 //! | `members.rs` | who is present, as a client knows it |
+//! | `repertoire.rs` | which of the later additions a run has |
 //! | `world.rs` | what happens in a run |
 //! | `oracle.rs` | who judges it |
 
@@ -18,10 +22,14 @@ pub mod frame;
 mod host;
 mod members;
 mod oracle;
+mod payload;
 mod random;
+mod repertoire;
 mod report;
 mod rest;
+mod revocations;
 mod sdk;
+mod wire;
 mod world;
 
 pub use self::disk::{Disk, EIO, ENOSPC};

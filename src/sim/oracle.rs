@@ -4,6 +4,9 @@
 //! - every subscriber was sent every message of its channel once, in the channel's one order, from where
 //!   its continuity begins to where that was said to end or the run does;
 //! - nobody was sent what its credential does not permit, or its own messages where it asked for none;
+//! - what it was sent is what was published, in whatever format it is told;
+//! - nothing that was published after the answer to a revocation gets to or comes from a token that it
+//!   concerns;
 //! - what was acknowledged is in the order, once, and under the serial that the ACK told; what was refused
 //!   is not in it.
 //!
@@ -12,6 +15,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::Bound;
+
+use serde_json::Value;
+
+use super::payload::{self, Kind};
+use super::revocations::{Revocations, Token};
 
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +43,12 @@ pub struct Event {
 #[derive(Debug)]
 pub struct Publish {
     channel: String,
+    /// When the client wanted it.
+    begun_ms: u64,
     /// What its messages carry.
     pub tags: Vec<String>,
+    /// What kind of data that is.
+    pub kind: Kind,
     /// Whether the client has chosen ids, so that nothing of it is ever published twice.
     has_id: bool,
     /// Connections and requests under which it was sent: as often it may be there, without an id.
@@ -73,6 +85,8 @@ pub struct Oracle {
     orders: BTreeMap<String, BTreeMap<String, Event>>,
     /// By number.
     pub publishes: Vec<Publish>,
+    /// Tokens that were revoked.
+    pub revocations: Revocations,
     segments: Vec<Segment>,
 }
 
@@ -84,6 +98,11 @@ const ID_WINDOW_MS: u64 = 120_000;
 
 /// The code of a NACK that says that the outcome of a publish is not known any more.
 const UNKNOWN_OUTCOME: u64 = 50000;
+
+/// The number of the publish that a tag is of.
+pub fn publish_of(tag: &str) -> Option<usize> {
+    tag.strip_prefix('p')?.split_once('.')?.0.parse().ok()
+}
 
 /// The channelSerial in the serial of a message.
 pub fn channel_serial(message_serial: &str) -> &str {
@@ -100,18 +119,46 @@ impl Oracle {
     }
 
     /// Somebody wants these tags published on a channel; returns the number of the publish.
-    pub fn begin_publish(&mut self, channel: &str, count: usize, has_id: bool) -> usize {
+    pub fn begin_publish(
+        &mut self,
+        channel: &str,
+        count: usize,
+        kind: Kind,
+        has_id: bool,
+        now_ms: u64,
+    ) -> usize {
         let number = self.publishes.len();
         let tags = (0..count).map(|index| format!("p{number}.{index}")).collect();
         self.publishes.push(Publish {
             channel: channel.to_owned(),
+            begun_ms: now_ms,
             tags,
+            kind,
             has_id,
             attempts: 0,
             is_uncertain: false,
             outcomes: Vec::new(),
         });
         number
+    }
+
+    /// Whether a token was good for nothing when this publish began.
+    pub fn is_revoked(&self, token: &Token, publish: usize) -> bool {
+        let begun_ms = self.publishes[publish].begun_ms;
+        self.revocations.since(token, begun_ms).is_some_and(|since| since <= publish)
+    }
+
+    /// The tag of a message that somebody was shown, which has to be as it was published.
+    pub fn read(&mut self, message: &Value) -> String {
+        let known = payload::read(message);
+        let is_known = known.as_ref().is_some_and(|(tag, kind)| {
+            let publish = publish_of(tag).and_then(|number| self.publishes.get(number));
+            publish.is_some_and(|publish| publish.kind == *kind && publish.tags.contains(tag))
+        });
+        if !is_known {
+            self.find("contents", format!("nobody has published {message}"));
+        }
+        known.map(|(tag, _)| tag).unwrap_or_default()
     }
 
     /// It is sent by another connection or request than before.

@@ -23,6 +23,8 @@ pub struct Report {
     pub publishes: u64,
     /// Publishes that were refused.
     pub refused: u64,
+    /// Transports that were let go of because their token was revoked.
+    pub revoked: u64,
     /// Messages and presence events that clients have read.
     pub deliveries: u64,
     /// The same seed and the same commit give the same digest.
@@ -49,6 +51,7 @@ impl Report {
         self.discontinuities += other.discontinuities;
         self.publishes += other.publishes;
         self.refused += other.refused;
+        self.revoked += other.revoked;
         self.deliveries += other.deliveries;
         self.findings.extend_from_slice(&other.findings);
     }

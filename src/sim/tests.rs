@@ -1,13 +1,18 @@
 //! Seeds of the past, some more, and whether the judge has eyes.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
+use bytes::Bytes;
+
+use super::repertoire::WIDER_FROM;
 use super::*;
 use crate::channel::log::Link;
 use crate::shard::Mail;
 
 /// Seeds that have found something once, with what it was.
-const PAST: [(u64, &str); 24] = [
+const PAST: [(u64, &str); 25] = [
     (33, "what was owed was sent although a new token did not permit it any more"),
     (367, "a SYNC that was refused left an attachment that its client took for failed"),
     (388, "ATTACHED named a serial of messages that its client had not been sent"),
@@ -34,6 +39,7 @@ const PAST: [(u64, &str); 24] = [
     (858498, "who wants no echo got its own message, sent over the transport before this one"),
     (867663, "a member was expected to have left by the ACK of a LEAVE before it entered again"),
     (870351, "the same, on a channel in memory"),
+    (2_001_713, "a revocation at once took the margin of a later one of the same target away"),
     (7085, "a run that only ends as it should"),
 ];
 
@@ -42,7 +48,8 @@ const MORE: u64 = 120;
 
 #[test]
 fn whatever_happens_the_promise_is_kept() {
-    for seed in PAST.map(|(seed, _)| seed).into_iter().chain(1..=MORE) {
+    let wider = WIDER_FROM..WIDER_FROM + MORE;
+    for seed in PAST.map(|(seed, _)| seed).into_iter().chain(1..=MORE).chain(wider) {
         let report = run(seed, None, false);
         assert!(report.findings.is_empty(), "seed={seed} {:?}", report.findings);
     }
@@ -51,7 +58,7 @@ fn whatever_happens_the_promise_is_kept() {
 #[test]
 fn a_seed_tells_the_same_story_every_time() {
     let mut deliveries = 0;
-    for seed in 1000..1020 {
+    for seed in (1000..1020).chain(WIDER_FROM..WIDER_FROM + 20) {
         let first = run(seed, None, false);
         deliveries += first.deliveries;
         assert_eq!(first, run(seed, None, false), "seed={seed}");
@@ -62,7 +69,16 @@ fn a_seed_tells_the_same_story_every_time() {
 
 /// Runs seeds until one has a finding; returns what kind it is.
 fn first_finding(tamper: fn(&mut Random, Mail) -> Vec<Mail>) -> &'static str {
-    for seed in 1..400 {
+    first_finding_of(1..400, tamper)
+}
+
+/// The same with clients that can do more.
+fn first_wider_finding(tamper: fn(&mut Random, Mail) -> Vec<Mail>) -> &'static str {
+    first_finding_of(WIDER_FROM..WIDER_FROM + 400, tamper)
+}
+
+fn first_finding_of(seeds: Range<u64>, tamper: fn(&mut Random, Mail) -> Vec<Mail>) -> &'static str {
+    for seed in seeds {
         let run = || run(seed, Some(Box::new(tamper)), false);
         match catch_unwind(AssertUnwindSafe(run)) {
             Ok(report) if report.findings.is_empty() => {}
@@ -128,6 +144,36 @@ fn the_echo_of_ones_own_message_is_heard() {
         mail => vec![mail],
     });
     assert_eq!(found, "echo");
+}
+
+#[test]
+fn a_byte_that_is_another_in_one_format_is_seen() {
+    let found = first_wider_finding(|random, mail| match mail {
+        Mail::Frame { stream, serial, publisher, has_members, frame: Some(frame), link }
+            if random.chance(3) =>
+        {
+            let mut bytes = frame.to_vec();
+            // Bytes come as they are in MessagePack alone.
+            bytes.iter_mut().filter(|byte| **byte == 0xfe).take(1).for_each(|byte| *byte = 0xfd);
+            let frame = Some(Bytes::from(bytes));
+            vec![Mail::Frame { stream, serial, publisher, has_members, frame, link }]
+        }
+        mail => vec![mail],
+    });
+    assert_eq!(found, "contents");
+}
+
+#[test]
+fn a_core_that_does_not_hear_of_a_revocation_is_noticed() {
+    let found = first_wider_finding(|_, mail| match mail {
+        Mail::Directory { version, directory: _, enforce: true } => {
+            // It confirms that it has the directory, and has the one that it had.
+            let directory = Arc::new(super::credentials::directory(true, |_| true));
+            vec![Mail::Directory { version, directory, enforce: true }]
+        }
+        mail => vec![mail],
+    });
+    assert_eq!(found, "revoked");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! One run: a host with narrow or wide bounds, some clients, and what happens to them, as a seed has it.
 
+mod additions;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use super::disk::{Disk, EIO};
 use super::host::{Host, Tamper};
 use super::oracle::Oracle;
 use super::random::Random;
+use super::repertoire::Repertoire;
 use super::report::Report;
 use super::rest::{Asked, Call, publications};
 use super::sdk::{Link, Scene, Sdk, Stand};
@@ -61,6 +64,7 @@ struct World {
     drained: Vec<bool>,
     /// The key that was taken out of the configuration, if one was.
     lost_key: Option<usize>,
+    repertoire: Repertoire,
 }
 
 /// Runs the story of `seed`.
@@ -82,6 +86,7 @@ pub fn run(seed: u64, tamper: Option<Tamper>, is_traced: bool) -> Report {
 impl World {
     fn new(seed: u64, tamper: Option<Tamper>, is_traced: bool) -> World {
         let mut random = Random::new(!seed);
+        let mut repertoire = Repertoire::new(seed);
         let is_narrow = random.chance(2);
         let mut bounds = |narrow: &[u64], wide: u64| match is_narrow {
             true => *random.one_of(narrow),
@@ -126,8 +131,13 @@ impl World {
             has_drain: random.chance(6),
         };
         let shards = 1 + random.below(4);
-        let mut host = Host::with_directory(shards, seed, config, credentials::directory(|_| true))
-            .with_mesh_entries(mesh_entries);
+        let mut host = Host::with_directory(
+            shards,
+            seed,
+            config,
+            credentials::directory(repertoire.has_revocations, |_| true),
+        )
+        .with_mesh_entries(mesh_entries);
         if let Some(tamper) = tamper {
             host = host.with_tamper(tamper);
         }
@@ -136,7 +146,8 @@ impl World {
             // Half of them may do everything, so that there is something to see.
             let grant = if random.chance(2) { 0 } else { random.below(GRANTS_COUNT) };
             let client_id = *random.one_of(&CLIENT_IDS);
-            Sdk::new(number, grant, by_token, client_id, !random.chance(4))
+            let echo = !random.chance(4);
+            Sdk::new(number, grant, by_token, client_id, echo, repertoire.wire())
         };
         let sdks = (0..plan.clients).map(sdk).collect();
         if random.chance(4) {
@@ -152,6 +163,7 @@ impl World {
             ids: Vec::new(),
             drained: vec![false; shards],
             lost_key: None,
+            repertoire,
         }
     }
 
@@ -170,13 +182,13 @@ impl World {
     }
 
     fn with_sdk<T>(&mut self, at: usize, act: impl FnOnce(&mut Sdk, &mut Scene<'_>) -> T) -> T {
-        let World { host, oracle, report, sdks, .. } = self;
-        act(&mut sdks[at], &mut Scene { host, oracle, report })
+        let World { host, oracle, report, repertoire, sdks, .. } = self;
+        act(&mut sdks[at], &mut Scene { host, oracle, report, repertoire })
     }
 
     fn with_scene<T>(&mut self, act: impl FnOnce(&mut Scene<'_>) -> T) -> T {
-        let World { host, oracle, report, .. } = self;
-        act(&mut Scene { host, oracle, report })
+        let World { host, oracle, report, repertoire, .. } = self;
+        act(&mut Scene { host, oracle, report, repertoire })
     }
 
     /// Something happens, and then time and turns go by.
@@ -186,6 +198,7 @@ impl World {
             true => self.fault(),
             false => self.work(),
         }
+        self.act_more();
         for _ in 0..self.host.random.below(self.plan.steps + 1) {
             self.step();
         }
@@ -236,8 +249,10 @@ impl World {
         }
         let channel = BASES[self.below(BASES.len())];
         let count = 1 + self.below(4) / 3;
+        let kind = self.repertoire.kind();
+        let now_ms = self.host.now.unix_ms;
         let id = self.chance(4).then(|| format!("own{}", self.ids.len()));
-        let publish = self.oracle.begin_publish(channel, count, id.is_some());
+        let publish = self.oracle.begin_publish(channel, count, kind, id.is_some(), now_ms);
         self.ids.extend(id.clone().map(|id| (id, publish)));
         (publish, id)
     }
@@ -313,7 +328,9 @@ impl World {
             None => Some(1 + self.below(GRANTS_COUNT - 1)),
         };
         let lost = self.lost_key;
-        self.host.shards[0].reload(0, &credentials::directory(|grant| Some(grant) != lost));
+        let is_revocable = self.repertoire.has_revocations;
+        let directory = credentials::directory(is_revocable, |grant| Some(grant) != lost);
+        self.host.shards[0].reload(0, &directory);
         self.report.trace(|| format!("reload without key {lost:?}"));
     }
 
@@ -355,7 +372,7 @@ impl World {
     /// What a history shows is part of the order.
     fn take_answer(&mut self, asked: &Asked, status: u16, body: &Value) {
         if let (Asked::History(channel), 200) = (asked, status) {
-            let shown = publications(body);
+            let shown = publications(&mut self.oracle, body);
             if !shown.iter().map(|(serial, _)| serial).is_sorted() {
                 self.oracle.find("history", format!("{channel} is not in order: {body}"));
             }
@@ -398,6 +415,7 @@ impl World {
             self.take_answer(&Asked::History((*base).into()), 200, history);
         }
         self.judge_presence();
+        self.judge_revocations();
         for sdk in &self.sdks {
             for channel in sdk.channels.values().filter(|channel| channel.stand == Stand::Attached)
             {

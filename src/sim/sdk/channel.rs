@@ -6,7 +6,7 @@ use super::presence::Entered;
 use super::{Link, Scene, Sdk};
 use crate::sim::credentials::permits;
 use crate::sim::members::Members;
-use crate::sim::oracle::Event;
+use crate::sim::oracle::{Event, publish_of};
 
 /// Status bits of ATTACHED.
 const RESUMED: u64 = 4;
@@ -252,8 +252,12 @@ impl Sdk {
         let publisher = message["connectionId"].as_str();
         let mut tags = Vec::new();
         for message in message["messages"].as_array().into_iter().flatten() {
-            let data = message["data"].as_str().unwrap_or_default();
-            tags.push(data.split(' ').next().unwrap_or_default().to_owned());
+            tags.push(scene.oracle.read(message));
+        }
+        let mut publishes = tags.iter().filter_map(|tag| publish_of(tag));
+        if publishes.any(|publish| self.is_revoked_for(scene, publish)) {
+            let text = format!("client {} has no token any more: {message}", self.number);
+            scene.oracle.find("revoked", text);
         }
         let may = |grant| permits(grant, &channel.base, "subscribe");
         if !may(self.grant) && !self.next_grant.is_some_and(may) {

@@ -24,10 +24,17 @@ use super::credentials::{self, permits};
 use super::frame;
 use super::host::Host;
 use super::oracle::Oracle;
+use super::repertoire::Repertoire;
 use super::report::Report;
+use super::revocations::Token;
+use super::wire::Wire;
 
 /// How long a client waits for an answer before it gives its transport up (2.12).
 const REQUEST_TIMEOUT_MS: u64 = 10_000;
+
+/// The codes of tokens that have ended in one way or the other (2.10).
+const TOKEN_REVOKED: u64 = 40141;
+const TOKEN_EXPIRED: u64 = 40142;
 
 /// How often the daemon speaks, at least (2.5), in milliseconds.
 const IDLE_MS: u64 = 15_000;
@@ -40,6 +47,8 @@ pub struct Scene<'a> {
     pub oracle: &'a mut Oracle,
     /// What is counted.
     pub report: &'a mut Report,
+    /// What clients can do, and the chance of that.
+    pub repertoire: &'a mut Repertoire,
 }
 
 /// Where a client stands with its connection.
@@ -65,10 +74,17 @@ pub struct Sdk {
     pub grant: usize,
     /// What it permits once the AUTH under way is accepted.
     next_grant: Option<usize>,
+    /// The token that it has.
+    token: Option<Token>,
+    /// That of the AUTH under way.
+    next_token: Option<Token>,
+    /// Whether its token was known to be revoked when this transport was opened.
+    is_revoked: bool,
     by_token: bool,
     /// Whom it says it is.
     pub client_id: Option<&'static str>,
     echo: bool,
+    wire: Wire,
     /// Where it stands.
     pub link: Link,
     socket: usize,
@@ -98,14 +114,19 @@ impl Sdk {
         by_token: bool,
         client_id: Option<&'static str>,
         echo: bool,
+        wire: Wire,
     ) -> Sdk {
         Sdk {
             number,
             grant,
             next_grant: None,
+            token: None,
+            next_token: None,
+            is_revoked: false,
             by_token,
             client_id,
             echo,
+            wire,
             link: Link::Down { until_ms: 0 },
             socket: usize::MAX,
             is_upgraded: false,
@@ -159,16 +180,41 @@ impl Sdk {
         self.connection_id.as_deref()
     }
 
-    fn token(&self, scene: &mut Scene<'_>, grant: usize) -> String {
-        let ttl = if self.is_calm { 3600 } else { *scene.host.random.one_of(&[3, 10, 40, 600]) };
+    /// The token that its transport was opened with, or has been sent since.
+    pub fn live_token(&self) -> Option<&Token> {
+        self.token.as_ref().filter(|_| self.link == Link::Up && self.next_token.is_none())
+    }
+
+    /// Whether this publish began when the token was good for nothing any more.
+    fn is_revoked_for(&self, scene: &Scene<'_>, publish: usize) -> bool {
+        self.live_token().is_some_and(|token| scene.oracle.is_revoked(token, publish))
+    }
+
+    fn new_token(&self, scene: &mut Scene<'_>, grant: usize) -> Token {
+        // Those that can be revoked last an hour at most, counted from the second they were made in.
+        let ttl = if self.is_calm { 3500 } else { *scene.host.random.one_of(&[3, 10, 40, 600]) };
+        let (client_id, now_ms) = (self.client_id, scene.host.now.unix_ms);
+        let is_revocable = scene.repertoire.has_revocations;
+        credentials::token(grant, client_id, now_ms, Duration::from_secs(ttl), is_revocable)
+    }
+
+    /// The token that it has, if that may be good still, or another.
+    fn some_token(&mut self, scene: &mut Scene<'_>) -> &Token {
+        let has_more = scene.repertoire.has_revocations;
+        let keeps = has_more && scene.repertoire.random.chance(2);
         let now_ms = scene.host.now.unix_ms;
-        credentials::token(grant, self.client_id, now_ms, Duration::from_secs(ttl))
+        let kept = self.token.take().filter(|token| {
+            let is_good = !self.is_calm && token.expires_ms > now_ms + 1000;
+            keeps && is_good && token.grant == self.grant
+        });
+        let token = kept.unwrap_or_else(|| self.new_token(scene, self.grant));
+        self.token.insert(token)
     }
 
     /// Opens a transport to `shard`.
     pub fn connect(&mut self, scene: &mut Scene<'_>, shard: usize) {
         let mut query = match self.by_token {
-            true => format!("accessToken={}", self.token(scene, self.grant)),
+            true => format!("accessToken={}", self.some_token(scene).text),
             false => format!("key={}", credentials::key(self.grant)),
         };
         if let Some(client_id) = self.client_id.filter(|_| !self.by_token) {
@@ -176,6 +222,9 @@ impl Sdk {
         }
         if !self.echo {
             query += "&echo=false";
+        }
+        if self.wire == Wire::MsgPack {
+            query += "&format=msgpack";
         }
         self.resumes = self.connection_key.is_some();
         if let Some(key) = &self.connection_key {
@@ -189,7 +238,10 @@ impl Sdk {
         scene.host.post(self.socket, request.as_bytes());
         self.link = Link::Opening;
         self.is_upgraded = false;
-        self.next_grant = None;
+        (self.next_grant, self.next_token) = (None, None);
+        let unix_ms = scene.host.now.unix_ms;
+        let since = |token| scene.oracle.revocations.since(token, unix_ms);
+        self.is_revoked = self.token.as_ref().and_then(since).is_some();
         let now_ms = scene.host.now.mono_ms;
         (self.heard_ms, self.began_ms) = (now_ms, now_ms);
         for channel in self.channels.values_mut() {
@@ -199,7 +251,7 @@ impl Sdk {
     }
 
     fn send(&self, scene: &mut Scene<'_>, message: &Value) {
-        let sent = frame::masked(frame::TEXT, message.to_string().as_bytes());
+        let sent = frame::masked(self.wire.opcode(), &self.wire.encode(message));
         scene.host.post(self.socket, &sent);
         scene.report.trace(|| format!("{} > {message}", self.number));
     }
@@ -249,9 +301,10 @@ impl Sdk {
     /// Sends another token, with what another grant permits.
     pub fn authenticate(&mut self, scene: &mut Scene<'_>, grant: usize) {
         if self.link == Link::Up && self.by_token && self.next_grant.is_none() {
-            let token = self.token(scene, grant);
+            let token = self.new_token(scene, grant);
             self.next_grant = Some(grant);
-            self.send(scene, &json!({"action": 17, "auth": {"accessToken": token}}));
+            self.send(scene, &json!({"action": 17, "auth": {"accessToken": token.text}}));
+            self.next_token = Some(token);
         }
     }
 
@@ -304,13 +357,13 @@ impl Sdk {
         while let Some((opcode, payload, tail)) = frame::split(rest) {
             rest = tail;
             match opcode {
-                frame::TEXT => match serde_json::from_slice::<Value>(payload) {
+                opcode if opcode == self.wire.opcode() => match self.wire.decode(payload) {
                     Ok(message) => {
                         scene.report.hash(payload);
                         scene.report.trace(|| format!("{} < {message}", self.number));
                         self.take(scene, &message);
                     }
-                    Err(error) => scene.oracle.find("wire", format!("{error}")),
+                    Err(error) => scene.oracle.find("wire", error),
                 },
                 frame::PING => scene.host.post(socket, &frame::masked(frame::PONG, payload)),
                 frame::CLOSE => self.lose(scene, false),
@@ -332,7 +385,7 @@ impl Sdk {
             Some(0) => {}
             Some(1 | 2) => self.take_ack(scene, message),
             Some(4) => self.connected(scene, message),
-            Some(6) => self.lose(scene, false),
+            Some(6) => self.disconnected(scene, message),
             Some(8) => self.end(scene),
             Some(9) if message["channel"].is_null() => {
                 scene.host.hang_up(self.socket);
@@ -344,6 +397,28 @@ impl Sdk {
         }
     }
 
+    /// The daemon lets go of the transport, and says why.
+    fn disconnected(&mut self, scene: &mut Scene<'_>, message: &Value) {
+        let code = message["error"]["code"].as_u64();
+        let now_ms = scene.host.now.unix_ms;
+        let mut tokens = self.token.iter().chain(&self.next_token);
+        let may_be_revoked = tokens.any(|it| scene.oracle.revocations.may_concern(it, now_ms));
+        if code == Some(TOKEN_REVOKED) && !may_be_revoked {
+            let text = format!("client {} has a good token: {message}", self.number);
+            scene.oracle.find("revoked", text);
+        }
+        let is_said = matches!(code, Some(TOKEN_REVOKED | TOKEN_EXPIRED));
+        if self.link == Link::Opening && self.is_revoked && !is_said {
+            let text = format!("client {} is not told: {message}", self.number);
+            scene.oracle.find("revoked", text);
+        }
+        if matches!(code, Some(40140..40150)) {
+            self.token = None;
+        }
+        scene.report.revoked += u64::from(code == Some(TOKEN_REVOKED));
+        self.lose(scene, false);
+    }
+
     fn connected(&mut self, scene: &mut Scene<'_>, message: &Value) {
         let id = message["connectionId"].as_str().unwrap_or_default().to_owned();
         let key = message["connectionDetails"]["connectionKey"].as_str().map(str::to_owned);
@@ -351,6 +426,7 @@ impl Sdk {
         if self.link == Link::Up {
             // The answer to AUTH.
             self.grant = self.next_grant.take().unwrap_or(self.grant);
+            self.token = self.next_token.take().or(self.token.take());
             for channel in self.channels.values_mut() {
                 // RTC8a1: the membership goes with the permission.
                 if !permits(self.grant, &channel.base, "presence") {
@@ -365,6 +441,10 @@ impl Sdk {
         }
         self.link = Link::Up;
         scene.report.connects += 1;
+        if self.is_revoked {
+            let text = format!("client {} gets in: {message}", self.number);
+            scene.oracle.find("revoked", text);
+        }
         let is_same = self.connection_id.as_ref() == Some(&id);
         if self.resumes && is_same == has_error {
             scene.oracle.find("resume", format!("neither resumed nor refused: {message}"));

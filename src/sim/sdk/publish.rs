@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Link, Scene, Sdk};
 use crate::sim::credentials::permits;
+use crate::sim::oracle::Publish;
 
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -19,9 +20,9 @@ impl Sdk {
     /// Publishes what the oracle calls `publish`.
     pub fn publish(&mut self, scene: &mut Scene<'_>, name: &str, publish: usize, id: Option<&str>) {
         let padding = *scene.host.random.one_of(&[0, 0, 10, 200, 2000]);
-        let tags = &scene.oracle.publishes[publish].tags;
+        let Publish { tags, kind, .. } = &scene.oracle.publishes[publish];
         let message = |(index, tag): (usize, &String)| {
-            let mut message = json!({"data": format!("{tag} {}", "x".repeat(padding))});
+            let mut message = kind.message(tag, padding);
             if let Some(id) = id {
                 message["id"] = match tags.len() {
                     1 => id.into(),
@@ -103,6 +104,10 @@ impl Sdk {
         if outcome.is_ok() && !can && self.next_grant.is_none() && !self.by_token {
             let text = format!("client {} may not publish: {message}", self.number);
             scene.oracle.find("authorisation", text);
+        }
+        if outcome.is_ok() && self.is_revoked_for(scene, publish) {
+            let text = format!("client {} publishes with a revoked token: {message}", self.number);
+            scene.oracle.find("revoked", text);
         }
         scene.oracle.told(publish, outcome, self.connection_id.as_deref());
     }

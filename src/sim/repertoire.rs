@@ -1,0 +1,50 @@
+//! What the clients of a run can do beyond what they could at first. It is drawn from a stream of its own, and
+//! not at all below [`WIDER_FROM`]: seeds that were run before go on telling the story that they told.
+
+use super::Random;
+use super::payload::Kind;
+use super::wire::Wire;
+
+/// Seeds from here on draw more than clients could do at first.
+pub const WIDER_FROM: u64 = 2_000_000;
+
+/// What tells this stream from that of the run.
+const SALT: u64 = 0x5ca1_ab1e_0ddb_a11e;
+
+/// See the module text.
+#[derive(Debug)]
+pub struct Repertoire {
+    /// What everything is drawn from that belongs to it.
+    pub random: Random,
+    /// Some clients speak MessagePack, and some messages are bytes or objects.
+    pub has_formats: bool,
+    /// Tokens are revoked.
+    pub has_revocations: bool,
+}
+
+impl Repertoire {
+    /// That of `seed`.
+    pub fn new(seed: u64) -> Repertoire {
+        let mut random = Random::new(seed ^ SALT);
+        let mut chance = |one_in| seed >= WIDER_FROM && random.chance(one_in);
+        let has_formats = chance(2);
+        let has_revocations = chance(3);
+        Repertoire { random, has_formats, has_revocations }
+    }
+
+    /// How a client speaks.
+    pub fn wire(&mut self) -> Wire {
+        match self.has_formats && self.random.chance(2) {
+            true => Wire::MsgPack,
+            false => Wire::Json,
+        }
+    }
+
+    /// What kind of data a publish has.
+    pub fn kind(&mut self) -> Kind {
+        match self.has_formats {
+            true => *self.random.one_of(&[Kind::Text, Kind::Bytes, Kind::Object]),
+            false => Kind::Text,
+        }
+    }
+}
