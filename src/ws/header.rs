@@ -63,17 +63,20 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(Header, usize)>, DecodeError> {
     if second & MASK_BIT == 0 {
         return Err(DecodeError::Protocol("unmasked frame")); // §5.1: a server must close on one
     }
-    let (payload_bytes, rest) = match short_length {
+    let (payload_bytes, shortest, rest) = match short_length {
         LENGTH_IS_U16 => {
             let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
-            (u64::from(u16::from_be_bytes(*length)), rest)
+            (u64::from(u16::from_be_bytes(*length)), u64::from(LENGTH_IS_U16), rest)
         }
         LENGTH_IS_U64 => {
             let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
-            (u64::from_be_bytes(*length), rest)
+            (u64::from_be_bytes(*length), 1 << 16, rest)
         }
-        length => (u64::from(length), rest),
+        length => (u64::from(length), 0, rest),
     };
+    if payload_bytes < shortest {
+        return Err(DecodeError::Protocol("payload length not in its shortest form"));
+    }
     if payload_bytes > i64::MAX as u64 {
         return Err(DecodeError::Protocol("payload length over 63 bits"));
     }
@@ -108,6 +111,18 @@ mod tests {
                 payload_bytes,
             };
             assert_eq!(decode(&bytes), Ok(Some((ours, bytes.len()))));
+        }
+    }
+
+    #[test]
+    fn refuses_lengths_that_are_longer_than_they_need_be() {
+        for (length, is_valid) in [(0, false), (125, false), (126, true), (u16::MAX, true)] {
+            let bytes = [&[0x82, 0xFE][..], &length.to_be_bytes(), &[1, 2, 3, 4]].concat();
+            assert_eq!(decode(&bytes).is_ok(), is_valid, "{length} in 16 bits");
+        }
+        for (length, is_valid) in [(0, false), (65_535, false), (65_536, true), (1 << 63, false)] {
+            let bytes = [&[0x82, 0xFF][..], &u64::to_be_bytes(length), &[1, 2, 3, 4]].concat();
+            assert_eq!(decode(&bytes).is_ok(), is_valid, "{length} in 64 bits");
         }
     }
 

@@ -10,6 +10,7 @@ from websocket import frame
 def frames_that_are_none(binary):
     wide = b"\x82\xff" + (1 << 32).to_bytes(8, "big") + bytes(4)
     negative = b"\x82\xff" + b"\xff" * 8 + bytes(4)
+    longer = b"\x81\xfe" + (2).to_bytes(2, "big") + bytes(4) + b"{}"
     cases = {
         "unmasked": (frame(1, b"{}", masked=False), {1002}),
         "unmasked, long": (frame(2, bytes(70_000), masked=False), {1002}),
@@ -30,6 +31,7 @@ def frames_that_are_none(binary):
         "one byte too large": (b"\x82\xff" + (512 * 1024 + 1).to_bytes(8, "big") + bytes(4), {1009}),
         "too large in fragments": (frame(2, bytes(400_000), flags=0) + frame(0, bytes(200_000)), {1009}),
         "a negative length": (negative, {1002, 1009}),
+        "a length in more bytes than it needs": (longer, {1002}),
         "a wrong close code": (frame(8, b"\x03\xed"), {1002}),
         "half a close code": (frame(8, b"\x03"), {1002}),
         "a reason that is no UTF-8": (frame(8, b"\x03\xe8\xc3\x28"), {1007}),
