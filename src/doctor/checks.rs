@@ -20,6 +20,7 @@ pub(super) fn run(config: &ServerConfig, facts: &Facts) -> Vec<Finding> {
     findings.extend(loopback(config, facts));
     findings.extend(kernel_memory(config, &plan, facts));
     findings.extend(memory(&plan, facts));
+    findings.extend(config.tls.as_ref().and_then(|_| kernel_tls(facts)));
     findings.extend(cpus(config, facts));
     findings.extend(clock(facts));
     findings
@@ -221,6 +222,16 @@ fn kernel_memory(config: &ServerConfig, plan: &Plan, facts: &Facts) -> Option<Fi
     ))
 }
 
+/// Nothing to be done about: it answers who wonders why the kernel does not encrypt.
+fn kernel_tls(facts: &Facts) -> Option<Finding> {
+    let has = match facts.has_kernel_tls? {
+        true => "the kernel's own is loaded and not used",
+        false => "the kernel's own is not loaded, and would not be used",
+    };
+    let why = "the daemon encrypts a message for less, see docs/benchmarks.md";
+    Some(Finding::ok("TLS", format!("{has}: {why}")))
+}
+
 /// The message log, beside the disk that it is on.
 pub(super) fn disk(plan: &Plan) -> Option<Finding> {
     let check = "disk";
@@ -320,6 +331,7 @@ mod tests {
             netdev_max_backlog: Some(65_536),
             unprivileged_port_start: Some(1024),
             tcp_pressure_bytes: Some(1 << 40),
+            has_kernel_tls: Some(true),
             is_clock_synchronised: Some(true),
             cpu_quota: None,
             memory_available_bytes: Some(64 << 30),
@@ -460,5 +472,20 @@ mod tests {
         let plan = Plan::new(&server(2), Beside::default(), &root);
         assert_eq!(locked_memory(&server(2), &plan, &root).severity, Severity::Ok);
         assert_eq!(only(&server(4), &facts()).what, "4 shards share 2 CPUs");
+    }
+
+    #[test]
+    fn the_kernels_own_tls_is_told_apart_from_none() {
+        let what = |has_kernel_tls| {
+            let finding = kernel_tls(&Facts { has_kernel_tls, ..facts() })?;
+            assert_eq!((finding.severity, finding.check), (Severity::Ok, "TLS"));
+            finding.what.split(':').next().map(str::to_owned)
+        };
+        assert_eq!(what(Some(true)).as_deref(), Some("the kernel's own is loaded and not used"));
+        let none = "the kernel's own is not loaded, and would not be used";
+        assert_eq!(what(Some(false)).as_deref(), Some(none));
+        assert_eq!(what(None), None);
+        // Without TLS it is nobody's question.
+        assert!(run(&server(2), &facts()).iter().all(|finding| finding.check != "TLS"));
     }
 }

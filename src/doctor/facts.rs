@@ -24,6 +24,8 @@ pub(super) struct Facts {
     pub unprivileged_port_start: Option<u64>,
     /// Bytes of all TCP sockets together, at which the kernel begins to take back.
     pub tcp_pressure_bytes: Option<u64>,
+    /// Whether the kernel's own TLS is built in or loaded.
+    pub has_kernel_tls: Option<bool>,
     pub is_clock_synchronised: Option<bool>,
     /// CPUs' worth of time that cgroups grant.
     pub cpu_quota: Option<f64>,
@@ -53,6 +55,9 @@ impl Facts {
             netdev_max_backlog: number("/proc/sys/net/core/netdev_max_backlog"),
             unprivileged_port_start: number("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
             tcp_pressure_bytes: pressure.map(|pages: u64| pages * host::page_bytes()),
+            has_kernel_tls: fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp")
+                .ok()
+                .map(|names| names.split_ascii_whitespace().any(|name| name == "tls")),
             is_clock_synchronised: host::is_clock_synchronised(),
             cpu_quota: least(|directory| cpu_quota(&read(directory, "cpu.max")?)),
             memory_available_bytes: field(&memory, "MemAvailable:")
