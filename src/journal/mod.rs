@@ -635,7 +635,9 @@ impl Journal {
     /// Notes, when all is written, that nothing comes behind, and returns whether that is on disk: then
     /// the next start knows that nothing is missing. What is appended nevertheless undoes it.
     pub fn end(&mut self) -> bool {
-        if self.current.is_none() {
+        // A file that says nothing is one whose start was killed before it wrote: the next start takes it for
+        // incomplete. A disk that fails leaves it so.
+        if self.current.is_none() && (self.spare.is_none() || self.failing.is_some()) {
             return true;
         }
         if !self.has_ended && self.is_written() && self.batches.is_empty() && self.failing.is_none()

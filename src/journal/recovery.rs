@@ -167,7 +167,8 @@ impl Recovery {
                 // One that was made and not used says nothing.
                 start.is_complete = has_ended.unwrap_or(start.is_complete);
             }
-            _ => starts.push(Start { series, created_ms, is_complete: has_ended.unwrap_or(true) }),
+            // Unless it says so itself: what nobody waits for may have been told of and not written yet.
+            _ => starts.push(Start { series, created_ms, is_complete: has_ended == Some(true) }),
         }
     }
 

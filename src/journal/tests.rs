@@ -580,3 +580,36 @@ fn a_segment_that_has_lost_its_header_is_a_gap() {
         assert_eq!(last.is_some(), floor_ms >= NOW.unix_ms, "{id:?}: {floor_ms}");
     }
 }
+
+#[test]
+fn a_start_that_was_killed_before_it_wrote_is_not_complete() {
+    for is_orderly in [false, true] {
+        let mut disk = Disk::default();
+        let (mut journal, _) = start(&disk, 1, NOW);
+        journal.set_wanted(true);
+        journal.handle_timeout(NOW);
+        settle(&mut journal, &mut disk);
+        assert_eq!(disk.files.len(), 1);
+        if is_orderly {
+            assert!(!journal.end());
+            settle(&mut journal, &mut disk);
+            assert!(journal.end());
+        } else {
+            // Told to whom it concerns and never written.
+            let serial = serial(&journal, 1);
+            let event = Event {
+                channel: "app:loose",
+                serial,
+                timestamp_ms: 1,
+                messages: 1,
+                is_awaited: false,
+                body: b"told",
+            };
+            journal.append(&event, false);
+        }
+        let (next, _) = start(&disk, 2, NOW);
+        let floor_ms = next.floor("app:loose", false).time_ms();
+        assert_eq!(floor_ms, if is_orderly { 0 } else { NOW.unix_ms });
+        assert_eq!(next.floor("app:kept", true).time_ms(), 0);
+    }
+}
