@@ -68,6 +68,9 @@ pub(super) fn find(root: &Path, shards: usize, now: Now, log: &mut Log) -> io::R
                 fs::remove_file(path)?;
                 continue;
             }
+            // What an earlier start has written and did not come to synchronise is told of from now on, so it
+            // has to be as safe as that says.
+            File::open(&path)?.sync_data()?;
             recovery.add(id, &data);
             if let Err(error) = give_back_reserved(&path, data.len() as u64) {
                 let text = "space that was reserved for the message log cannot be given back";
