@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Parser;
-use ringcast::sim::{self, Finding, Report};
+use ringcast::sim::{self, Finding, Report, Sabotage};
 
 /// Runs shards as they ship under a clock, a network and a chance of the simulator's making, and holds
 /// what clients were told against the promise
@@ -39,8 +39,8 @@ fn main() -> ExitCode {
 }
 
 fn run_one(seed: u64, is_traced: bool) -> ExitCode {
-    let first = sim::run(seed, None, is_traced);
-    let second = sim::run(seed, None, false);
+    let first = sim::run(seed, Sabotage::default(), is_traced);
+    let second = sim::run(seed, Sabotage::default(), false);
     print_table(&[&first]);
     for finding in &first.findings {
         println!("{}: {}", finding.kind, finding.text);
@@ -54,12 +54,14 @@ fn run_one(seed: u64, is_traced: bool) -> ExitCode {
 
 /// One seed; a panic of a shard is a finding.
 fn run(seed: u64) -> Report {
-    catch_unwind(AssertUnwindSafe(|| sim::run(seed, None, false))).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.into()));
-        let finding = Finding { kind: "panic", text: text.unwrap_or_default() };
-        Report { findings: vec![finding], ..Report::new(seed, false) }
-    })
+    catch_unwind(AssertUnwindSafe(|| sim::run(seed, Sabotage::default(), false))).unwrap_or_else(
+        |panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.into()));
+            let finding = Finding { kind: "panic", text: text.unwrap_or_default() };
+            Report { findings: vec![finding], ..Report::new(seed, false) }
+        },
+    )
 }
 
 fn run_many(args: &Args) -> ExitCode {
@@ -94,8 +96,9 @@ fn run_many(args: &Args) -> ExitCode {
 
 fn print_table(reports: &[&Report]) {
     println!(
-        "{:>12} {:>11} {:>9} {:>9} {:>9} {:>9} {:>15} {:>10} {:>9} {:>11}",
+        "{:>12} {:>7} {:>11} {:>9} {:>9} {:>9} {:>9} {:>15} {:>10} {:>9} {:>11}",
         "turns",
+        "kills",
         "transports",
         "connects",
         "drops",
@@ -108,8 +111,9 @@ fn print_table(reports: &[&Report]) {
     );
     for report in reports {
         println!(
-            "{:>12} {:>11} {:>9} {:>9} {:>9} {:>9} {:>15} {:>10} {:>9} {:>11}",
+            "{:>12} {:>7} {:>11} {:>9} {:>9} {:>9} {:>9} {:>15} {:>10} {:>9} {:>11}",
             report.turns,
+            report.kills,
             report.transports,
             report.connects,
             report.drops,

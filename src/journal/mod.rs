@@ -31,6 +31,8 @@ use crate::base::Now;
 
 pub use self::index::Query;
 pub use self::recovery::{Damage, DamageKind, Recovered, Recovery};
+#[cfg(test)]
+pub(crate) use self::segment::last_event;
 pub use self::segment::{Event, SegmentId, Stored};
 
 /// Bytes of one write, unless one event is longer.

@@ -208,6 +208,19 @@ pub(super) fn scan(data: &[u8], mut take: impl FnMut(Found<'_>)) -> Option<(Head
     }
 }
 
+/// Where the last of its records begins, if that is an event: what a test takes away or writes once more.
+#[cfg(test)]
+pub(crate) fn last_event(data: &[u8]) -> Option<usize> {
+    let mut last = None;
+    scan(data, |found| {
+        last = match found {
+            Found::Event(_, from, _) => Some(from as usize),
+            Found::After(_) | Found::End | Found::Corrupt { .. } | Found::Torn { .. } => None,
+        };
+    })?;
+    last
+}
+
 /// An event that was read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {

@@ -1,6 +1,7 @@
 //! Who the simulated clients are and what each may do: said once as data, turned into keys and tokens for
 //! the daemon, and judged here by rules written a second time.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
@@ -9,7 +10,7 @@ use serde_json::{Map, Value, json};
 use sha2::Sha256;
 
 use super::revocations::{self, Token};
-use crate::ably::{ApiKey, AppSpec, Directory, KeySpec, Namespace};
+use crate::ably::{Ack, ApiKey, AppSpec, Directory, KeySpec, Namespace};
 
 /// The app of all clients.
 pub const APP: &str = "app";
@@ -109,8 +110,21 @@ pub fn directory(is_revocable: bool, has_key: impl Fn(usize) -> bool) -> Directo
     let namespaces = vec![
         Namespace { id: "vip".into(), authenticated: true, ..Namespace::default() },
         Namespace { id: "kept".into(), persisted: true, ..Namespace::default() },
+        Namespace { id: "safe".into(), persisted: true, ack: Ack::Fsynced, ..Namespace::default() },
+        Namespace { id: "loose".into(), persisted: true, ack: Ack::Memory, ..Namespace::default() },
     ];
     Directory::new([AppSpec { id: APP.into(), keys, namespaces, ..AppSpec::default() }])
+}
+
+/// The channels among these that are kept on disk, where there is one, and how safe they are.
+pub fn levels(channels: &[&'static str]) -> BTreeMap<&'static str, Ack> {
+    let directory = directory(false, |_| true);
+    let app = directory.app(APP).expect("it is the only one");
+    let level = |channel: &&'static str| {
+        let namespace = app.namespace(channel);
+        namespace.persisted.then_some((*channel, namespace.ack))
+    };
+    channels.iter().filter_map(level).collect()
 }
 
 #[cfg(test)]

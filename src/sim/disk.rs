@@ -13,6 +13,9 @@ pub const ENOSPC: i32 = 28;
 /// The disk has failed.
 pub const EIO: i32 = 5;
 
+/// What a disk writes as a whole.
+const SECTOR_BYTES: usize = 512;
+
 /// Files, and what their disk does next.
 #[derive(Clone, Default)]
 pub struct Disk {
@@ -24,6 +27,9 @@ pub struct Disk {
     pub errors: VecDeque<Option<i32>>,
     /// Whether no file can be made.
     pub full: bool,
+    /// Whether a synchronisation has failed, or a file was not cut: what was written is then not sure to
+    /// stay, and what was refused not sure to be gone.
+    pub is_unsure: bool,
 }
 
 impl Disk {
@@ -35,6 +41,8 @@ impl Disk {
             _ => self.errors.pop_front().flatten(),
         };
         let result = error.map_or(Ok(()), Err);
+        self.is_unsure |=
+            error.is_some() && matches!(command, Command::Sync { .. } | Command::Cut { .. });
         match command {
             Command::Create { segment, header, .. } => {
                 let written = if error.is_some() { &header[..5] } else { &header[..] };
@@ -81,32 +89,79 @@ impl Disk {
         }
     }
 
-    /// The host ends: of what was not synchronised, some of each file is lost.
+    /// The host ends: of what was not synchronised, some of each file is lost, at its end and, now and
+    /// then, a sector before that.
     pub fn lose_power(&mut self, below: &mut impl FnMut(u64) -> u64) {
         for (id, data) in &mut self.files {
             let kept = self.synced[id];
             data.truncate(kept + below((data.len() - kept) as u64 + 1) as usize);
+            let sectors = kept.div_ceil(SECTOR_BYTES)..data.len() / SECTOR_BYTES;
+            if !sectors.is_empty() && below(4) == 0 {
+                let at = SECTOR_BYTES * (sectors.start + below(sectors.len() as u64) as usize);
+                data[at..at + SECTOR_BYTES].fill(0);
+            }
+            self.synced.insert(*id, data.len());
         }
     }
 
-    /// The process has ended while this was to be done: of a write some was.
+    /// The process has ended while this was to be done: it was, or some of it, or nothing.
     pub fn tear(&mut self, command: Command, below: &mut impl FnMut(u64) -> u64) {
         self.errors.clear();
-        if let Command::Write { segment, offset, bytes } = command
-            && self.files.get(&segment).is_some_and(|file| file.len() as u64 >= offset)
-        {
-            let bytes = bytes.slice(..below(bytes.len() as u64 + 1) as usize);
-            let _ = self.execute(Command::Write { segment, offset, bytes });
+        match command {
+            Command::Write { segment, offset, bytes } => {
+                if self.files.get(&segment).is_some_and(|file| file.len() as u64 >= offset) {
+                    let bytes = bytes.slice(..below(bytes.len() as u64 + 1) as usize);
+                    let _ = self.execute(Command::Write { segment, offset, bytes });
+                }
+            }
+            Command::Create { segment, header, .. } => {
+                let header = &header[..below(header.len() as u64 + 1) as usize];
+                if !header.is_empty() {
+                    self.files.insert(segment, header.to_vec());
+                    self.synced.insert(segment, 0);
+                }
+            }
+            Command::Sync { .. } | Command::Cut { .. } | Command::Remove { .. } => {
+                if below(2) == 0 {
+                    let _ = self.execute(command);
+                }
+            }
+            Command::Read { .. } => {}
         }
     }
 
-    /// What the shards of the next start begin with.
+    /// Something on it is not what was written: a bit, or some bytes in a row.
+    pub fn damage(&mut self, below: &mut impl FnMut(u64) -> u64) {
+        let files = self.files.values_mut().filter(|data| !data.is_empty());
+        let mut files: Vec<&mut Vec<u8>> = files.collect();
+        if files.is_empty() {
+            return;
+        }
+        let file = below(files.len() as u64) as usize;
+        let data = &mut *files[file];
+        let at = below(data.len() as u64) as usize;
+        match below(3) {
+            0 => {
+                let end = data.len().min(at + 1 + below(200) as usize);
+                data[at..end].iter_mut().for_each(|byte| *byte = below(256) as u8);
+            }
+            1 => {
+                let end = data.len().min(at + SECTOR_BYTES);
+                data[at..end].fill(0);
+            }
+            _ => data[at] ^= 1 << below(8),
+        }
+    }
+
+    /// What the shards of the next start begin with; as the daemon does, it has what it finds synchronised
+    /// first.
     pub fn recover(
-        &self,
+        &mut self,
         shards: usize,
         home: fn(&str, usize) -> usize,
         now: Now,
     ) -> Vec<Recovered> {
+        self.synced = self.files.iter().map(|(id, data)| (*id, data.len())).collect();
         let mut recovery = Recovery::new(shards, home);
         self.files.iter().for_each(|(id, data)| recovery.add(*id, data));
         recovery.finish(now.unix_ms).0

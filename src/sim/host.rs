@@ -57,6 +57,18 @@ pub struct Host {
 /// those who are to notice.
 pub type Tamper = Box<dyn FnMut(&mut Random, Mail) -> Vec<Mail>>;
 
+/// Spoils a disk between two starts.
+pub type Spoil = Box<dyn FnMut(&mut Random, &mut Disk)>;
+
+/// What is done to a run, for tests of those who are to notice.
+#[derive(Default)]
+pub struct Sabotage {
+    /// To mail between shards.
+    pub tamper: Option<Tamper>,
+    /// To what a start finds.
+    pub disk: Option<Spoil>,
+}
+
 /// One client's socket.
 pub struct Client {
     /// The shard that has accepted it.
@@ -105,6 +117,10 @@ impl Host {
         directory: Directory,
     ) -> Host {
         let now = Now { mono_ms: 0, unix_ms: 1_800_000_000_000 };
+        Host::at(now, shards, seed, config, directory)
+    }
+
+    fn at(now: Now, shards: usize, seed: u64, config: ShardConfig, directory: Directory) -> Host {
         let directory = Arc::new(directory);
         let shard = |id| {
             let mut random = Random::new(seed ^ (id as u64 + 1) << 32);
@@ -143,6 +159,12 @@ impl Host {
     /// Has the shards, which have done nothing yet, keep channels on `disk`; `salt` tells starts apart.
     #[must_use]
     pub fn with_disk(mut self, disk: Disk, config: &JournalConfig, salt: u32) -> Host {
+        self.keep_on(disk, config, salt);
+        self
+    }
+
+    /// The same.
+    pub fn keep_on(&mut self, mut disk: Disk, config: &JournalConfig, salt: u32) {
         let count = self.shards.len();
         let recovered = disk.recover(count, ChannelKey::home_of, self.now);
         let shards = std::mem::take(&mut self.shards).into_iter().zip(recovered).enumerate();
@@ -156,13 +178,51 @@ impl Host {
         };
         self.shards = shards.map(with_journal).collect();
         self.disk = Some(disk);
-        self
+    }
+
+    /// The process ends, whatever it is doing: what it had in memory and under way is gone, and every
+    /// transport with it. What is left is its disk, where anything that was to be done there is done, or
+    /// in part, or not.
+    pub fn kill(&mut self) {
+        for client in 0..self.clients.len() {
+            // What the kernel has taken goes out.
+            if !self.stalled.contains(&client) && self.random.chance(2) {
+                self.move_bytes(client, true);
+            }
+            let client = &mut self.clients[client];
+            client.is_closed = true;
+            (client.sending, client.sent) = (None, None);
+            client.under_way.clear();
+        }
+        self.stalled.clear();
+        self.is_disk_stalled = false;
+        while !self.disk_commands.is_empty() {
+            let next = self.random.below(self.disk_commands.len());
+            let (_, command) = self.disk_commands.swap_remove(next);
+            let disk = self.disk.as_mut().expect("it was to do something");
+            disk.tear(command, &mut |bound| self.random.below(bound as usize) as u64);
+        }
+        self.shards.clear();
+    }
+
+    /// Starts again after [`kill`](Self::kill), with as many shards as it may have by now; from `seed`
+    /// follows what this start is known by.
+    pub fn start(&mut self, shards: usize, seed: u64, config: ShardConfig, directory: Directory) {
+        assert!(self.shards.is_empty(), "it has ended");
+        let Host { shards, mesh, slots, .. } = Host::at(self.now, shards, seed, config, directory);
+        (self.shards, self.mesh, self.slots) = (shards, mesh, slots);
     }
 
     /// Has mail spoilt on its way.
     #[must_use]
     pub fn with_tamper(self, tamper: Tamper) -> Host {
         Host { tamper: Some(tamper), ..self }
+    }
+
+    /// What the serials of each shard end with.
+    pub fn series(&self) -> Vec<String> {
+        let text = |shard: &Shard| String::from_utf8_lossy(&shard.series().bytes()).into_owned();
+        self.shards.iter().map(text).collect()
     }
 
     /// A number below `bound`.

@@ -14,7 +14,9 @@
 //! | `members.rs` | who is present, as a client knows it |
 //! | `repertoire.rs` | which of the later additions a run has |
 //! | `world.rs` | what happens in a run |
+//! | `world/kills.rs` | ends of the process and the host, and starts behind them |
 //! | `oracle.rs` | who judges it |
+//! | `oracle/starts.rs` | the same, across starts |
 
 mod credentials;
 mod disk;
@@ -33,7 +35,7 @@ mod wire;
 mod world;
 
 pub use self::disk::{Disk, EIO, ENOSPC};
-pub use self::host::{Client, Host, Tamper};
+pub use self::host::{Client, Host, Sabotage, Spoil, Tamper};
 pub use self::members::Members;
 pub use self::oracle::Finding;
 pub use self::random::Random;

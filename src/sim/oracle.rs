@@ -21,6 +21,13 @@ use serde_json::Value;
 use super::payload::{self, Kind};
 use super::revocations::{Revocations, Token};
 
+use self::starts::Gone;
+use crate::ably::Ack;
+
+mod starts;
+
+pub use self::starts::Ending;
+
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -70,6 +77,8 @@ struct Segment {
     rewound: usize,
     rewinds: bool,
     received: Vec<String>,
+    /// The start of the daemon over which it goes on.
+    over: u32,
     /// Up to where it is known to be complete; `None`: to the last that was received.
     complete_to: Option<String>,
     /// Own connections whose messages it is not sent.
@@ -88,6 +97,20 @@ pub struct Oracle {
     /// Tokens that were revoked.
     pub revocations: Revocations,
     segments: Vec<Segment>,
+    /// How often the daemon has started before.
+    start: u32,
+    /// By the end of serials, the start that has made them.
+    series: BTreeMap<String, u32>,
+    /// Channels that are kept on disk, and how safe what is told of them is.
+    pub levels: BTreeMap<&'static str, Ack>,
+    /// How long it is kept, where nothing else bounds how far back somebody may go on.
+    pub retention_ms: Option<u64>,
+    /// The first start since which nothing can have been lost of what was written.
+    whole_since: u32,
+    /// Whether something on the disk was not what was written.
+    is_damaged: bool,
+    /// What is not kept any more, by channel and serial.
+    gone: BTreeMap<String, BTreeMap<String, Gone>>,
 }
 
 /// Stands for one of several connections.
@@ -227,6 +250,7 @@ impl Oracle {
             rewound: 0,
             rewinds,
             received: Vec::new(),
+            over: self.start,
             complete_to: None,
             skips: Vec::new(),
         });
@@ -268,9 +292,8 @@ impl Oracle {
 
     /// Holds everything against the promise.
     pub fn judge(&mut self) {
-        for at in 0..self.segments.len() {
-            self.judge_segment(at);
-        }
+        self.judge_segments();
+        self.judge_starts();
         let mut places: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
         for (channel, order) in &self.orders {
             for (serial, event) in order {
@@ -280,14 +303,26 @@ impl Oracle {
             }
         }
         let mut found = Vec::new();
+        let keeps_ids = self.keeps_ids();
         for (number, publish) in self.publishes.iter().enumerate() {
             for (index, tag) in publish.tags.iter().enumerate() {
                 let places = places.get(tag.as_str()).map_or(&[][..], Vec::as_slice);
-                publish.judge(number, index, places, &mut found);
+                let start = |serial: &str| self.start_of(serial);
+                let is_gone = |channel: &str, serial: &str| {
+                    self.fate(channel, serial).is_some()
+                        || !keeps_ids && start(serial) < places.last().and_then(|it| start(it.1))
+                };
+                publish.judge(number, index, places, is_gone, &mut found);
             }
         }
         for (kind, text) in found {
             self.find(kind, text);
+        }
+    }
+
+    fn judge_segments(&mut self) {
+        for at in 0..self.segments.len() {
+            self.judge_segment(at);
         }
     }
 
@@ -311,7 +346,10 @@ impl Oracle {
         };
         let expected: Vec<&String> = order
             .range((first, Bound::Included(end)))
-            .filter(|(serial, event)| is_sent(event) || segment.received.contains(serial))
+            .filter(|(serial, event)| {
+                let is_silent = self.fate(&segment.channel, serial) == Some(Gone::Silently);
+                is_sent(event) && !is_silent || segment.received.contains(serial)
+            })
             .map(|(serial, _)| serial)
             .collect();
         if expected.into_iter().eq(&segment.received) {
@@ -343,6 +381,7 @@ impl Publish {
         number: usize,
         index: usize,
         places: &[(&str, &str)],
+        is_gone: impl Fn(&str, &str) -> bool,
         found: &mut Vec<(&'static str, String)>,
     ) {
         if let Some((channel, _)) = places.iter().find(|(channel, _)| *channel != self.channel) {
@@ -350,8 +389,11 @@ impl Publish {
         }
         let time_ms = |(_, serial): &(&str, &str)| serial[..14].parse::<u64>().unwrap_or_default();
         let is_again = |pair: &[(&str, &str)]| time_ms(&pair[1]) < time_ms(&pair[0]) + ID_WINDOW_MS;
+        // An id is known as long as what was published under it is kept.
+        let known = places.iter().filter(|(channel, serial)| !is_gone(channel, serial));
+        let known: Vec<(&str, &str)> = known.copied().collect();
         let is_often = match self.has_id {
-            true => places.windows(2).any(is_again),
+            true => known.windows(2).any(is_again),
             false => places.len() > self.attempts as usize,
         };
         if is_often {

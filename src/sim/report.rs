@@ -9,6 +9,8 @@ pub struct Report {
     pub seed: u64,
     /// Turns of shards.
     pub turns: u64,
+    /// Ends of the process or the host.
+    pub kills: u64,
     /// Transports that clients have opened.
     pub transports: u64,
     /// Connections that were made or resumed.
@@ -44,6 +46,7 @@ impl Report {
     /// Adds up what several runs have come to.
     pub fn add(&mut self, other: &Report) {
         self.turns += other.turns;
+        self.kills += other.kills;
         self.transports += other.transports;
         self.connects += other.connects;
         self.drops += other.drops;

@@ -50,7 +50,7 @@ const MORE: u64 = 120;
 fn whatever_happens_the_promise_is_kept() {
     let wider = WIDER_FROM..WIDER_FROM + MORE;
     for seed in PAST.map(|(seed, _)| seed).into_iter().chain(1..=MORE).chain(wider) {
-        let report = run(seed, None, false);
+        let report = run(seed, Sabotage::default(), false);
         assert!(report.findings.is_empty(), "seed={seed} {:?}", report.findings);
     }
 }
@@ -59,27 +59,38 @@ fn whatever_happens_the_promise_is_kept() {
 fn a_seed_tells_the_same_story_every_time() {
     let mut deliveries = 0;
     for seed in (1000..1020).chain(WIDER_FROM..WIDER_FROM + 20) {
-        let first = run(seed, None, false);
+        let first = run(seed, Sabotage::default(), false);
         deliveries += first.deliveries;
-        assert_eq!(first, run(seed, None, false), "seed={seed}");
+        assert_eq!(first, run(seed, Sabotage::default(), false), "seed={seed}");
     }
     assert!(deliveries > 0);
-    assert_ne!(run(1, None, false).digest, run(2, None, false).digest);
+    assert_ne!(
+        run(1, Sabotage::default(), false).digest,
+        run(2, Sabotage::default(), false).digest
+    );
 }
 
 /// Runs seeds until one has a finding; returns what kind it is.
 fn first_finding(tamper: fn(&mut Random, Mail) -> Vec<Mail>) -> &'static str {
-    first_finding_of(1..400, tamper)
+    first_finding_of(1..400, || Sabotage { tamper: Some(Box::new(tamper)), ..Sabotage::default() })
 }
 
 /// The same with clients that can do more.
 fn first_wider_finding(tamper: fn(&mut Random, Mail) -> Vec<Mail>) -> &'static str {
-    first_finding_of(WIDER_FROM..WIDER_FROM + 400, tamper)
+    first_finding_of(WIDER_FROM..WIDER_FROM + 400, || Sabotage {
+        tamper: Some(Box::new(tamper)),
+        ..Sabotage::default()
+    })
 }
 
-fn first_finding_of(seeds: Range<u64>, tamper: fn(&mut Random, Mail) -> Vec<Mail>) -> &'static str {
+/// The same of what is done to the disk between two starts.
+fn first_finding_on(disk: fn(&mut Random, &mut Disk)) -> &'static str {
+    first_finding_of(1..400, || Sabotage { disk: Some(Box::new(disk)), ..Sabotage::default() })
+}
+
+fn first_finding_of(seeds: Range<u64>, sabotage: impl Fn() -> Sabotage) -> &'static str {
     for seed in seeds {
-        let run = || run(seed, Some(Box::new(tamper)), false);
+        let run = || run(seed, sabotage(), false);
         match catch_unwind(AssertUnwindSafe(run)) {
             Ok(report) if report.findings.is_empty() => {}
             Ok(report) => return report.findings[0].kind,
@@ -219,4 +230,63 @@ fn what_is_left_behind_is_found() {
         mail => vec![mail],
     });
     assert_eq!(found, "left behind");
+}
+
+/// The newest segment with events, and where its last record begins.
+fn last_record(disk: &mut Disk) -> Option<(&mut Vec<u8>, usize)> {
+    disk.files.values_mut().rev().find_map(|data| {
+        let at = crate::journal::last_event(data)?;
+        Some((data, at))
+    })
+}
+
+#[test]
+fn a_confirmed_record_that_the_next_start_does_not_have_is_missed() {
+    let found = first_finding_on(|_, disk| {
+        if let Some((data, at)) = last_record(disk) {
+            data.truncate(at);
+        }
+    });
+    assert_eq!(found, "lost");
+}
+
+#[test]
+fn a_record_that_the_next_start_has_twice_is_one_too_many() {
+    let found = first_finding_on(|_, disk| {
+        if let Some((data, at)) = last_record(disk) {
+            data.extend_from_within(at..);
+        }
+    });
+    assert!(["order", "one order"].contains(&found), "{found}");
+}
+
+#[test]
+fn who_goes_on_over_a_start_that_has_kept_nothing_is_lied_to() {
+    let found = first_finding(|_, mail| match mail {
+        Mail::Joined { transport, request, mut joined } => {
+            let is_of_another_start = |error: &crate::ably::ErrorInfo| {
+                error.code == crate::ably::ErrorCode::UNKNOWN_SERIES
+            };
+            if joined.error.as_ref().is_some_and(is_of_another_start) {
+                (joined.resumed, joined.error) = (true, None);
+            }
+            vec![Mail::Joined { transport, request, joined }]
+        }
+        mail => vec![mail],
+    });
+    assert_eq!(found, "resume");
+}
+
+#[test]
+fn a_gap_that_need_not_be_is_noticed() {
+    let found = first_finding(|_, mail| match mail {
+        Mail::Joined { transport, request, mut joined } if joined.resumed => {
+            let code = crate::ably::ErrorCode::HISTORY_EXPIRED;
+            joined.error = Some(crate::ably::ErrorInfo::new(code, "not so"));
+            joined.resumed = false;
+            vec![Mail::Joined { transport, request, joined }]
+        }
+        mail => vec![mail],
+    });
+    assert_eq!(found, "needless gap");
 }

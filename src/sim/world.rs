@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::credentials::{self, GRANTS_COUNT, permits};
 use super::disk::{Disk, EIO};
-use super::host::{Host, Tamper};
+use super::host::{Host, Sabotage};
 use super::oracle::Oracle;
 use super::random::Random;
 use super::repertoire::Repertoire;
@@ -21,11 +21,22 @@ use crate::connection::ConnectionConfig;
 use crate::journal::JournalConfig;
 use crate::shard::ShardConfig;
 
+use self::kills::Kills;
+
+mod kills;
+
 /// Channels without qualifier.
 const BASES: [&str; 4] = ["a", "b", "vip:x", "kept:k"];
 
 /// What clients call them.
 const NAMES: [&str; 6] = ["a", "b", "vip:x", "kept:k", "[?rewind=3]a", "[?rewind=3]kept:k"];
+
+/// The same where the daemon is killed: channels of each level.
+const KEPT_BASES: [&str; 5] = ["a", "b", "kept:k", "safe:s", "loose:l"];
+
+/// What clients call those.
+const KEPT_NAMES: [&str; 7] =
+    ["a", "b", "kept:k", "safe:s", "loose:l", "[?rewind=3]kept:k", "[?rewind=3]safe:s"];
 
 /// Whom clients say they are.
 const CLIENT_IDS: [Option<&str>; 4] = [Some("ann"), Some("bob"), Some("cleo"), None];
@@ -58,6 +69,11 @@ struct World {
     plan: Plan,
     sdks: Vec<Sdk>,
     calls: Vec<Call>,
+    bases: &'static [&'static str],
+    names: &'static [&'static str],
+    config: ShardConfig,
+    journal: JournalConfig,
+    kills: Kills,
     /// Ids that clients chose, with what they stand for.
     ids: Vec<(String, usize)>,
     /// Shards that take no more clients.
@@ -68,9 +84,12 @@ struct World {
 }
 
 /// Runs the story of `seed`.
-pub fn run(seed: u64, tamper: Option<Tamper>, is_traced: bool) -> Report {
-    let mut world = World::new(seed, tamper, is_traced);
-    for _ in 0..world.plan.acts {
+pub fn run(seed: u64, sabotage: Sabotage, is_traced: bool) -> Report {
+    let mut world = World::new(seed, sabotage, is_traced);
+    for act in 0..world.plan.acts {
+        if world.kills.is_due(act) {
+            world.end_start();
+        }
         world.act();
         if !world.oracle.findings.is_empty() {
             break;
@@ -84,7 +103,8 @@ pub fn run(seed: u64, tamper: Option<Tamper>, is_traced: bool) -> Report {
 }
 
 impl World {
-    fn new(seed: u64, tamper: Option<Tamper>, is_traced: bool) -> World {
+    fn new(seed: u64, sabotage: Sabotage, is_traced: bool) -> World {
+        let Sabotage { tamper, disk: spoil } = sabotage;
         let mut random = Random::new(!seed);
         let mut repertoire = Repertoire::new(seed);
         let is_narrow = random.chance(2);
@@ -119,7 +139,7 @@ impl World {
             false => wide,
         };
         let mesh_entries = bounds(&[2, 5, 100], 1024) as usize;
-        let plan = Plan {
+        let mut plan = Plan {
             acts: 40 + random.below(160),
             clients: 2 + random.below(6),
             fault_one_in: *random.one_of(&[3, 8, 20, 100]),
@@ -131,13 +151,9 @@ impl World {
             has_drain: random.chance(6),
         };
         let shards = 1 + random.below(4);
-        let mut host = Host::with_directory(
-            shards,
-            seed,
-            config,
-            credentials::directory(repertoire.has_revocations, |_| true),
-        )
-        .with_mesh_entries(mesh_entries);
+        let directory = credentials::directory(repertoire.has_revocations, |_| true);
+        let mut host = Host::with_directory(shards, seed, config.clone(), directory)
+            .with_mesh_entries(mesh_entries);
         if let Some(tamper) = tamper {
             host = host.with_tamper(tamper);
         }
@@ -150,16 +166,32 @@ impl World {
             Sdk::new(number, grant, by_token, client_id, echo, repertoire.wire())
         };
         let sdks = (0..plan.clients).map(sdk).collect();
-        if random.chance(4) {
-            host = host.with_disk(Disk::default(), &journal, seed as u32);
+        let has_disk = random.chance(4);
+        let kills = Kills::new(seed, &mut plan.acts, spoil);
+        let (mut bases, mut names) = (&BASES[..], &NAMES[..]);
+        if kills.is_any() {
+            (bases, names) = (&KEPT_BASES[..], &KEPT_NAMES[..]);
         }
+        let mut oracle = Oracle::default();
+        if kills.has_disk.unwrap_or(has_disk) {
+            host.keep_on(Disk::default(), &journal, seed as u32);
+            oracle.levels = credentials::levels(bases);
+            let retention_ms = config.history.persisted_retention.as_millis() as u64;
+            oracle.retention_ms = (!is_narrow).then_some(retention_ms);
+        }
+        oracle.begin_start(host.series());
         World {
             host,
-            oracle: Oracle::default(),
+            oracle,
             report: Report::new(seed, is_traced),
             plan,
             sdks,
             calls: Vec::new(),
+            bases,
+            names,
+            config,
+            journal,
+            kills,
             ids: Vec::new(),
             drained: vec![false; shards],
             lost_key: None,
@@ -218,7 +250,7 @@ impl World {
     /// A client does what its application wants.
     fn work(&mut self) {
         let who = self.below(self.sdks.len());
-        let name = *self.host.random.one_of(&NAMES);
+        let name = *self.host.random.one_of(self.names);
         match self.below(20) {
             0..=4 => self.with_sdk(who, |sdk, scene| sdk.attach(scene, name)),
             5 => self.with_sdk(who, |sdk, scene| sdk.detach(scene, name)),
@@ -241,13 +273,17 @@ impl World {
         }
     }
 
+    fn some_base(&mut self) -> &'static str {
+        self.bases[self.below(self.bases.len())]
+    }
+
     fn choose_publish(&mut self) -> (usize, Option<String>) {
         // Somebody who is not sure whether it went well tries once more.
         if !self.ids.is_empty() && self.chance(6) {
             let (id, publish) = self.host.random.one_of(&self.ids).clone();
             return (publish, Some(id));
         }
-        let channel = BASES[self.below(BASES.len())];
+        let channel = self.some_base();
         let count = 1 + self.below(4) / 3;
         let kind = self.repertoire.kind();
         let now_ms = self.host.now.unix_ms;
@@ -273,7 +309,7 @@ impl World {
 
     fn request(&mut self) {
         let shard = self.some_shard();
-        let channel = BASES[self.below(BASES.len())];
+        let channel = self.some_base();
         let call = match self.below(4) {
             0 => self.with_scene(|scene| Call::history(scene, shard, channel)),
             1 => self.with_scene(|scene| Call::presence(scene, shard, channel)),
@@ -372,13 +408,17 @@ impl World {
     /// What a history shows is part of the order.
     fn take_answer(&mut self, asked: &Asked, status: u16, body: &Value) {
         if let (Asked::History(channel), 200) = (asked, status) {
-            let shown = publications(&mut self.oracle, body);
-            if !shown.iter().map(|(serial, _)| serial).is_sorted() {
-                self.oracle.find("history", format!("{channel} is not in order: {body}"));
-            }
-            for (serial, event) in shown {
-                self.oracle.show(channel, &serial, event);
-            }
+            self.take_history(channel, body);
+        }
+    }
+
+    fn take_history(&mut self, channel: &str, body: &Value) {
+        let shown = publications(&mut self.oracle, body);
+        if !shown.iter().map(|(serial, _)| serial).is_sorted() {
+            self.oracle.find("history", format!("{channel} is not in order: {body}"));
+        }
+        for (serial, event) in shown {
+            self.oracle.show(channel, &serial, event);
         }
     }
 
@@ -410,10 +450,7 @@ impl World {
                 break;
             }
         }
-        let histories: Vec<Value> = BASES.map(|base| self.ask(base, Call::history)).into();
-        for (base, history) in BASES.iter().zip(&histories) {
-            self.take_answer(&Asked::History((*base).into()), 200, history);
-        }
+        self.read_histories(self.bases);
         self.judge_presence();
         self.judge_revocations();
         for sdk in &self.sdks {
@@ -427,6 +464,15 @@ impl World {
         self.oracle.judge();
         if self.oracle.findings.is_empty() {
             self.leave();
+        }
+    }
+
+    /// Takes in what the histories of channels show.
+    fn read_histories(&mut self, bases: &[&str]) {
+        let histories: Vec<Value> =
+            bases.iter().map(|base| self.ask(base, Call::history)).collect();
+        for (base, history) in bases.iter().zip(&histories) {
+            self.take_history(base, history);
         }
     }
 
@@ -507,7 +553,7 @@ impl World {
 
     /// Everybody knows the same members, and those are there who think so.
     fn judge_presence(&mut self) {
-        for base in BASES {
+        for &base in self.bases {
             let answer = self.ask(base, Call::presence);
             let member = |member: &Value| {
                 let text = |name: &str| member[name].as_str().unwrap_or_default().to_owned();

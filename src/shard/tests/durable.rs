@@ -39,12 +39,9 @@ fn host(shards: usize, seed: u64, disk: Disk, start: u8) -> Host {
 
 impl Host {
     /// The process is killed; what is left.
-    fn kill(mut self) -> Disk {
-        let mut disk = self.disk.take().expect("it had one");
-        for (_, command) in std::mem::take(&mut self.disk_commands) {
-            disk.tear(command, &mut |bound| self.below(bound as usize) as u64);
-        }
-        disk
+    fn into_disk(mut self) -> Disk {
+        self.kill();
+        self.disk.take().expect("it had one")
     }
 
     fn acks(&mut self, client: usize) -> usize {
@@ -156,7 +153,7 @@ fn after_a_kill_history_is_whole_and_subscribers_go_on_where_they_were() {
             .collect();
         assert_eq!(serials.len(), 31, "seed={seed}");
         // Another number of shards: channels are at home elsewhere.
-        let mut second = host(1 + (seed as usize + 1) % 3, seed, first.kill(), 2);
+        let mut second = host(1 + (seed as usize + 1) % 3, seed, first.into_disk(), 2);
         assert_eq!(second.history("kept:room", "forwards", 7), numbers(1..=30), "seed={seed}");
         let mut backwards = numbers(1..=30);
         backwards.reverse();
@@ -174,7 +171,7 @@ fn after_a_kill_history_is_whole_and_subscribers_go_on_where_they_were() {
         second.settle();
         assert_eq!(second.data(subscriber, "kept:room"), ["31"]);
         // What begins anew is after everything that was.
-        let mut third = host(shards, seed, second.kill(), 3);
+        let mut third = host(shards, seed, second.into_disk(), 3);
         assert_eq!(third.history("kept:room", "forwards", 100), numbers(1..=31), "seed={seed}");
         let client = third.connect(0, "");
         let (attached, data) = third.attach_from(client, "kept:room", &serials[2]);
@@ -204,7 +201,7 @@ fn a_loose_channel_goes_on_after_a_clean_end_only() {
             }
             assert!(first.shards[0].is_drained());
         }
-        let mut second = host(1, 4, first.kill(), 2);
+        let mut second = host(1, 4, first.into_disk(), 2);
         let client = second.connect(0, "");
         let (again, data) = second.attach_from(client, "loose:room", &attached["channelSerial"]);
         assert_eq!(is_resumed(&again), is_clean);
@@ -396,7 +393,7 @@ fn a_publish_that_cannot_be_kept_is_refused_in_time_and_nobody_has_heard_of_it()
         host.settle();
         assert_eq!(host.acks(publisher), 1);
         assert_eq!(host.data(subscriber, channel), ["lost"]);
-        let mut next = self::host(1, 11, host.kill(), 2);
+        let mut next = self::host(1, 11, host.into_disk(), 2);
         assert_eq!(next.history(channel, "forwards", 10), ["kept", "lost"]);
     }
 }
@@ -469,13 +466,13 @@ fn a_publish_that_is_repeated_after_a_kill_is_not_published_again() {
     let line = format!("POST /channels/kept:room/messages?key={KEY}");
     let (status, before) = request(&mut first, 0, &line, "", body);
     assert_eq!(status, 201, "{before}");
-    let mut second = host(2, 3, first.kill(), 2);
+    let mut second = host(2, 3, first.into_disk(), 2);
     let (status, after) = request(&mut second, 1, &line, "", body);
     assert_eq!((status, after), (201, before));
     assert_eq!(second.history("kept:room", "forwards", 10), ["a", "b"]);
     second.pass(Duration::from_secs(130));
     second.settle();
-    let mut third = host(2, 3, second.kill(), 14);
+    let mut third = host(2, 3, second.into_disk(), 14);
     request(&mut third, 1, &line, "", body);
     assert_eq!(third.history("kept:room", "forwards", 10), ["a", "b", "a", "b"]);
 }
@@ -510,7 +507,7 @@ fn changed_and_annotated_messages_are_what_they_were() {
     ];
     let before: Vec<Value> = paths.iter().map(|path| ask(&mut first, path)).collect();
     assert_eq!(before[0][0]["data"], "two+-");
-    let mut second = host(1, 8, first.kill(), 2);
+    let mut second = host(1, 8, first.into_disk(), 2);
     for (path, before) in paths.iter().zip(before) {
         assert_eq!(ask(&mut second, path), before, "{path}");
     }
@@ -600,7 +597,7 @@ fn kills_at_random_moments_lose_nothing_that_was_confirmed() {
                 let from = from.unwrap_or(history.len());
                 assert_eq!(received, history[from..], "seed={seed}");
             }
-            disk = host.kill();
+            disk = host.into_disk();
         }
         assert!(!confirmed.is_empty(), "seed={seed}");
     }

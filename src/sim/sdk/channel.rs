@@ -214,6 +214,7 @@ impl Sdk {
         if flags & SUBSCRIBE == 0 {
             channel.segment = None;
         } else if let Some(segment) = channel.segment.filter(|_| is_resumed) {
+            scene.oracle.resume(segment);
             // Nothing is missing behind what the client named.
             if channel.asked.as_deref().is_some_and(|asked| serial < asked) {
                 let text = format!("client {number} asked for {:?}: {message}", channel.asked);
@@ -231,6 +232,10 @@ impl Sdk {
             if asks && message["error"].is_null() {
                 let text = format!("client {number} is not told why: {message}");
                 scene.oracle.find("discontinuity", text);
+            }
+            if asks && let (Some(segment), Some(asked)) = (channel.segment, &channel.asked) {
+                let code = message["error"]["code"].as_u64().unwrap_or_default();
+                scene.oracle.refuse_resume(segment, asked, code, scene.host.now.unix_ms);
             }
             scene.report.discontinuities += u64::from(asks);
             let rewinds = channel.rewind.is_some() && flags & HAS_BACKLOG != 0;
