@@ -11,6 +11,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,9 @@ const RINGCAST: &str = env!("CARGO_BIN_EXE_ringcast");
 const CLIENTS: usize = 1000;
 
 const SHARDS: usize = 2;
+
+/// Publishes that the clients hear before the reload, and after it, at least.
+const PUBLISHES: u64 = 10;
 
 /// Between two publishes, and two looks at who was sent away.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -179,19 +183,28 @@ fn the_package_is_installed_run_reloaded_under_clients_stopped_and_purged_withou
     let mut clients: Vec<_> = (0..count).map(|index| subscribe_to(key, index % 2 == 1)).collect();
     let mut of_other = subscribe_to("app.other:before", false);
     assert_eq!(publish(&daemon, "app.other:before", 0), 201);
+    let accepted = AtomicU64::new(0);
     let last = std::thread::scope(|scope| {
         // Publishes go on all the time, with the key that stays.
         let (over, is_over) = mpsc::channel::<()>();
-        let daemon = &daemon;
+        let (daemon, accepted) = (&daemon, &accepted);
         let publisher = scope.spawn(move || {
             let mut last = 0;
             while is_over.recv_timeout(PAUSE) == Err(mpsc::RecvTimeoutError::Timeout) {
                 last += 1;
                 assert_eq!(publish(daemon, key, last), 201);
+                accepted.store(last, Ordering::Relaxed);
             }
             last
         });
-        std::thread::sleep(5 * PAUSE);
+        let wait_for_more = || {
+            let enough = accepted.load(Ordering::Relaxed) + PUBLISHES;
+            while accepted.load(Ordering::Relaxed) < enough {
+                assert!(!publisher.is_finished(), "a publish was refused");
+                std::thread::sleep(PAUSE);
+            }
+        };
+        wait_for_more();
         other("after");
         let renewed = write_pair(&directory, &authority);
         let mut reload = Command::new(&binary);
@@ -203,7 +216,7 @@ fn the_package_is_installed_run_reloaded_under_clients_stopped_and_purged_withou
         let seen = connect_tls(secure, &authority.trust());
         assert_eq!(seen.client.server_certificate(), Some(&renewed[..]));
         while next(&mut of_other).is_ok_and(|message| message["action"] == 15) {}
-        std::thread::sleep(5 * PAUSE);
+        wait_for_more();
         drop(over);
         publisher.join().expect("each was accepted")
     });
