@@ -123,6 +123,46 @@ fn scripts_show_first_and_put_back_what_they_have_changed() {
 }
 
 #[test]
+fn both_directions_of_a_queue_meet_on_one_cpu() {
+    let host = Host::new("queues");
+    let names = [
+        (29, "virtio0-config"),
+        (30, "virtio0-input.0"),
+        (31, "virtio0-output.0"),
+        (32, "eth0-TxRx-1"),
+        (33, "mlx5_comp2@pci:0000:00:05.0"),
+        (34, "eth0"),
+    ];
+    let mut interrupts = "           CPU0       CPU1\n".to_owned();
+    for (number, name) in names {
+        for path in [
+            format!("proc/irq/{number}/smp_affinity_list"),
+            format!("sys/class/net/eth0/device/msi_irqs/{number}"),
+        ] {
+            let path = host.root.join(path);
+            fs::create_dir_all(path.parent().expect("is in a directory")).expect("writable");
+            fs::write(path, "9\n").expect("writable");
+        }
+        interrupts += &format!(" {number}:  0  7   PCI-MSI 4915{number}-edge      {name}\n");
+    }
+    fs::write(host.root.join("proc/interrupts"), interrupts).expect("writable");
+    host.run("irq-affinity", &["eth0", "4-5", "--apply"]);
+    let pinned =
+        names.map(|(number, _)| host.read(&format!("proc/irq/{number}/smp_affinity_list")));
+    assert_eq!(pinned, ["9", "4", "4", "5", "4", "9"]);
+}
+
+#[test]
+fn every_cpu_has_a_queue_to_send_through() {
+    let host = Host::new("senders");
+    host.run("rps-xps", &["eth0", "0-2", "--apply"]);
+    let masks = ["tx-0", "tx-1"];
+    let masks =
+        masks.map(|queue| host.read(&format!("sys/class/net/eth0/queues/{queue}/xps_cpus")));
+    assert_eq!(masks, ["5", "2"], "two share the first");
+}
+
+#[test]
 fn masks_are_written_as_the_kernel_has_them() {
     let lib = repository().join("tuning/bin/lib.sh");
     for (list, mask) in [
@@ -177,7 +217,10 @@ fn settings(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
         .filter_map(|line| line.split_once('='))
-        .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
+        // `-`: of no matter where the kernel does not have it.
+        .map(|(key, value)| {
+            (key.trim().trim_start_matches('-').to_owned(), value.trim().to_owned())
+        })
         .collect()
 }
 
