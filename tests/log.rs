@@ -411,3 +411,48 @@ fn damage_on_disk_is_told_and_never_served() {
     let log = place.stderr();
     assert!(log.contains("the message log is damaged"), "{log}");
 }
+
+#[test]
+fn a_file_that_is_gone_is_told() {
+    let place = Place::new("gone");
+    let mut serials = Vec::new();
+    // Each start writes to a file of its own.
+    for start in 0..3 {
+        let mut daemon = place.start();
+        let mut client = Client::connect(&daemon);
+        serials.push(client.attach("kept:room", serials.last())["channelSerial"].clone());
+        for number in 0..10 {
+            client.publish("kept:room", number, &(70_000 + 1000 * start + number).to_string());
+        }
+        let mut acked = 0;
+        while acked < 10 {
+            let message = client.next().expect("the daemon lives");
+            if message["action"] == 1 {
+                acked += message["count"].as_u64().expect("a number");
+            }
+        }
+        daemon.signal("KILL");
+        daemon.wait();
+    }
+    let daemon = place.start();
+    assert_eq!(history(&daemon, "kept:room").len(), 30);
+    let attached = Client::connect(&daemon).attach("kept:room", Some(&serials[0]));
+    assert!(is_resumed(&attached), "{attached}");
+    drop(daemon);
+    let has = |path: &PathBuf, text: &str| {
+        let data = fs::read(path).expect("can be read");
+        data.windows(text.len()).any(|bytes| bytes == text.as_bytes())
+    };
+    let files: Vec<PathBuf> = place.segments();
+    let second = files.iter().find(|path| path.is_file() && has(path, "71005"));
+    fs::remove_file(second.expect("one of them")).expect("can be removed");
+
+    let daemon = place.start();
+    let kept = history(&daemon, "kept:room");
+    assert_eq!(kept.len(), 20);
+    let attached = Client::connect(&daemon).attach("kept:room", Some(&serials[0]));
+    assert!(!is_resumed(&attached), "{attached}");
+    assert_eq!(attached["error"]["code"], 90003, "{attached}");
+    let log = place.stderr();
+    assert!(log.contains("a file of the message log is gone"), "{log}");
+}

@@ -17,27 +17,44 @@ const READ_BYTES_MAX: u32 = 256 << 10;
 const FORGET_CHANNELS: usize = 1024;
 
 /// Events of one channel in one block, and what lies between them.
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    from: u32,
-    to: u32,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub from: u32,
+    pub to: u32,
     /// Of the first of them.
-    first: ChannelSerial,
+    pub first: ChannelSerial,
 }
 
 /// Events of one channel in one segment.
-#[derive(Debug)]
-struct Part {
-    segment: SegmentId,
-    last: ChannelSerial,
-    is_awaited: bool,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    pub segment: SegmentId,
+    pub last: ChannelSerial,
+    pub is_awaited: bool,
     /// At least one, in order.
-    runs: Vec<Run>,
+    pub runs: Vec<Run>,
 }
 
 impl Part {
     fn first(&self) -> ChannelSerial {
         self.runs[0].first
+    }
+
+    /// Of the first event that is noted.
+    pub fn new(segment: SegmentId, place: Run, is_awaited: bool) -> Part {
+        Part { segment, last: place.first, is_awaited, runs: vec![place] }
+    }
+
+    /// Notes an event behind the others; true if that takes another run.
+    pub fn note(&mut self, place: Run, is_awaited: bool) -> bool {
+        (self.last, self.is_awaited) = (place.first, is_awaited);
+        let last = self.runs.last_mut().expect("at least one");
+        if last.from / BLOCK_BYTES == place.from / BLOCK_BYTES {
+            last.to = place.to;
+            return false;
+        }
+        self.runs.push(place);
+        true
     }
 }
 
@@ -128,29 +145,46 @@ impl Index {
     /// Notes an event that lies behind all others of its channel.
     pub fn note(&mut self, segment: SegmentId, note: &Note) {
         let Note { channel, serial, from, to, is_awaited } = note;
-        let (from, to, serial, is_awaited) = (*from, *to, *serial, *is_awaited);
+        let place = Run { from: *from, to: *to, first: *serial };
+        let last = self.channels.get_mut(channel).and_then(VecDeque::back_mut);
+        match last.filter(|part| part.segment == segment) {
+            Some(part) => self.runs += usize::from(part.note(place, *is_awaited)),
+            None => self.add(channel, Part::new(segment, place, *is_awaited)),
+        }
+    }
+
+    /// Takes in what a segment holds of a channel, behind what is there of that.
+    pub fn add(&mut self, channel: &str, part: Part) {
         let channel = match self.channels.get_key_value(channel) {
             Some((known, _)) => Arc::clone(known),
-            None => Arc::clone(channel),
+            None => channel.into(),
         };
-        let parts = self.channels.entry(Arc::clone(&channel)).or_default();
-        let run = Run { from, to, first: serial };
-        match parts.back_mut() {
-            Some(part) if part.segment == segment => {
-                (part.last, part.is_awaited) = (serial, is_awaited);
-                let last = part.runs.last_mut().expect("at least one");
-                if last.from / BLOCK_BYTES == from / BLOCK_BYTES {
-                    last.to = to;
-                    return;
-                }
-                part.runs.push(run);
-            }
-            _ => {
-                parts.push_back(Part { segment, last: serial, is_awaited, runs: vec![run] });
-                self.of_segments.entry(segment).or_default().push(channel);
-            }
+        let (segment, runs) = (part.segment, part.runs.len());
+        // Many channels have events in one segment alone.
+        let parts = self.channels.entry(Arc::clone(&channel));
+        let parts = parts.or_insert_with(|| VecDeque::with_capacity(1));
+        if parts.back().is_some_and(|last| last.segment == segment) {
+            // Of a seal that somebody made up.
+            return;
         }
-        self.runs += 1;
+        parts.push_back(part);
+        self.of_segments.entry(segment).or_default().push(channel);
+        self.runs += runs;
+    }
+
+    /// What there is of `count` channels in a segment, of which so many are passed over. `None`: there are no
+    /// more.
+    pub fn parts_of(
+        &self,
+        segment: SegmentId,
+        passed: usize,
+        count: usize,
+    ) -> Option<impl Iterator<Item = (&str, &Part)>> {
+        let channels = self.of_segments.get(&segment)?.get(passed..).filter(|it| !it.is_empty())?;
+        Some(channels.iter().take(count).filter_map(move |channel| {
+            let parts = self.channels.get(channel)?.iter();
+            Some((&**channel, parts.rev().find(|part| part.segment == segment)?))
+        }))
     }
 
     /// Puts the parts of each channel in order, after those of several shards were noted one shard after

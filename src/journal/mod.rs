@@ -13,11 +13,12 @@
 
 mod index;
 mod recovery;
+mod seal;
 mod segment;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,12 +26,13 @@ use bytes::{Bytes, BytesMut};
 
 use self::index::{Extent, Index, Note};
 use self::recovery::{Known, Past};
+use self::seal::Seal;
 use self::segment::{After, Header, events_of, write_end};
 use crate::ably::{ChannelSerial, Direction, SeriesId};
 use crate::base::Now;
 
 pub use self::index::Query;
-pub use self::recovery::{Damage, DamageKind, Recovered, Recovery};
+pub use self::recovery::{Added, Damage, DamageKind, Recovered, Recovery};
 #[cfg(test)]
 pub(crate) use self::segment::last_event;
 pub use self::segment::{Event, SegmentId, Stored};
@@ -92,7 +94,8 @@ pub enum Safety {
     Synced,
 }
 
-/// What is to be done with files. `Create`, `Write` and `Sync` of one journal come one at a time each.
+/// What is to be done with files. `Create`, `Write` and `Sync` of one journal come one at a time each; but a
+/// `Write` that seals a segment may come beside one with events, of another segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Make the file, reserve space for it, and begin it with these bytes; lasting when done.
@@ -293,6 +296,28 @@ impl Batch {
     }
 }
 
+/// A segment that is full, on the way to its seal.
+struct Sealing {
+    segment: SegmentId,
+    after: After,
+    /// Channels that are written down.
+    channels: usize,
+    bytes: Vec<u8>,
+    /// Of the same, once it is being written.
+    length: u64,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its channels are being written down.
+    Listing,
+    /// It is to be written.
+    Listed,
+    /// It is being written.
+    Writing,
+}
+
 /// What was written and waits for a synchronisation.
 struct Unsynced {
     batch: Batch,
@@ -334,6 +359,8 @@ pub struct Journal {
     is_making: bool,
     /// The segment before the current one, and how much of it counts.
     previous: Option<(u64, u32)>,
+    /// What the current one begins with.
+    after: After,
     header_bytes: u32,
     /// While something fails: when it is tried again.
     failing: Option<u64>,
@@ -353,6 +380,9 @@ pub struct Journal {
     syncing: Option<(SegmentId, u64)>,
     /// Segments that are full, to be synchronised although nobody waits for that.
     full: VecDeque<SegmentId>,
+    /// The same, to be sealed once everything in them is as safe as it is to be.
+    to_seal: VecDeque<(SegmentId, After)>,
+    sealing: Option<Sealing>,
     to_remove: VecDeque<SegmentId>,
     appended: u64,
     written: u64,
@@ -393,7 +423,7 @@ impl Journal {
         let Recovered { index, segments, past } = recovered;
         let own = SegmentId::first_of(shard)..SegmentId::first_of(shard + 1);
         let last = segments.range(own).next_back();
-        let header_bytes = Header { series, salt, created_ms: 0 }.encode().len() as u32;
+        let header_bytes = Header::BYTES as u32;
         Journal {
             config,
             shard,
@@ -408,6 +438,7 @@ impl Journal {
             to_make: VecDeque::new(),
             is_making: false,
             previous: None,
+            after: After { previous: None, reached_ms: 0 },
             header_bytes,
             failing: None,
             uncertain: None,
@@ -419,6 +450,8 @@ impl Journal {
             unsynced: VecDeque::new(),
             syncing: None,
             full: VecDeque::new(),
+            to_seal: VecDeque::new(),
+            sealing: None,
             to_remove: VecDeque::new(),
             appended: 0,
             written: 0,
@@ -429,7 +462,8 @@ impl Journal {
             is_wanted: false,
             index,
             floor_ms: past.floor_ms,
-            reached_ms: past.reached_ms,
+            // What is lost was as late, at most: later starts are to know it too.
+            reached_ms: past.reached_ms.max(past.floor_ms),
             past,
             swept_ms: 0,
             now,
@@ -465,13 +499,16 @@ impl Journal {
             self.drop_old();
             self.index.go_on();
         }
+        self.go_on_sealing();
         self.make_ready();
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called, on the monotonic clock.
     pub fn next_timeout_ms(&self) -> Option<u64> {
         let sweep = (!self.segments.is_empty()).then_some(self.swept_ms + SWEEP_MS);
-        [sweep, self.failing].into_iter().flatten().min()
+        let is_listing = self.sealing.as_ref().is_some_and(|it| it.stage == Stage::Listing);
+        let listing = is_listing.then_some(self.now.mono_ms);
+        [sweep, self.failing, listing].into_iter().flatten().min()
     }
 
     /// Whether another event is taken.
@@ -561,6 +598,7 @@ impl Journal {
     fn next_segment(&mut self) {
         if let Some(Open { id, is_made }) = self.current.take() {
             self.previous = Some((id.number, self.filled));
+            self.to_seal.push_back((id, self.after));
             if is_made {
                 self.full.push_back(id);
             }
@@ -573,8 +611,8 @@ impl Journal {
         });
         self.current = Some(next);
         let mut lead = Vec::new();
-        let after = After { previous: self.previous, reached_ms: self.reached_ms };
-        after.write(self.salt, &mut lead);
+        self.after = After { previous: self.previous, reached_ms: self.reached_ms };
+        self.after.write(self.salt, &mut lead);
         self.filled = self.header_bytes + lead.len() as u32;
         self.batches.push_back(Batch {
             segment: next.id,
@@ -770,8 +808,12 @@ impl Journal {
             && let Some(segment) = self.to_make.pop_front()
         {
             self.is_making = true;
-            let header =
-                Header { series: self.series, salt: self.salt, created_ms: self.now.unix_ms };
+            let header = Header {
+                series: self.series,
+                salt: self.salt,
+                created_ms: self.now.unix_ms,
+                before: self.used_before(segment),
+            };
             let reserve_bytes = self.config.segment_bytes.into();
             return Some(Command::Create {
                 segment,
@@ -787,6 +829,15 @@ impl Journal {
             let bytes = std::mem::take(&mut batch.bytes).freeze();
             self.writing = Some(bytes.clone());
             let (segment, offset) = (batch.segment, batch.offset.into());
+            return Some(Command::Write { segment, offset, bytes });
+        }
+        if self.failing.is_none()
+            && let Some(sealing) = self.sealing.as_mut().filter(|it| it.stage == Stage::Listed)
+        {
+            sealing.stage = Stage::Writing;
+            let bytes: Bytes = std::mem::take(&mut sealing.bytes).into();
+            sealing.length = bytes.len() as u64;
+            let (segment, offset) = (sealing.segment, self.segments[&sealing.segment].bytes);
             return Some(Command::Write { segment, offset, bytes });
         }
         if self.syncing.is_none() && !self.is_stopped {
@@ -838,7 +889,13 @@ impl Journal {
     pub fn handle_done(&mut self, done: Done) {
         match done {
             Done::Created(segment, result) => self.handle_created(segment, result),
-            Done::Written(segment, result) => self.handle_written(segment, result),
+            Done::Written(segment, result) => {
+                match self.sealing.take_if(|it| it.segment == segment && it.stage == Stage::Writing)
+                {
+                    Some(sealing) => self.handle_sealed(&sealing, result),
+                    None => self.handle_written(segment, result),
+                }
+            }
             Done::Synced(segment, result) => self.handle_synced(segment, result),
             Done::Cut(_, result) => self.counters.failures += u64::from(result.is_err()),
             Done::Removed(segment, Err(errno)) if errno != ENOENT => {
@@ -847,7 +904,78 @@ impl Journal {
             Done::Removed(..) => {}
             Done::Read(query, result) => self.handle_read(query, result),
         }
+        self.go_on_sealing();
         self.make_ready();
+    }
+
+    /// The latest segment before this one that is in use or was.
+    fn used_before(&self, segment: SegmentId) -> Option<u64> {
+        let is_used = |(id, known): &(&SegmentId, &Known)| {
+            known.is_used
+                || self.current.is_some_and(|current| current.id == **id)
+                || self.batches.iter().any(|batch| batch.segment == **id)
+        };
+        let before = self.segments.range(SegmentId::first_of(self.shard)..segment);
+        before.rev().find(is_used).map(|(id, _)| id.number)
+    }
+
+    /// Writes down what the seal of a full segment says; some channels at a time.
+    fn go_on_sealing(&mut self) {
+        if self.sealing.is_none() {
+            let Some((segment, after)) = self.to_seal.front().copied() else { return };
+            if self.is_waited_for(segment) {
+                return;
+            }
+            self.to_seal.pop_front();
+            let (channels, bytes, length, stage) = (0, Vec::new(), 0, Stage::Listing);
+            self.sealing = Some(Sealing { segment, after, channels, bytes, length, stage });
+        }
+        let sealing = self.sealing.as_mut().expect("begun above");
+        if sealing.stage != Stage::Listing {
+            return;
+        }
+        let known = self.segments.get(&sealing.segment).filter(|known| known.events > 0);
+        // Where it would save little, or there is nothing any more that it is about.
+        let Some(known) = known.filter(|known| sealing.bytes.len() as u64 <= known.bytes / 2)
+        else {
+            self.sealing = None;
+            return;
+        };
+        let (segment, count) = (sealing.segment, seal::CHANNELS_MAX);
+        if let Some(parts) = self.index.parts_of(segment, sealing.channels, count) {
+            seal::write_parts(self.salt, parts, &mut sealing.bytes);
+            sealing.channels += count;
+            return;
+        }
+        let seal = Seal {
+            at: known.bytes as u32,
+            after: Some(sealing.after),
+            has_ended: Some(false),
+            last_ms: known.last_ms,
+            events: known.events,
+        };
+        seal.write(self.salt, &mut sealing.bytes);
+        sealing.stage = Stage::Listed;
+    }
+
+    /// Without its seal a segment is read as a whole when the daemon starts, and that is all.
+    fn handle_sealed(&mut self, sealing: &Sealing, result: Result<(), i32>) {
+        let known = self.segments.get_mut(&sealing.segment).expect("it stays meanwhile");
+        if result.is_ok() {
+            known.bytes += sealing.length;
+            self.counters.written_bytes += sealing.length;
+        } else {
+            self.counters.failures += 1;
+            self.to_cut.push_back((sealing.segment, known.bytes));
+        }
+    }
+
+    /// Whether something of a segment is yet to be written or synchronised.
+    fn is_waited_for(&self, segment: SegmentId) -> bool {
+        self.batches.iter().any(|batch| batch.segment == segment)
+            || self.unsynced.iter().any(|it| it.batch.segment == segment)
+            || self.syncing.is_some_and(|(syncing, _)| syncing == segment)
+            || self.full.contains(&segment)
     }
 
     fn handle_created(&mut self, segment: SegmentId, result: Result<(), i32>) {
@@ -863,7 +991,9 @@ impl Journal {
                 }
                 let key = (self.series, self.salt);
                 let (bytes, created_ms) = (self.header_bytes.into(), self.now.unix_ms);
-                self.segments.insert(segment, Known { bytes, created_ms, last_ms: 0, key });
+                let (last_ms, events, is_used) = (0, 0, false);
+                let known = Known { bytes, created_ms, last_ms, events, is_used, key };
+                self.segments.insert(segment, known);
                 if self.batches.is_empty() {
                     self.recover();
                 }
@@ -898,6 +1028,8 @@ impl Journal {
         self.told_written = self.told_written.max(self.written);
         let known = self.segments.get_mut(&segment).expect("it is written to");
         known.bytes = u64::from(batch.offset) + bytes.len() as u64;
+        known.events += batch.notes.len() as u32;
+        known.is_used = true;
         let base = batch.offset + batch.lead as u32;
         for note in &batch.notes {
             known.last_ms = known.last_ms.max(note.serial.time_ms());
@@ -988,6 +1120,7 @@ impl Journal {
             .map(|Unsynced { batch, bytes }| Batch { bytes: BytesMut::from(&bytes[..]), ..batch })
             .collect();
         lost.append(&mut self.batches);
+        self.to_seal.retain(|(id, _)| lost.iter().all(|batch| batch.segment != *id));
         let current = self.current.take().filter(|open| open.is_made);
         match (lost.front(), current) {
             // Nothing before it in its segment counts, nor the segment itself.
@@ -1126,31 +1259,35 @@ impl Journal {
         let oldest_ms = self.now.unix_ms.saturating_sub(self.config.retention.as_millis() as u64);
         let mut bytes = self.disk_bytes();
         let in_use = [self.current, self.spare].map(|open| open.map(|open| open.id));
-        let waits = |id: SegmentId| {
-            self.batches.iter().any(|batch| batch.segment == id)
-                || self.unsynced.iter().any(|it| it.batch.segment == id)
-                || self.syncing.is_some_and(|(syncing, _)| syncing == id)
-                || self.full.contains(&id)
-        };
-        // Oldest first, whichever shard wrote them: those of one shard are in order then as well, and what
-        // is left of a channel has no gap.
-        let own = self.segments.iter().filter(|(id, _)| self.is_own(**id));
-        let mut own: Vec<(u64, SegmentId, Known)> =
-            own.map(|(id, known)| (known.last_ms.max(known.created_ms), *id, *known)).collect();
+        let sealing = self.sealing.as_ref().filter(|it| it.stage == Stage::Writing);
+        let sealing = sealing.map(|it| it.segment);
+        // Oldest first, whichever shard wrote them, and those of one shard in their order, whatever the clock
+        // did: then what is left of a channel has no gap, and a segment that is missing has not gone with age.
+        let mut own: Vec<(u64, SegmentId, Known)> = Vec::new();
+        for (id, known) in self.segments.iter().filter(|(id, _)| self.is_own(**id)) {
+            let before = own.last().filter(|(_, before, _)| before.shard == id.shard);
+            let before_ms = before.map_or(0, |(before_ms, ..)| *before_ms);
+            let last_ms = known.last_ms.max(known.created_ms).max(before_ms);
+            own.push((last_ms, *id, *known));
+        }
         own.sort_unstable_by_key(|(last_ms, id, _)| (*last_ms, *id));
-        let mut dropped = Vec::new();
+        let (mut dropped, mut stays) = (Vec::new(), HashSet::new());
         for (last_ms, id, known) in own {
             if last_ms >= oldest_ms && bytes <= self.config.bytes_max {
                 break;
             }
-            if !in_use.contains(&Some(id)) && !waits(id) {
-                bytes -= known.bytes;
-                dropped.push((id, known.last_ms));
+            let is_in_use = in_use.contains(&Some(id)) || sealing == Some(id);
+            if stays.contains(&id.shard) || is_in_use || self.is_waited_for(id) {
+                stays.insert(id.shard);
+                continue;
             }
+            bytes -= known.bytes;
+            dropped.push((id, known.last_ms));
         }
         for (id, last_ms) in dropped {
             self.floor_ms = self.floor_ms.max(last_ms);
             self.segments.remove(&id);
+            self.sealing.take_if(|it| it.segment == id);
             self.index.forget(id);
             self.to_remove.push_back(id);
         }

@@ -1,9 +1,11 @@
 //! What earlier starts of the daemon have left behind.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use super::index::{Index, Note};
+use super::index::{Index, Part, Run};
+use super::seal::{self, Seal};
 use super::segment::{After, Found, Header, SegmentId, scan};
 use crate::ably::SeriesId;
 
@@ -15,6 +17,9 @@ pub(super) struct Known {
     pub created_ms: u64,
     /// The latest time of a serial in it.
     pub last_ms: u64,
+    pub events: u32,
+    /// Whether anything was ever written to it.
+    pub is_used: bool,
     pub key: (SeriesId, u32),
 }
 
@@ -51,6 +56,30 @@ pub enum DamageKind {
     /// Something in the middle is not what was written. What is lost cannot be told: whoever goes on
     /// from before it hears that continuity is lost.
     Corrupt,
+    /// It is not there, although one before it is. The same as damage to all that it held.
+    Missing,
+}
+
+/// What [`Recovery::add_file`] has found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Added {
+    /// Nothing at all: it was being made when the end came.
+    Nothing,
+    /// It was sealed, and no more of it was read than what that says.
+    Sealed,
+    /// It had to be read as a whole.
+    Read {
+        /// From which byte on the file is to have what else, and to end with that, so that the next start needs
+        /// not do it again.
+        seal: Option<(u64, Vec<u8>)>,
+    },
+}
+
+/// What a segment holds.
+struct Contents {
+    header: Header,
+    bytes: u64,
+    seal: Seal,
 }
 
 /// One shard's part of what was found.
@@ -67,6 +96,8 @@ pub struct Recovery {
     home: fn(&str, usize) -> usize,
     segments: BTreeMap<SegmentId, Known>,
     afters: HashMap<SegmentId, After>,
+    /// Segments that later ones have come after.
+    wanted: BTreeSet<SegmentId>,
     /// Everything in them was written again.
     superseded: HashSet<SegmentId>,
     damage: Vec<Damage>,
@@ -93,6 +124,7 @@ impl Recovery {
             home,
             segments: BTreeMap::new(),
             afters: HashMap::new(),
+            wanted: BTreeSet::new(),
             superseded: HashSet::new(),
             damage: Vec::new(),
             lost: Vec::new(),
@@ -104,59 +136,137 @@ impl Recovery {
 
     /// Takes a segment in; those of a shard in the order of their numbers.
     pub fn add(&mut self, id: SegmentId, data: &[u8]) {
-        let shards = self.indexes.len();
-        let (mut last_ms, mut has_ended) = (0, None);
-        let (mut damage, mut after, mut corrupt_since) = (Vec::new(), None, None);
-        let mut channels: HashMap<Box<str>, (usize, Arc<str>)> = HashMap::new();
-        let header = scan(data, |found| match found {
-            Found::After(found) => {
-                has_ended = Some(false);
-                // What lies before it cannot have come later.
-                if found.previous.is_none_or(|(number, _)| number < id.number) {
-                    after = Some(found);
+        let read = |at: u64, count: usize| {
+            let rest = &data[(at as usize).min(data.len())..];
+            Ok::<_, Infallible>(rest[..count.min(rest.len())].to_vec())
+        };
+        let Ok(_) = self.add_file(id, data.len() as u64, read);
+    }
+
+    /// The same with a file of so many bytes, of which `read` gives some: from which on, and how many. As few are
+    /// read as can be.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn add_file<E>(
+        &mut self,
+        id: SegmentId,
+        bytes: u64,
+        mut read: impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
+    ) -> Result<Added, E> {
+        let head = read(0, Header::BYTES)?;
+        let tail_at = bytes.saturating_sub(Seal::BYTES as u64);
+        if let Some((header, _)) = Header::of_file(&head)
+            && let Some(seal) = Seal::of_file(&header, &read(tail_at, Seal::BYTES)?, bytes)
+            && seal.after.is_none_or(|after| after.is_before(id))
+        {
+            let data = read(seal.at.into(), (bytes - u64::from(seal.at)) as usize)?;
+            if let Some(parts) = seal::read_parts(id, &header, &seal, &data) {
+                parts.into_iter().for_each(|(channel, part)| self.add_part(channel, part));
+                self.take_in(id, &Contents { header, bytes, seal });
+                return Ok(Added::Sealed);
+            }
+        }
+        let data = read(0, bytes as usize)?;
+        Ok(match data.iter().any(|&byte| byte != 0) {
+            true => Added::Read { seal: self.add_read(id, &data) },
+            false => Added::Nothing,
+        })
+    }
+
+    /// Takes a segment in that was read as a whole; returns what seals it, unless it is damaged or was never
+    /// used.
+    fn add_read(&mut self, id: SegmentId, data: &[u8]) -> Option<(u64, Vec<u8>)> {
+        let mut found = Seal { at: 0, after: None, has_ended: None, last_ms: 0, events: 0 };
+        let (mut damage, mut corrupt_since) = (Vec::new(), None);
+        let mut parts: Vec<(&str, Part)> = Vec::new();
+        let mut numbers: HashMap<&str, usize> = HashMap::new();
+        let mut floor_ms = 0;
+        let header = scan(data, |it| match it {
+            Found::After(after) => {
+                found.has_ended = Some(false);
+                if after.is_before(id) {
+                    found.after = Some(after);
                 }
             }
             Found::Event(event, from, to) => {
-                let serial = event.serial;
-                let (home, channel) = channels
-                    .entry(event.channel.into())
-                    .or_insert_with(|| ((self.home)(event.channel, shards), event.channel.into()));
-                let (channel, is_awaited) = (Arc::clone(channel), event.is_awaited);
-                self.indexes[*home].note(id, &Note { channel, serial, from, to, is_awaited });
-                self.events += 1;
-                last_ms = last_ms.max(serial.time_ms());
-                has_ended = Some(false);
+                let place = Run { from, to, first: event.serial };
+                match numbers.get(event.channel) {
+                    Some(&number) => drop(parts[number].1.note(place, event.is_awaited)),
+                    None => {
+                        numbers.insert(event.channel, parts.len());
+                        parts.push((event.channel, Part::new(id, place, event.is_awaited)));
+                    }
+                }
+                found.events += 1;
+                found.last_ms = found.last_ms.max(event.serial.time_ms());
+                found.has_ended = Some(false);
                 if corrupt_since.take().is_some() {
-                    self.floor_ms = self.floor_ms.max(serial.time_ms());
+                    floor_ms = floor_ms.max(event.serial.time_ms());
                 }
             }
-            Found::End => has_ended = Some(true),
+            Found::End => found.has_ended = Some(true),
+            Found::Seal(seal) => {
+                // What was damaged of it is no loss.
+                damage.retain(|damage: &Damage| damage.from < seal.at);
+                corrupt_since.take_if(|from| *from >= seal.at);
+            }
             Found::Corrupt { from, .. } => {
                 damage.push(Damage { segment: id, from, kind: DamageKind::Corrupt });
-                corrupt_since = Some(from);
+                corrupt_since.get_or_insert(from);
             }
             Found::Torn { from } => {
                 damage.push(Damage { segment: id, from, kind: DamageKind::Torn });
-                has_ended = Some(false);
+                found.has_ended = Some(false);
             }
         });
-        let Some((Header { series, salt, created_ms }, end)) = header else {
-            if data.iter().any(|&byte| byte != 0) {
-                self.damage.push(Damage { segment: id, from: 0, kind: DamageKind::Corrupt });
-            }
+        let Some((header, end)) = header else {
+            self.damage.push(Damage { segment: id, from: 0, kind: DamageKind::Corrupt });
             // A file without a beginning: made when the end came, or worse. Kept for whoever looks.
             if data.iter().skip(Header::BYTES).any(|&byte| byte != 0) {
                 self.lost.push(id);
             }
-            return;
+            return None;
         };
-        self.damage.extend(damage);
         if corrupt_since.is_some() {
             // No event behind it says how late it is; whatever comes later is.
-            self.floor_ms = u64::MAX;
+            floor_ms = u64::MAX;
         }
-        let bytes = end.into();
-        self.segments.insert(id, Known { bytes, created_ms, last_ms, key: (series, salt) });
+        self.floor_ms = self.floor_ms.max(floor_ms);
+        found.at = end;
+        let is_whole = damage.is_empty() && found.has_ended.is_some();
+        let seal = is_whole.then(|| {
+            let mut out = Vec::new();
+            for parts in parts.chunks(seal::CHANNELS_MAX) {
+                let parts = parts.iter().map(|(channel, part)| (*channel, part));
+                seal::write_parts(header.salt, parts, &mut out);
+            }
+            found.write(header.salt, &mut out);
+            (u64::from(end), out)
+        });
+        self.damage.extend(damage);
+        parts.into_iter().for_each(|(channel, part)| self.add_part(channel, part));
+        self.take_in(id, &Contents { header, bytes: end.into(), seal: found });
+        seal.filter(|(at, seal)| seal.len() as u64 <= at / 2)
+    }
+
+    fn add_part(&mut self, channel: &str, part: Part) {
+        let home = (self.home)(channel, self.indexes.len());
+        self.indexes[home].add(channel, part);
+    }
+
+    /// Takes in what a segment says of itself, its channels aside.
+    fn take_in(&mut self, id: SegmentId, contents: &Contents) {
+        let Contents { header, bytes, seal } = contents;
+        let Header { series, salt, created_ms, before } = *header;
+        let Seal { after, has_ended, last_ms, events, .. } = *seal;
+        self.events += u64::from(events);
+        let (is_used, key) = (has_ended.is_some(), (series, salt));
+        self.segments
+            .insert(id, Known { bytes: *bytes, created_ms, last_ms, events, is_used, key });
+        let before = before.filter(|before| *before < id.number);
+        let before = before.or(after.and_then(|after| after.previous).map(|(number, _)| number));
+        self.wanted.extend(before.map(|number| SegmentId { number, ..id }));
         if let Some(after) = after {
             self.supersede(id, series, &after);
             self.afters.insert(id, after);
@@ -187,6 +297,22 @@ impl Recovery {
                 self.superseded.insert(earlier);
                 self.damage.retain(|damage| damage.segment != earlier);
             }
+        }
+    }
+
+    /// Notes segments that are not there, although one before them is: they have not gone with age.
+    fn find_missing(&mut self) {
+        let there: BTreeSet<SegmentId> = self.segments.keys().chain(&self.lost).copied().collect();
+        for segment in self.wanted.difference(&there).copied() {
+            let before = SegmentId::first_of(segment.shard)..segment;
+            if there.range(before).next().is_none() {
+                continue;
+            }
+            // One without a beginning was noted already.
+            if !self.damage.iter().any(|damage| damage.segment == segment) {
+                self.damage.push(Damage { segment, from: 0, kind: DamageKind::Missing });
+            }
+            self.lost.push(segment);
         }
     }
 
@@ -221,22 +347,32 @@ impl Recovery {
                 });
             }
         }
-        for lost in &self.lost {
-            // What comes next of that shard says how late it may have been.
-            let next = self.segments.range(lost..).next().filter(|(id, _)| id.shard == lost.shard);
-            let reached_ms = next.map_or(u64::MAX, |(id, known)| {
-                let after = self.afters.get(id).map_or(u64::MAX, |after| after.reached_ms);
-                after.max(known.created_ms)
+        self.find_missing();
+        // What comes next of that shard says how late something may have been.
+        let reached_by = |lost: &SegmentId| {
+            let behind = *lost..SegmentId::first_of(lost.shard + 1);
+            let next = self.segments.range(behind).find_map(|(id, known)| {
+                Some(self.afters.get(id)?.reached_ms.max(known.created_ms))
             });
-            past.floor_ms = past.floor_ms.max(reached_ms.min(now_ms));
+            next.unwrap_or(u64::MAX).min(now_ms)
+        };
+        for lost in &self.lost {
+            past.floor_ms = past.floor_ms.max(reached_by(lost));
         }
         for (&shard, starts) in &self.series {
-            let first = SegmentId::first_of(shard)..SegmentId::first_of(shard + 1);
+            let of_shard = SegmentId::first_of(shard)..SegmentId::first_of(shard + 1);
             // What lay before the oldest is gone, unless that is the first of all.
-            let oldest = self.segments.range(first).next().filter(|(id, _)| id.number > 0);
+            let oldest = self.segments.range(of_shard).next().filter(|(id, _)| id.number > 0);
             if let Some((id, known)) = oldest {
-                let reached_ms = self.afters.get(id).map(|after| after.reached_ms);
-                past.floor_ms = past.floor_ms.max(reached_ms.unwrap_or(known.created_ms));
+                let reached_ms = match self.afters.get(id) {
+                    Some(after) => after.reached_ms,
+                    // It was never used, but one before it was.
+                    None if self.wanted.range(SegmentId::first_of(shard)..*id).next().is_some() => {
+                        reached_by(id)
+                    }
+                    None => known.created_ms,
+                };
+                past.floor_ms = past.floor_ms.max(reached_ms);
             }
             past.series.extend(starts.iter().map(|start| start.series));
             for (at, start) in starts.iter().enumerate().filter(|(_, start)| !start.is_complete) {

@@ -3,13 +3,17 @@
 
 use bytes::Bytes;
 
+use super::seal::Seal;
 use crate::ably::{ChannelSerial, SeriesId};
 use crate::base::record::{
     HEAD_BYTES, Records, read_array, read_bytes, read_u32, read_u64, write_bytes, write_record,
 };
 
 /// What a file of ours begins with, and the version of what follows.
-const MAGIC: [u8; 8] = *b"ringlog1";
+const MAGIC: [u8; 8] = *b"ringlog2";
+
+/// The version whose headers do not tell which segment comes before.
+const MAGIC_1: [u8; 8] = *b"ringlog1";
 
 const KIND_HEADER: u8 = 1;
 /// The segment is in use from here on.
@@ -17,6 +21,10 @@ const KIND_AFTER: u8 = 2;
 const KIND_EVENT: u8 = 3;
 /// The daemon has ended with everything written.
 const KIND_END: u8 = 4;
+/// Where events of some channels lie; behind all records of those above.
+pub(super) const KIND_INDEX: u8 = 5;
+/// The last one, see [`Seal`].
+pub(super) const KIND_SEAL: u8 = 6;
 
 /// Somebody waits for the record to be kept.
 const FLAG_AWAITED: u8 = 1;
@@ -46,11 +54,14 @@ pub(super) struct Header {
     pub salt: u32,
     /// When it was made, in milliseconds since the Unix epoch.
     pub created_ms: u64,
+    /// The latest segment before it, of this start or an earlier one, that was in use; it is there as long
+    /// as one before that is.
+    pub before: Option<u64>,
 }
 
 impl Header {
-    /// Of a header as it is written.
-    pub const BYTES: usize = HEAD_BYTES + MAGIC.len() + 10 + size_of::<u32>() + size_of::<u64>();
+    /// Of a header as it is written; earlier versions have less.
+    pub const BYTES: usize = HEAD_BYTES + MAGIC.len() + 10 + 4 + 8 + 8;
 
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -59,18 +70,29 @@ impl Header {
             out.extend_from_slice(&self.series.bytes());
             out.extend_from_slice(&self.salt.to_le_bytes());
             out.extend_from_slice(&self.created_ms.to_le_bytes());
+            out.extend_from_slice(&self.before.unwrap_or(u64::MAX).to_le_bytes());
         });
         debug_assert_eq!(out.len(), Self::BYTES);
         out
     }
 
+    /// The header that a file begins with, and where it ends.
+    pub fn of_file(data: &[u8]) -> Option<(Header, usize)> {
+        let mut head = Records::new(0, data);
+        let (KIND_HEADER, content) = head.next()? else { return None };
+        Some((Header::decode(content)?, head.at()))
+    }
+
     fn decode(mut from: &[u8]) -> Option<Header> {
-        if read_array(&mut from)? != MAGIC {
-            return None;
-        }
+        let magic = read_array(&mut from)?;
         let series = SeriesId::from_bytes(read_array(&mut from)?)?;
-        let salt = read_u32(&mut from)?;
-        Some(Header { series, salt, created_ms: read_u64(&mut from)? })
+        let (salt, created_ms) = (read_u32(&mut from)?, read_u64(&mut from)?);
+        let before = match magic {
+            MAGIC => Some(read_u64(&mut from)?).filter(|number| *number != u64::MAX),
+            MAGIC_1 => None,
+            _ => return None,
+        };
+        Some(Header { series, salt, created_ms, before })
     }
 }
 
@@ -85,18 +107,25 @@ pub(super) struct After {
 
 impl After {
     pub fn write(&self, salt: u32, out: &mut Vec<u8>) {
-        let (number, bytes) = self.previous.unwrap_or((u64::MAX, 0));
-        write_record(out, salt, KIND_AFTER, |out| {
-            out.extend_from_slice(&number.to_le_bytes());
-            out.extend_from_slice(&bytes.to_le_bytes());
-            out.extend_from_slice(&self.reached_ms.to_le_bytes());
-        });
+        write_record(out, salt, KIND_AFTER, |out| self.encode(out));
     }
 
-    fn decode(mut from: &[u8]) -> Option<After> {
-        let (number, bytes) = (read_u64(&mut from)?, read_u32(&mut from)?);
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let (number, bytes) = self.previous.unwrap_or((u64::MAX, 0));
+        out.extend_from_slice(&number.to_le_bytes());
+        out.extend_from_slice(&bytes.to_le_bytes());
+        out.extend_from_slice(&self.reached_ms.to_le_bytes());
+    }
+
+    /// Whether it can be of this segment: what lies before that cannot have come later.
+    pub fn is_before(&self, id: SegmentId) -> bool {
+        self.previous.is_none_or(|(number, _)| number < id.number)
+    }
+
+    pub fn decode(from: &mut &[u8]) -> Option<After> {
+        let (number, bytes) = (read_u64(from)?, read_u32(from)?);
         let previous = (number != u64::MAX).then_some((number, bytes));
-        Some(After { previous, reached_ms: read_u64(&mut from)? })
+        Some(After { previous, reached_ms: read_u64(from)? })
     }
 }
 
@@ -154,6 +183,8 @@ pub(super) enum Found<'a> {
     /// An event, from and to which byte.
     Event(Event<'a>, u32, u32),
     End,
+    /// Where the segment was sealed.
+    Seal(Seal),
     /// Bytes between two records that are none.
     Corrupt {
         from: u32,
@@ -167,19 +198,14 @@ pub(super) enum Found<'a> {
 
 /// Tells `take` what is in a segment; returns its header, and where the last of its records ends. `None`: it
 /// is no segment, or that cannot be seen any more.
-pub(super) fn scan(data: &[u8], mut take: impl FnMut(Found<'_>)) -> Option<(Header, u32)> {
-    let mut head = Records::new(0, data);
-    let header = match head.next()? {
-        (KIND_HEADER, content) => Header::decode(content)?,
-        _ => return None,
-    };
-    let start = head.at();
+pub(super) fn scan<'a>(data: &'a [u8], mut take: impl FnMut(Found<'a>)) -> Option<(Header, u32)> {
+    let (header, start) = Header::of_file(data)?;
     let mut records = Records::new(header.salt, &data[start..]);
     loop {
         let from = (start + records.at()) as u32;
         match records.next() {
-            Some((KIND_AFTER, content)) => {
-                After::decode(content).into_iter().for_each(|after| take(Found::After(after)));
+            Some((KIND_AFTER, mut content)) => {
+                After::decode(&mut content).into_iter().for_each(|after| take(Found::After(after)));
             }
             Some((KIND_EVENT, content)) => {
                 let to = (start + records.at()) as u32;
@@ -189,7 +215,10 @@ pub(super) fn scan(data: &[u8], mut take: impl FnMut(Found<'_>)) -> Option<(Head
                 }
             }
             Some((KIND_END, _)) => take(Found::End),
-            // Of a later version.
+            Some((KIND_SEAL, content)) => {
+                Seal::decode(content).into_iter().for_each(|seal| take(Found::Seal(seal)));
+            }
+            // What a seal is about, or of a later version.
             Some(_) => {}
             None => {
                 // Space that was reserved and is not written to yet reads as zeros.
@@ -215,7 +244,11 @@ pub(crate) fn last_event(data: &[u8]) -> Option<usize> {
     scan(data, |found| {
         last = match found {
             Found::Event(_, from, _) => Some(from as usize),
-            Found::After(_) | Found::End | Found::Corrupt { .. } | Found::Torn { .. } => None,
+            Found::After(_)
+            | Found::End
+            | Found::Seal(_)
+            | Found::Corrupt { .. }
+            | Found::Torn { .. } => None,
         };
     })?;
     last
@@ -281,7 +314,8 @@ mod tests {
     }
 
     fn segment() -> (Header, Vec<u8>, Vec<usize>) {
-        let header = Header { series: SeriesId::new([7; 10]), salt: 99, created_ms: 5 };
+        let header =
+            Header { series: SeriesId::new([7; 10]), salt: 99, created_ms: 5, before: None };
         let mut out = header.encode();
         let mut ends = vec![out.len()];
         After { previous: Some((3, 77)), reached_ms: u64::MAX }.write(99, &mut out);
@@ -305,7 +339,7 @@ mod tests {
     fn seen(data: &[u8]) -> (Option<Header>, usize, usize, bool) {
         let (mut whole, mut corrupt, mut torn) = (0, 0, false);
         let header = scan(data, |found| match found {
-            Found::After(_) | Found::Event(..) | Found::End => whole += 1,
+            Found::After(_) | Found::Event(..) | Found::End | Found::Seal(_) => whole += 1,
             Found::Corrupt { .. } => corrupt += 1,
             Found::Torn { .. } => torn = true,
         });

@@ -218,6 +218,22 @@ fn a_segment_whose_last_record_ends_in_zeros_is_whole() {
     assert_eq!(next.floor("app:room", true).time_ms(), 0);
 }
 
+/// Cuts off what seals the segments of a disk, as if there had been no time for it.
+fn without_seals(disk: &Disk) -> Disk {
+    let mut disk = disk.clone();
+    for data in disk.files.values_mut() {
+        data.truncate(records_end(data));
+    }
+    disk
+}
+
+/// Where the records of a segment end that its seal is about.
+fn records_end(data: &[u8]) -> usize {
+    let (header, _) = Header::of_file(data).expect("a segment");
+    let tail = &data[data.len().saturating_sub(Seal::BYTES)..];
+    Seal::of_file(&header, tail, data.len() as u64).map_or(data.len(), |seal| seal.at as usize)
+}
+
 #[test]
 fn damage_in_the_middle_is_told_and_never_served() {
     let mut disk = Disk::default();
@@ -227,8 +243,9 @@ fn damage_in_the_middle_is_told_and_never_served() {
         settle(&mut journal, &mut disk);
     }
     let first = *disk.files.keys().next().expect("made");
-    for at in (journal.header_bytes as usize + 40..disk.files[&first].len()).step_by(7) {
-        let mut damaged = disk.clone();
+    let unsealed = without_seals(&disk);
+    for at in (journal.header_bytes as usize + 40..unsealed.files[&first].len()).step_by(7) {
+        let mut damaged = unsealed.clone();
         damaged.files.get_mut(&first).expect("made")[at] ^= 0x10;
         // Found when it starts: whoever was before it cannot go on.
         let (mut next, damage) = start(&damaged, 2, NOW);
@@ -239,7 +256,7 @@ fn damage_in_the_middle_is_told_and_never_served() {
         let missing = (1..=20).find(|time| !found.contains(time)).expect("one");
         assert!(next.floor("app:room", true).time_ms() >= missing, "{at}");
         // Found when it reads.
-        let (mut next, damage) = start(&disk, 2, NOW);
+        let (mut next, damage) = start(&unsealed, 2, NOW);
         assert!(damage.is_empty());
         let answer = read(&mut next, &mut damaged, all("app:room"));
         assert!(answer.is_damaged && answer.events.len() == 19, "{at}");
@@ -250,6 +267,215 @@ fn damage_in_the_middle_is_told_and_never_served() {
     let (next, damage) = start(&disk, 2, NOW);
     assert_eq!(damage.iter().filter(|damage| damage.from == 0).count(), 1);
     assert!(next.floor("app:room", true).time_ms() > 0);
+}
+
+#[test]
+fn damage_to_a_sealed_segment_is_told_to_who_goes_on_from_before_it() {
+    let mut disk = Disk::default();
+    let (mut journal, _) = start(&disk, 1, NOW);
+    for time_ms in 1..=40 {
+        append(&mut journal, ["app:room", "app:other"][time_ms as usize % 2], time_ms, false);
+        settle(&mut journal, &mut disk);
+    }
+    let first = *disk.files.keys().next().expect("made");
+    let whole = disk.files[&first].clone();
+    let end = records_end(&whole);
+    assert!(end < whole.len(), "it is sealed");
+    for at in journal.header_bytes as usize..whole.len() {
+        let mut damaged = disk.clone();
+        damaged.files.get_mut(&first).expect("made")[at] ^= 0x10;
+        let (mut next, damage) = start(&damaged, 2, NOW);
+        assert_eq!(damage, [], "{at}");
+        assert_eq!(next.floor("app:room", true).time_ms(), 0, "{at}");
+        let mut missing = Vec::new();
+        for channel in ["app:room", "app:other"] {
+            let found = times(&read(&mut next, &mut damaged, all(channel)));
+            let own = (1..=40).filter(|time| time % 2 == u64::from(channel == "app:other"));
+            let lost: Vec<u64> = own.filter(|time| !found.contains(time)).collect();
+            for &time in &lost {
+                let after = Some(serial(&journal, time).preceding());
+                let answer = read(&mut next, &mut damaged, Query { after, ..all(channel) });
+                assert!(answer.is_damaged, "{at}: {channel} {time}");
+            }
+            missing.extend(lost);
+        }
+        // The beginning of the segment says nothing that is needed when it is sealed, nor does the seal when
+        // the records can be read.
+        let is_event = (journal.header_bytes as usize + 29..end).contains(&at);
+        assert_eq!(missing.len(), usize::from(is_event), "{at}: {missing:?}");
+        assert!(missing.is_empty() || next.poll_notice().is_some(), "{at}");
+    }
+}
+
+#[test]
+fn a_start_finds_the_same_with_seals_and_without_and_reads_little() {
+    let mut disk = Disk::default();
+    let (mut journal, _) = start(&disk, 1, NOW);
+    for time_ms in 1..=400 {
+        let channel = format!("app:{}", time_ms % 5);
+        append(&mut journal, &channel, time_ms, time_ms % 3 == 0);
+        settle(&mut journal, &mut disk);
+    }
+    let bytes: u64 = disk.files.values().map(|data| data.len() as u64).sum();
+    assert_eq!(journal.gauges().disk_bytes, bytes, "with all seals");
+    let unsealed = without_seals(&disk);
+    let files: Vec<SegmentId> = disk.files.keys().copied().collect();
+    let sealed = files.iter().filter(|id| disk.files[id] != unsealed.files[id]).count();
+    assert!(sealed + 2 >= files.len() && sealed > 10, "{sealed} of {}", files.len());
+    // What a start reads, and what it would have sealed.
+    let read_of = |disk: &Disk| {
+        let (mut recovery, mut bytes, mut again) = (Recovery::new(1, home), 0, disk.clone());
+        for (id, data) in &disk.files {
+            let added = recovery.add_file(*id, data.len() as u64, |at, count| {
+                let rest = &data[at as usize..];
+                bytes += count.min(rest.len());
+                Ok::<_, ()>(rest[..count.min(rest.len())].to_vec())
+            });
+            if let Ok(Added::Read { seal: Some((at, seal)) }) = added {
+                let file = again.files.get_mut(id).expect("one of them");
+                file.truncate(at as usize);
+                file.extend_from_slice(&seal);
+            }
+        }
+        (recovery.finish(NOW.unix_ms), bytes, again)
+    };
+    let ((mut with, events, damage), bytes, _) = read_of(&disk);
+    let ((mut without, events_without, damage_without), bytes_without, sealed_by_start) =
+        read_of(&unsealed);
+    assert_eq!((events, events_without, damage, damage_without), (400, 400, vec![], vec![]));
+    assert!(bytes * 5 < bytes_without, "{bytes} of {bytes_without}");
+    // Bit by bit the same seal, whoever made it.
+    for id in &files[..files.len() - 2] {
+        assert!(disk.files[id] == sealed_by_start.files[id], "{id:?}");
+    }
+    let key = |start: u8| (SeriesId::new([start; 10]), u32::from(start));
+    let mut with = Journal::new(config(), (0, 1), key(2), with.remove(0), NOW);
+    let mut without = Journal::new(config(), (0, 1), key(2), without.remove(0), NOW);
+    assert_eq!(with.gauges().index_entries, without.gauges().index_entries);
+    assert_eq!(with.reached_ms, without.reached_ms);
+    for channel in ["app:0", "app:1", "app:2", "app:3", "app:4"] {
+        assert_eq!(with.newest(channel), without.newest(channel));
+        let served = times(&read(&mut with, &mut disk, all(channel)));
+        assert_eq!(served, times(&read(&mut without, &mut disk, all(channel))));
+        assert_eq!(served.len(), 80);
+    }
+}
+
+#[test]
+fn a_seal_that_is_torn_or_cannot_be_written_costs_nothing_but_time() {
+    for is_torn in [false, true] {
+        let mut disk = Disk::default();
+        let (mut journal, _) = start(&disk, 1, NOW);
+        let (mut time_ms, mut seals) = (0, 0);
+        while seals < 3 {
+            time_ms += 1;
+            append(&mut journal, "app:room", time_ms, false);
+            while let Some(command) = journal.poll_command() {
+                let is_seal = matches!(&command, Command::Write { .. })
+                    && journal.sealing.as_ref().is_some_and(|it| it.stage == Stage::Writing)
+                    && journal.writing.is_none();
+                seals += usize::from(is_seal);
+                if is_seal && is_torn && seals == 3 {
+                    // The process ends here.
+                    disk.tear(command, &mut |below| below / 2);
+                    break;
+                }
+                disk.errors = [is_seal.then_some(ENOSPC)].into();
+                journal.handle_done(disk.execute(command));
+            }
+        }
+        assert_eq!((journal.check(), journal.poll_notice()), (Ok(()), None));
+        let (mut next, damage) = start(&disk, 2, NOW);
+        assert!(damage.iter().all(|it| it.kind == DamageKind::Torn), "{damage:?}");
+        assert!(is_torn || damage.is_empty());
+        assert_eq!(next.floor("app:room", true).time_ms(), 0);
+        let found = times(&read(&mut next, &mut disk, all("app:room")));
+        assert!(found.len() as u64 >= time_ms - 1, "{found:?}");
+        assert!(found.iter().copied().eq(1..=found.len() as u64));
+    }
+}
+
+#[test]
+fn a_file_that_is_gone_from_the_middle_is_told() {
+    let mut disk = Disk::default();
+    let mut now = NOW;
+    // Some starts, each of which leaves a segment that was made and not used.
+    for number in 1..=3u8 {
+        let (mut journal, damage) = start(&disk, number, now);
+        assert_eq!(damage, []);
+        for _ in 0..30 {
+            now.unix_ms += 1000;
+            append(&mut journal, "app:room", now.unix_ms, false);
+            settle(&mut journal, &mut disk);
+        }
+        now.unix_ms += 1000;
+    }
+    let ids: Vec<SegmentId> = disk.files.keys().copied().collect();
+    let (mut journal, _) = start(&disk, 9, now);
+    let written = times(&read(&mut journal, &mut disk, all("app:room")));
+    for id in &ids {
+        let mut damaged = disk.clone();
+        damaged.files.remove(id);
+        let (mut next, damage) = start(&damaged, 9, now);
+        let kept = times(&read(&mut next, &mut damaged, all("app:room")));
+        let lost: Vec<u64> = written.iter().filter(|it| !kept.contains(it)).copied().collect();
+        let floor_ms = next.floor("app:room", true).time_ms();
+        let Some(last) = lost.last() else {
+            assert_eq!((damage, floor_ms), (vec![], 0), "it was not used");
+            continue;
+        };
+        assert!(floor_ms >= *last, "{id:?}: {last} {floor_ms}");
+        let missing = Damage { segment: *id, from: 0, kind: DamageKind::Missing };
+        // The oldest goes first in any case.
+        assert!(damage == [missing] || *id == ids[0], "{id:?}: {damage:?}");
+        // The start after that knows it as well, although it has not seen what was lost.
+        append(&mut next, "app:room", now.unix_ms, false);
+        settle(&mut next, &mut damaged);
+        let later = Now { unix_ms: now.unix_ms + 1000, ..now };
+        let (next, _) = start(&damaged, 10, later);
+        assert!(next.floor("app:room", true).time_ms() >= *last, "{id:?}");
+    }
+    // What has gone with age is not missed.
+    let (mut journal, _) = start(&disk, 9, now);
+    journal.config.bytes_max = 3 * 4096;
+    now.mono_ms += SWEEP_MS;
+    journal.handle_timeout(now);
+    settle(&mut journal, &mut disk);
+    assert!(disk.files.len() < ids.len() - 3);
+    assert_eq!(start(&disk, 10, now).1, []);
+}
+
+#[test]
+fn segments_of_the_version_before_are_read() {
+    let data = include_bytes!("version_1.log");
+    let id = SegmentId { shard: 0, number: 0 };
+    let mut disk = Disk { files: [(id, data.to_vec())].into(), ..Disk::default() };
+    for round in 0..2 {
+        let mut recovery = Recovery::new(1, home);
+        let bytes = disk.files[&id].len() as u64;
+        let added = recovery.add_file(id, bytes, |at, count| {
+            let rest = &disk.files[&id][at as usize..];
+            Ok::<_, ()>(rest[..count.min(rest.len())].to_vec())
+        });
+        let (mut recovered, events, damage) = recovery.finish(NOW.unix_ms);
+        assert_eq!((events, damage), (3, vec![]));
+        let key = (SeriesId::new([2; 10]), 2);
+        let mut journal = Journal::new(config(), (0, 1), key, recovered.remove(0), NOW);
+        let answer = read(&mut journal, &mut disk, all("app:kept:a"));
+        let serials = answer.events.iter().map(|event| event.serial.to_string());
+        let expected = ["01795653616435-001", "01795653616501-000", "01795653616552-000"];
+        assert!(serials.eq(expected.map(|serial| format!("{serial}@68gwnstzkz"))));
+        assert_eq!(journal.floor("app:kept:a", false).time_ms(), 0, "it has ended in order");
+        match added {
+            Ok(Added::Read { seal: Some((at, seal)) }) if round == 0 => {
+                let file = disk.files.get_mut(&id).expect("put there above");
+                file.truncate(at as usize);
+                file.extend_from_slice(&seal);
+            }
+            Ok(Added::Sealed) if round == 1 => {}
+            other => panic!("{round}: {other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -20,7 +20,7 @@ use super::bell::Bell;
 use super::log::Log;
 use crate::base::{Level, LogLine, Now};
 use crate::channel::ChannelKey;
-use crate::journal::{Command, DamageKind, Done, Recovered, Recovery, SegmentId};
+use crate::journal::{Added, Command, DamageKind, Done, Recovered, Recovery, SegmentId};
 use crate::shard::Shard;
 
 /// Files that a shard keeps open, beside those in use at the moment.
@@ -62,20 +62,38 @@ pub(super) fn find(root: &Path, shards: usize, now: Now, log: &mut Log) -> io::R
                 *next = number + 1;
             }
             let path = path(root, id);
-            let data = fs::read(&path)?;
-            if data.iter().all(|&byte| byte == 0) {
+            let file = File::options().read(true).write(true).open(&path)?;
+            let bytes = file.metadata()?.len();
+            let added = recovery.add_file(id, bytes, |at, count| read_at(&file, at, count))?;
+            let mut tell = |line: LogLine, error| {
+                log.line(line.with("file", path.display()).with("error", error));
+            };
+            match added {
                 // It was being made when the end came.
-                fs::remove_file(path)?;
-                continue;
+                Added::Nothing => {
+                    fs::remove_file(path)?;
+                    continue;
+                }
+                Added::Read { seal: Some((at, seal)) } => {
+                    if let Err(error) = end_with(&file, at, &seal) {
+                        let line = LogLine::new(
+                            Level::Warn,
+                            "a file of the message log is read as a whole again next time",
+                        );
+                        tell(line, error);
+                    }
+                }
+                Added::Read { seal: None } | Added::Sealed => {}
             }
             // What an earlier start has written and did not come to synchronise is told of from now on, so it
             // has to be as safe as that says.
-            File::open(&path)?.sync_data()?;
-            recovery.add(id, &data);
-            if let Err(error) = give_back_reserved(&path, data.len() as u64) {
-                let text = "space that was reserved for the message log cannot be given back";
-                let line = LogLine::new(Level::Warn, text).with("file", path.display());
-                log.line(line.with("error", error));
+            file.sync_data()?;
+            if let Err(error) = give_back_reserved(&file) {
+                let line = LogLine::new(
+                    Level::Warn,
+                    "space that was reserved for the message log cannot be given back",
+                );
+                tell(line, error);
             }
         }
     }
@@ -86,6 +104,10 @@ pub(super) fn find(root: &Path, shards: usize, now: Now, log: &mut Log) -> io::R
             DamageKind::Corrupt => (
                 Level::Error,
                 "the message log is damaged: clients that resume from before it are told of a gap",
+            ),
+            DamageKind::Missing => (
+                Level::Error,
+                "a file of the message log is gone: clients that resume from before it are told of a gap",
             ),
         };
         let line = LogLine::new(level, text).with("file", path(root, found.segment).display());
@@ -98,13 +120,36 @@ pub(super) fn find(root: &Path, shards: usize, now: Now, log: &mut Log) -> io::R
     Ok(Found { shards, _lock: lock })
 }
 
-/// Gives back the space that an earlier start has reserved for a file of so many bytes and not used; nothing
-/// is added to it any more.
-fn give_back_reserved(path: &Path, bytes: u64) -> io::Result<()> {
-    let file = File::options().write(true).open(path)?;
+/// As many bytes from `at` on as there are, up to `count`.
+fn read_at(file: &File, at: u64, count: usize) -> io::Result<Vec<u8>> {
+    let mut data = vec![0; count];
+    let mut filled = 0;
+    while filled < count {
+        match file.read_at(&mut data[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(bytes) => filled += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    data.truncate(filled);
+    Ok(data)
+}
+
+/// Has a file of an earlier start, to which nothing is added any more, end with `bytes` from `at` on. What lies
+/// there says nothing.
+fn end_with(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
+    file.set_len(at)?;
+    file.write_all_at(bytes, at)
+}
+
+/// Gives back the space that an earlier start has reserved for a file and not used; nothing is added to it any
+/// more.
+fn give_back_reserved(file: &File) -> io::Result<()> {
+    let metadata = file.metadata()?;
     // Of what is reserved there is as much as a segment is long.
-    if file.metadata()?.blocks() * 512 > bytes + RESERVED_MIN {
-        file.set_len(bytes)?;
+    if metadata.blocks() * 512 > metadata.len() + RESERVED_MIN {
+        file.set_len(metadata.len())?;
     }
     Ok(())
 }

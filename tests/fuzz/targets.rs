@@ -342,7 +342,7 @@ pub fn spool(data: &[u8]) {
 const CHANNELS: [&str; 2] = ["app:room", "app:other"];
 
 /// Bytes of a segment's header.
-const HEADER_BYTES: usize = 39;
+const HEADER_BYTES: usize = 47;
 
 fn journal_home(_channel: &str, _shards: usize) -> usize {
     0
@@ -367,9 +367,19 @@ fn settle(journal: &mut Journal, disk: &mut Disk) {
 
 /// Everything that is kept of a channel.
 fn read_journal(journal: &mut Journal, disk: &mut Disk, channel: &str) -> journal::Answer {
+    read_journal_after(journal, disk, channel, None)
+}
+
+/// The same, of what lies behind a serial.
+fn read_journal_after(
+    journal: &mut Journal,
+    disk: &mut Disk,
+    channel: &str,
+    after: Option<ChannelSerial>,
+) -> journal::Answer {
     let query = Query {
         channel: channel.into(),
-        after: None,
+        after,
         until: None,
         start_ms: 0,
         end_ms: u64::MAX,
@@ -428,6 +438,10 @@ fn journal_damaged(mut data: &[u8]) {
     for _ in 0..changes {
         let ids: Vec<SegmentId> = disk.files.keys().copied().collect();
         let Some(&id) = ids.get(choice(&mut data, 16)) else { continue };
+        if choice(&mut data, 5) == 4 {
+            disk.files.remove(&id);
+            continue;
+        }
         let file = disk.files.get_mut(&id).expect("one of them");
         let at = (choice(&mut data, 256) << 8 | choice(&mut data, 256)).min(file.len());
         match choice(&mut data, 4) {
@@ -475,7 +489,11 @@ fn journal_damaged(mut data: &[u8]) {
             assert!(disk.files != as_written, "{name}: {serial} is lost");
             // Nobody can tell where a start would have ended, if nothing comes behind it.
             let is_at_end = latest_of(serial.series()).is_none_or(|latest| *serial > latest);
-            let is_announced = *serial <= journal.floor(name, true);
+            // By what a start knows, or by what is read for who goes on from before it.
+            let is_announced = *serial <= journal.floor(name, true) || {
+                let before = Some(serial.preceding());
+                read_journal_after(&mut journal, &mut disk, name, before).is_damaged
+            };
             let is_known = is_at_end || is_announced;
             assert!(is_known || !is_plain, "{name}: {serial} is missing, {damage:?}");
         }
@@ -517,10 +535,14 @@ fn journal_made_up(mut data: &[u8]) {
         let (start, salt) = (choice(&mut data, 4) as u8, choice(&mut data, 2) as u32);
         let mut file = Vec::new();
         write_record(&mut file, 0, 1, |out| {
-            out.extend_from_slice(b"ringlog1");
+            let version = choice(&mut data, 2);
+            out.extend_from_slice([b"ringlog1", b"ringlog2"][version]);
             out.extend_from_slice(&SeriesId::new([start; 10]).bytes());
             out.extend_from_slice(&salt.to_le_bytes());
             out.extend_from_slice(&number(&mut data).to_le_bytes());
+            if version == 1 {
+                out.extend_from_slice(&number(&mut data).to_le_bytes());
+            }
         });
         for _ in 0..choice(&mut data, 16) {
             match choice(&mut data, 6) {
@@ -554,6 +576,9 @@ fn journal_made_up(mut data: &[u8]) {
                 }
             }
         }
+        if choice(&mut data, 2) == 1 {
+            write_seal(&mut file, salt, &mut data, number);
+        }
         disk.files.insert(id, file);
     }
     let shards = 1 + choice(&mut data, 3);
@@ -569,6 +594,43 @@ fn journal_made_up(mut data: &[u8]) {
     }
     journal.handle_timeout(Now { mono_ms: 5000, ..now });
     settle(&mut journal, &mut disk);
+}
+
+/// A seal whose checksums are right, with places that may be anywhere.
+fn write_seal(file: &mut Vec<u8>, salt: u32, data: &mut &[u8], number: impl Fn(&mut &[u8]) -> u64) {
+    let at = file.len();
+    let place = |data: &mut &[u8]| match choice(data, 2) {
+        0 => choice(data, at + 1) as u32,
+        _ => number(data) as u32,
+    };
+    for _ in 0..choice(data, 3) {
+        write_record(file, salt, 5, |out| {
+            for _ in 0..choice(data, 3) {
+                write_bytes(out, CHANNELS[choice(data, CHANNELS.len())].as_bytes());
+                out.push(choice(data, 2) as u8);
+                out.extend_from_slice(&number(data).to_le_bytes());
+                out.extend_from_slice(&(choice(data, 2) as u16).to_le_bytes());
+                let runs = choice(data, 3);
+                out.extend_from_slice(&(runs as u32).to_le_bytes());
+                for _ in 0..runs {
+                    out.extend_from_slice(&place(data).to_le_bytes());
+                    out.extend_from_slice(&place(data).to_le_bytes());
+                    out.extend_from_slice(&number(data).to_le_bytes());
+                    out.extend_from_slice(&(choice(data, 2) as u16).to_le_bytes());
+                }
+            }
+        });
+    }
+    write_record(file, salt, 6, |out| {
+        let at = if choice(data, 4) == 0 { place(data) } else { at as u32 };
+        out.extend_from_slice(&at.to_le_bytes());
+        out.push(choice(data, 8) as u8);
+        out.extend_from_slice(&number(data).to_le_bytes());
+        out.extend_from_slice(&(number(data) as u32).to_le_bytes());
+        out.extend_from_slice(&number(data).to_le_bytes());
+        out.extend_from_slice(&number(data).to_le_bytes());
+        out.extend_from_slice(&0u32.to_le_bytes());
+    });
 }
 
 /// Any bytes at all to a shard, as HTTP or as what follows an upgrade.
