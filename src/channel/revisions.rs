@@ -194,7 +194,13 @@ impl Revisions {
             *bytes += ENTRY_BYTES;
             Entry::default()
         });
-        let replaced = if is_append && entry.is_run { entry.versions.pop() } else { None };
+        // Who wants no echo and comes back is not sent its own: what others have appended stays.
+        let connection_id = version.connection_id.as_ref();
+        let replaced = entry.versions.pop_if(|last| {
+            let loses_none =
+                connection_id.is_none() || last.connection_id.as_ref() == connection_id;
+            is_append && entry.is_run && loses_none
+        });
         entry.is_run = is_append;
         if !is_append {
             entry.whole = Some(serial);

@@ -202,6 +202,29 @@ fn who_comes_back_gets_versions_as_they_came_and_a_run_of_appends_as_one() {
 }
 
 #[test]
+fn who_wants_no_echo_and_comes_back_gets_what_others_have_appended_before() {
+    let mut host = Host::new(2, 3);
+    let mut author = Author::connect(&mut host, 0);
+    let client = host.connect(1, "&clientId=author&echo=false");
+    let serial = host.attach(client, ROOM)["channelSerial"].clone();
+    host.send(client, &json!({ "action": 12, "channel": ROOM }));
+    host.settle();
+    let message = author.create(&mut host, "a");
+    author.message(&mut host, json!({ "action": 5, "serial": message, "data": "b" }));
+    assert_eq!(author.outcomes(&mut host).len(), 1);
+    host.messages(client);
+    let mut quiet = Author { client, next: 0 };
+    quiet.message(&mut host, json!({ "action": 5, "serial": message, "data": "c" }));
+    assert_eq!(quiet.outcomes(&mut host).len(), 1);
+    host.send(client, &json!({ "action": 10, "channel": ROOM, "channelSerial": serial }));
+    host.settle();
+    let replayed = host.messages(client).into_iter().filter(|message| message["action"] == 15);
+    let replayed: Vec<Value> =
+        replayed.map(|message| message["messages"][0]["data"].clone()).collect();
+    assert_eq!(json!(replayed), json!(["a", "ab"]));
+}
+
+#[test]
 fn a_summary_is_told_at_once_and_then_once_a_second_while_it_changes() {
     for seed in 1..=10 {
         let mut host = Host::new(2, seed);
