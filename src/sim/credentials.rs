@@ -22,17 +22,25 @@ const SECRET: &str = "secret";
 type Grant = &'static [(&'static str, &'static [&'static str])];
 
 /// A key for each; tokens are made with the first.
-const GRANTS: [Grant; 6] = [
+const GRANTS: [Grant; 8] = [
     &[("*", &["*"])],
     &[("a", &["subscribe", "publish", "history"]), ("b", &["subscribe"])],
     &[("a", &["publish"]), ("b", &["publish", "subscribe", "presence"])],
     &[("*", &["subscribe"])],
     &[("vip:*", &["*"]), ("a", &["presence", "subscribe"]), ("b", &["publish"])],
     &[("a", &["publish", "subscribe", "presence"]), ("vip:x", &["subscribe", "publish"])],
+    &[("mut:*", &["publish", "subscribe", "message-update-own", "message-delete-own"])],
+    &[("mut:m", &["subscribe", "message-update-any"]), ("a", &["publish", "subscribe"])],
 ];
 
-/// How many there are.
-pub const GRANTS_COUNT: usize = GRANTS.len();
+/// How many there are where no message can change.
+pub const GRANTS_COUNT: usize = 6;
+
+/// How many there are of all.
+pub const ALL_GRANTS_COUNT: usize = GRANTS.len();
+
+/// The channel whose messages can change.
+pub const MUTABLE: &str = "mut:m";
 
 /// Whether the grant of that number permits `operation` on a channel without qualifier.
 pub fn permits(grant: usize, channel: &str, operation: &str) -> bool {
@@ -112,6 +120,7 @@ pub fn directory(is_revocable: bool, has_key: impl Fn(usize) -> bool) -> Directo
         Namespace { id: "kept".into(), persisted: true, ..Namespace::default() },
         Namespace { id: "safe".into(), persisted: true, ack: Ack::Fsynced, ..Namespace::default() },
         Namespace { id: "loose".into(), persisted: true, ack: Ack::Memory, ..Namespace::default() },
+        Namespace { id: "mut".into(), mutable_messages: true, ..Namespace::default() },
     ];
     Directory::new([AppSpec { id: APP.into(), keys, namespaces, ..AppSpec::default() }])
 }

@@ -7,26 +7,30 @@
 //! - what it was sent is what was published, in whatever format it is told;
 //! - nothing that was published after the answer to a revocation gets to or comes from a token that it
 //!   concerns;
+//! - each change of a message is a part of that order, and what anybody is shown of the message is what came
+//!   of those up to there;
 //! - what was acknowledged is in the order, once, and under the serial that the ACK told; what was refused
 //!   is not in it.
 //!
 //! What a channel's order is, is put together from everything that anybody was shown of it.
 
-use std::collections::BTreeMap;
+mod starts;
+mod versions;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::ops::Bound;
 
 use serde_json::Value;
 
-use super::payload::{self, Kind};
-use super::revocations::{Revocations, Token};
-
-use self::starts::Gone;
-use crate::ably::Ack;
-
-mod starts;
-
 pub use self::starts::Ending;
+use self::starts::Gone;
+use self::versions::Shown;
+pub use self::versions::{Action, Change};
+use super::credentials::MUTABLE;
+use super::payload::{self, Kind, Payload};
+use super::revocations::{Revocations, Token};
+use crate::ably::Ack;
 
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +56,10 @@ pub struct Publish {
     channel: String,
     /// When the client wanted it.
     begun_ms: u64,
+    /// What it does to a message that there is; none: it makes one.
+    pub change: Option<Change>,
+    /// Who has tried: clientIds, where there was one.
+    pub authors: BTreeSet<Option<&'static str>>,
     /// What its messages carry.
     pub tags: Vec<String>,
     /// What kind of data that is.
@@ -79,6 +87,8 @@ struct Segment {
     received: Vec<String>,
     /// The start of the daemon over which it goes on.
     over: u32,
+    /// Those of them that can be understood by themselves.
+    whole: BTreeSet<String>,
     /// Up to where it is known to be complete; `None`: to the last that was received.
     complete_to: Option<String>,
     /// Own connections whose messages it is not sent.
@@ -96,6 +106,12 @@ pub struct Oracle {
     pub publishes: Vec<Publish>,
     /// Tokens that were revoked.
     pub revocations: Revocations,
+    /// Serials of messages that can change.
+    pub mutable: Vec<String>,
+    /// What was shown of them.
+    shown: BTreeSet<Shown>,
+    /// What their history said at the end: channel, message, channelSerial of the version.
+    latest: Vec<(String, String, String)>,
     segments: Vec<Segment>,
     /// How often the daemon has started before.
     start: u32,
@@ -155,6 +171,8 @@ impl Oracle {
         self.publishes.push(Publish {
             channel: channel.to_owned(),
             begun_ms: now_ms,
+            change: None,
+            authors: BTreeSet::new(),
             tags,
             kind,
             has_id,
@@ -172,21 +190,42 @@ impl Oracle {
     }
 
     /// The tag of a message that somebody was shown, which has to be as it was published.
-    pub fn read(&mut self, message: &Value) -> String {
-        let known = payload::read(message);
-        let is_known = known.as_ref().is_some_and(|(tag, kind)| {
-            let publish = publish_of(tag).and_then(|number| self.publishes.get(number));
-            publish.is_some_and(|publish| publish.kind == *kind && publish.tags.contains(tag))
-        });
-        if !is_known {
+    pub fn read(&mut self, channel: &str, message: &Value) -> String {
+        let is_published = |payload: &Payload| {
+            payload.tag.iter().chain(&payload.appended).all(|tag| {
+                let publish = publish_of(tag).and_then(|number| self.publishes.get(number));
+                let is_same = |it: &Publish| it.kind == payload.kind && it.channel == channel;
+                publish.is_some_and(|it| is_same(it) && it.tags.contains(tag))
+            })
+        };
+        let Some(payload) = payload::read(message).filter(is_published) else {
             self.find("contents", format!("nobody has published {message}"));
+            return String::new();
+        };
+        match channel == MUTABLE {
+            true => self.read_version(channel, message, payload),
+            false => payload.tag.unwrap_or_default(),
         }
-        known.map(|(tag, _)| tag).unwrap_or_default()
+    }
+
+    /// Somebody wants a message to change; returns the number of that publish, as of any other.
+    pub fn begin_change(&mut self, action: Action, target: &str, now_ms: u64) -> usize {
+        let number = self.begin_publish(MUTABLE, 1, Kind::Text, false, now_ms);
+        self.publishes[number].change = Some(Change { action, target: target.to_owned() });
+        number
     }
 
     /// It is sent by another connection or request than before.
-    pub fn attempt(&mut self, publish: usize) {
+    pub fn attempt(&mut self, publish: usize, author: Option<&'static str>) {
         self.publishes[publish].attempts += 1;
+        self.publishes[publish].authors.insert(author);
+    }
+
+    /// Whose message that is, if it is certain.
+    pub fn author_of(&self, message: &str) -> Option<Option<&'static str>> {
+        let event = self.orders.get(MUTABLE)?.get(channel_serial(message))?;
+        let authors = &self.publishes[publish_of(event.tags.first()?)?].authors;
+        authors.first().copied().filter(|_| authors.len() == 1)
     }
 
     /// Nobody will tell what became of an attempt.
@@ -209,6 +248,9 @@ impl Oracle {
                 let by = if is_sure { by } else { Some(SOMEBODY) };
                 let event = Event { publisher: by.map(str::to_owned), tags };
                 self.show(&channel, own[0], event);
+                if channel == MUTABLE && self.publishes[publish].change.is_none() {
+                    self.mutable.extend(serials.iter().cloned());
+                }
             }
         }
         self.publishes[publish].outcomes.push(outcome);
@@ -251,6 +293,7 @@ impl Oracle {
             rewinds,
             received: Vec::new(),
             over: self.start,
+            whole: BTreeSet::new(),
             complete_to: None,
             skips: Vec::new(),
         });
@@ -266,7 +309,10 @@ impl Oracle {
     }
 
     /// An attachment was sent a publication.
-    pub fn receive(&mut self, segment: usize, serial: &str) {
+    pub fn receive(&mut self, segment: usize, serial: &str, is_whole: bool) {
+        if is_whole {
+            self.segments[segment].whole.insert(serial.to_owned());
+        }
         let Segment { client, channel, start, rewound, rewinds, received, .. } =
             &mut self.segments[segment];
         let is_rewound = *rewinds && *serial <= **start;
@@ -293,6 +339,7 @@ impl Oracle {
     /// Holds everything against the promise.
     pub fn judge(&mut self) {
         self.judge_segments();
+        self.judge_versions();
         self.judge_starts();
         let mut places: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
         for (channel, order) in &self.orders {
@@ -347,8 +394,11 @@ impl Oracle {
         let expected: Vec<&String> = order
             .range((first, Bound::Included(end)))
             .filter(|(serial, event)| {
-                let is_silent = self.fate(&segment.channel, serial) == Some(Gone::Silently);
-                is_sent(event) && !is_silent || segment.received.contains(serial)
+                let Segment { channel, whole, received, .. } = segment;
+                let is_silent = self.fate(channel, serial) == Some(Gone::Silently);
+                let is_due = is_sent(event) && !is_silent;
+                received.contains(serial)
+                    || is_due && !self.is_collapsed(channel, serial, &event.tags, whole)
             })
             .map(|(serial, _)| serial)
             .collect();

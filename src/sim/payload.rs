@@ -37,14 +37,37 @@ impl Kind {
     }
 }
 
-/// The tag of a message, and what kind it is; `None`: it is not what anybody has published.
-pub fn read(message: &Value) -> Option<(String, Kind)> {
+/// What is appended to a text.
+pub fn increment(tag: &str) -> String {
+    format!("+{tag}")
+}
+
+/// What a message was found to carry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// The tag that it began with; none: it is only what was appended.
+    pub tag: Option<String>,
+    /// What kind it is.
+    pub kind: Kind,
+    /// Tags that were appended.
+    pub appended: Vec<String>,
+}
+
+/// What a message carries; `None`: it is not what anybody has published.
+pub fn read(message: &Value) -> Option<Payload> {
     let data = message["data"].as_str()?;
+    let whole = |tag: &str, kind| Payload { tag: Some(tag.into()), kind, appended: Vec::new() };
     match message["encoding"].as_str() {
         None => {
+            let mut parts = data.split('+');
+            let first = parts.next()?;
             // Without padding over REST.
-            let (tag, padding) = data.split_once(' ').unwrap_or((data, ""));
-            padding.bytes().all(|byte| byte == b'x').then(|| (tag.to_owned(), Kind::Text))
+            let (tag, padding) = first.split_once(' ').unwrap_or((first, ""));
+            padding.bytes().all(|byte| byte == b'x').then(|| Payload {
+                tag: Some(tag.to_owned()).filter(|tag| !tag.is_empty()),
+                kind: Kind::Text,
+                appended: parts.map(str::to_owned).collect(),
+            })
         }
         Some("base64") => {
             let bytes = BASE64.decode(data.as_bytes()).ok()?;
@@ -53,13 +76,13 @@ pub fn read(message: &Value) -> Option<(String, Kind)> {
             let (tag, padding) = (text()?.to_owned(), text()?.parse::<usize>().ok()?);
             let fill = parts.next()?;
             let is_whole = fill.len() == padding && fill.iter().all(|&byte| byte == FILL);
-            is_whole.then_some((tag, Kind::Bytes))
+            is_whole.then(|| whole(&tag, Kind::Bytes))
         }
         Some("json") => {
             let object: Value = serde_json::from_str(data).ok()?;
             let padding = object["padding"].as_u64()? as usize;
             let is_whole = object["fill"].as_str()? == "é".repeat(padding);
-            is_whole.then(|| Some((object["tag"].as_str()?.to_owned(), Kind::Object)))?
+            is_whole.then(|| Some(whole(object["tag"].as_str()?, Kind::Object)))?
         }
         Some(_) => None,
     }
@@ -74,17 +97,20 @@ mod tests {
         for kind in [Kind::Text, Kind::Bytes, Kind::Object] {
             for padding in [0, 3] {
                 let message = kind.message("p1.0", padding);
-                assert_eq!(read(&message), Some(("p1.0".into(), kind)), "{message}");
+                let payload = read(&message).expect("whole");
+                assert_eq!((payload.tag.as_deref(), payload.kind), (Some("p1.0"), kind));
+                assert!(payload.appended.is_empty());
             }
             let mut other = kind.message("p1.0", 3);
             other["encoding"] = "utf-8".into();
             assert_eq!(read(&other), None, "{other}");
         }
-        let mut short = Kind::Bytes.message("p1.0", 30);
-        short["data"] = Kind::Bytes.message("p1.0", 3)["data"].clone();
-        assert_eq!(read(&short), Some(("p1.0".into(), Kind::Bytes)));
-        short["data"] = BASE64.encode(b"p1.0 30 \xfe\xfe\xfe").into();
-        assert_eq!(read(&short), None);
+        let data = BASE64.encode(b"p1.0 30 \xfe\xfe\xfe");
+        assert_eq!(read(&json!({"data": data, "encoding": "base64"})), None);
+        let payload = read(&json!({"data": format!("p1.0 xx{}", increment("p2.0"))}));
+        assert_eq!(payload.expect("whole").appended, ["p2.0"]);
+        let payload = read(&json!({"data": increment("p2.0")})).expect("an increment");
+        assert_eq!((payload.tag, payload.appended), (None, vec!["p2.0".to_owned()]));
         assert_eq!(read(&json!({"data": "p1.0 xxy"})), None);
     }
 }

@@ -2,6 +2,7 @@
 //! not at all below [`WIDER_FROM`]: seeds that were run before go on telling the story that they told.
 
 use super::Random;
+use super::credentials::{ALL_GRANTS_COUNT, GRANTS_COUNT};
 use super::payload::Kind;
 use super::wire::Wire;
 
@@ -20,6 +21,10 @@ pub struct Repertoire {
     pub has_formats: bool,
     /// Tokens are revoked.
     pub has_revocations: bool,
+    /// Messages of one channel change.
+    pub has_changes: bool,
+    /// Clients attach with deltas as well.
+    pub has_deltas: bool,
 }
 
 impl Repertoire {
@@ -29,7 +34,13 @@ impl Repertoire {
         let mut chance = |one_in| seed >= WIDER_FROM && random.chance(one_in);
         let has_formats = chance(2);
         let has_revocations = chance(3);
-        Repertoire { random, has_formats, has_revocations }
+        let (has_changes, has_deltas) = (chance(3), chance(3));
+        Repertoire { random, has_formats, has_revocations, has_changes, has_deltas }
+    }
+
+    /// How many of the grants there are clients may have.
+    pub fn grants_count(&self) -> usize {
+        if self.has_changes { ALL_GRANTS_COUNT } else { GRANTS_COUNT }
     }
 
     /// How a client speaks.

@@ -27,6 +27,8 @@ pub struct Report {
     pub refused: u64,
     /// Transports that were let go of because their token was revoked.
     pub revoked: u64,
+    /// Deltas that clients have undone.
+    pub deltas: u64,
     /// Messages and presence events that clients have read.
     pub deliveries: u64,
     /// The same seed and the same commit give the same digest.
@@ -55,6 +57,7 @@ impl Report {
         self.publishes += other.publishes;
         self.refused += other.refused;
         self.revoked += other.revoked;
+        self.deltas += other.deltas;
         self.deliveries += other.deliveries;
         self.findings.extend_from_slice(&other.findings);
     }

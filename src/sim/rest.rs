@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::credentials;
+use super::credentials::{self, MUTABLE};
 use super::oracle::{Event, Oracle, Publish, channel_serial};
 use super::payload::Kind;
 use super::revocations::Target;
-use super::sdk::Scene;
+use super::sdk::{Scene, change_body};
 use super::wire::Wire;
 
 /// What holders of tokens get to renew them, at least (12.8).
@@ -17,6 +17,8 @@ const REAUTH_MARGIN_MS: u64 = 30_000;
 pub enum Asked {
     /// To publish what the oracle calls that.
     Publish(usize),
+    /// To change a message, as the oracle has noted it.
+    Change(usize),
     /// The history of a channel.
     History(String),
     /// Who is present in a channel.
@@ -43,7 +45,11 @@ impl Call {
         path: &str,
         body: Option<&Value>,
     ) -> Call {
-        let method = if body.is_some() { "POST" } else { "GET" };
+        let method = match (&asked, body) {
+            (Asked::Change(_), _) => "PATCH",
+            (_, Some(_)) => "POST",
+            (_, None) => "GET",
+        };
         let wire = scene.repertoire.wire();
         let body = body.map(|body| wire.encode(body)).unwrap_or_default();
         let sign = if path.contains('?') { '&' } else { '?' };
@@ -65,7 +71,7 @@ impl Call {
 
     /// Publishes what the oracle calls `publish`.
     pub fn publish(scene: &mut Scene<'_>, shard: usize, publish: usize, id: Option<&str>) -> Call {
-        scene.oracle.attempt(publish);
+        scene.oracle.attempt(publish, None);
         scene.report.publishes += 1;
         let channel = scene.oracle.publishes[publish].channel().to_owned();
         let Publish { tags, kind, .. } = &scene.oracle.publishes[publish];
@@ -85,6 +91,15 @@ impl Call {
             .collect();
         let path = format!("/channels/{channel}/messages");
         Call::send(scene, shard, Asked::Publish(publish), &path, Some(&json!(messages)))
+    }
+
+    /// Changes a message.
+    pub fn change(scene: &mut Scene<'_>, shard: usize, publish: usize) -> Call {
+        scene.oracle.attempt(publish, None);
+        scene.report.publishes += 1;
+        let (target, body) = change_body(scene.oracle, publish);
+        let path = format!("/channels/{MUTABLE}/messages/{target}");
+        Call::send(scene, shard, Asked::Change(publish), &path, Some(&body))
     }
 
     /// Reads the history of a channel.
@@ -114,7 +129,7 @@ impl Call {
     pub fn lose(&self, scene: &mut Scene<'_>) {
         scene.host.cut(self.socket);
         scene.report.drops += 1;
-        if let Asked::Publish(publish) = self.asked {
+        if let Asked::Publish(publish) | Asked::Change(publish) = self.asked {
             scene.oracle.give_up(publish);
         }
     }
@@ -124,7 +139,7 @@ impl Call {
         let client = &scene.host.clients[self.socket];
         let answer = parse(self.wire, &client.received);
         if answer.is_none() && !client.is_open() {
-            if let Asked::Publish(publish) = self.asked {
+            if let Asked::Publish(publish) | Asked::Change(publish) = self.asked {
                 scene.oracle.give_up(publish);
             }
             return Some((0, Value::Null));
@@ -138,8 +153,9 @@ impl Call {
         scene.report.hash(text.as_bytes());
         scene.report.trace(|| format!("REST {:?}: {text}", self.asked));
         scene.host.hang_up(self.socket);
-        if let Asked::Publish(publish) = self.asked {
+        if let Asked::Publish(publish) | Asked::Change(publish) = self.asked {
             let outcome = match status {
+                200 => Ok(body["versionSerial"].as_str().map(str::to_owned).into_iter().collect()),
                 201 => {
                     let serials = body["serials"].as_array().into_iter().flatten();
                     Ok(serials.filter_map(|serial| serial.as_str().map(str::to_owned)).collect())
@@ -166,11 +182,15 @@ impl Call {
 }
 
 /// Publications of a history, in its order.
-pub fn publications(oracle: &mut Oracle, history: &Value) -> Vec<(String, Event)> {
+pub fn publications(oracle: &mut Oracle, channel: &str, history: &Value) -> Vec<(String, Event)> {
     let mut publications: Vec<(String, Event)> = Vec::new();
     for message in history.as_array().into_iter().flatten() {
         let serial = channel_serial(message["serial"].as_str().unwrap_or_default());
-        let tag = oracle.read(message);
+        let tag = oracle.read(channel, message);
+        // The latest version, at the place of the first: that is another's tag.
+        if message["action"].as_u64().unwrap_or_default() != 0 {
+            continue;
+        }
         match publications.last_mut() {
             Some((last, event)) if *last == serial => event.tags.push(tag),
             _ => {

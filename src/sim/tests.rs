@@ -12,7 +12,7 @@ use crate::channel::log::Link;
 use crate::shard::Mail;
 
 /// Seeds that have found something once, with what it was.
-const PAST: [(u64, &str); 25] = [
+const PAST: [(u64, &str); 26] = [
     (33, "what was owed was sent although a new token did not permit it any more"),
     (367, "a SYNC that was refused left an attachment that its client took for failed"),
     (388, "ATTACHED named a serial of messages that its client had not been sent"),
@@ -40,6 +40,7 @@ const PAST: [(u64, &str); 25] = [
     (867663, "a member was expected to have left by the ACK of a LEAVE before it entered again"),
     (870351, "the same, on a channel in memory"),
     (2_001_713, "a revocation at once took the margin of a later one of the same target away"),
+    (2_000_301, "an append was lost to who wants no echo and had made the next one of a run"),
     (7085, "a run that only ends as it should"),
 ];
 
@@ -159,19 +160,73 @@ fn the_echo_of_ones_own_message_is_heard() {
 
 #[test]
 fn a_byte_that_is_another_in_one_format_is_seen() {
-    let found = first_wider_finding(|random, mail| match mail {
-        Mail::Frame { stream, serial, publisher, has_members, frame: Some(frame), link }
-            if random.chance(3) =>
-        {
-            let mut bytes = frame.to_vec();
-            // Bytes come as they are in MessagePack alone.
+    let found = first_wider_finding(|_, mail| {
+        // Bytes come as they are in MessagePack alone.
+        spoil(mail, |bytes| {
             bytes.iter_mut().filter(|byte| **byte == 0xfe).take(1).for_each(|byte| *byte = 0xfd);
-            let frame = Some(Bytes::from(bytes));
-            vec![Mail::Frame { stream, serial, publisher, has_members, frame, link }]
+        })
+    });
+    assert_eq!(found, "contents");
+}
+
+/// Makes the bytes of some frames others; not how many there are.
+fn spoil(mail: Mail, spoil: impl Fn(&mut [u8])) -> Vec<Mail> {
+    let Mail::Frame { stream, serial, publisher, has_members, frame: Some(frame), link } = mail
+    else {
+        return vec![mail];
+    };
+    let mut bytes = frame.to_vec();
+    spoil(&mut bytes);
+    let frame = Some(Bytes::from(bytes));
+    vec![Mail::Frame { stream, serial, publisher, has_members, frame, link }]
+}
+
+#[test]
+fn an_append_that_is_lost_is_missed() {
+    let found = first_wider_finding(|random, mail| match mail {
+        Mail::Append(_) if random.chance(3) => Vec::new(),
+        mail => vec![mail],
+    });
+    assert!(["gap", "gap or end"].contains(&found), "{found}");
+}
+
+#[test]
+fn a_version_that_lacks_an_append_is_noticed() {
+    let found = first_wider_finding(|_, mail| {
+        spoil(mail, |bytes| {
+            // The text goes on with another letter where the append began, up to its end.
+            if let Some(at) = bytes.windows(3).position(|it| it == b"x+p") {
+                let append = bytes[at + 1..].iter_mut();
+                let is_append = |byte: &&mut u8| b"+p.0123456789".contains(&**byte);
+                append.take_while(is_append).for_each(|byte| *byte = b'x');
+            }
+        })
+    });
+    assert_eq!(found, "versions");
+}
+
+#[test]
+fn a_delta_for_somebody_who_lacks_what_it_starts_from_is_noticed() {
+    let found = first_wider_finding(|_, mail| match mail {
+        Mail::Frame { stream, serial, publisher, has_members, frame, link: Link::Delta(_) } => {
+            vec![Mail::Frame { stream, serial, publisher, has_members, frame, link: Link::Full }]
         }
         mail => vec![mail],
     });
-    assert_eq!(found, "contents");
+    assert_eq!(found, "delta");
+}
+
+#[test]
+fn a_delta_that_is_another_is_noticed() {
+    let found = first_wider_finding(|_, mail| {
+        spoil(mail, |bytes| {
+            let name = b"\"from\":\"";
+            if let Some(at) = bytes.windows(name.len()).position(|it| it == name) {
+                bytes[at + name.len()] ^= 1;
+            }
+        })
+    });
+    assert_eq!(found, "delta");
 }
 
 #[test]

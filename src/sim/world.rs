@@ -160,7 +160,8 @@ impl World {
         let sdk = |number| {
             let by_token = plan.has_tokens && random.chance(2);
             // Half of them may do everything, so that there is something to see.
-            let grant = if random.chance(2) { 0 } else { random.below(GRANTS_COUNT) };
+            let grants_count = repertoire.grants_count();
+            let grant = if random.chance(2) { 0 } else { random.below(grants_count) };
             let client_id = *random.one_of(&CLIENT_IDS);
             let echo = !random.chance(4);
             Sdk::new(number, grant, by_token, client_id, echo, repertoire.wire())
@@ -265,7 +266,7 @@ impl World {
                 self.with_sdk(who, |sdk, scene| sdk.sync(scene, name));
             }
             18 if self.plan.has_tokens => {
-                let grant = self.below(GRANTS_COUNT);
+                let grant = self.below(self.repertoire.grants_count());
                 self.with_sdk(who, |sdk, scene| sdk.authenticate(scene, grant));
             }
             _ if self.plan.has_rest => self.request(),
@@ -413,7 +414,7 @@ impl World {
     }
 
     fn take_history(&mut self, channel: &str, body: &Value) {
-        let shown = publications(&mut self.oracle, body);
+        let shown = publications(&mut self.oracle, channel, body);
         if !shown.iter().map(|(serial, _)| serial).is_sorted() {
             self.oracle.find("history", format!("{channel} is not in order: {body}"));
         }
@@ -453,6 +454,7 @@ impl World {
         self.read_histories(self.bases);
         self.judge_presence();
         self.judge_revocations();
+        self.judge_changes();
         for sdk in &self.sdks {
             for channel in sdk.channels.values().filter(|channel| channel.stand == Stand::Attached)
             {

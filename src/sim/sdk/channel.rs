@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::delta::{self, Base};
 use super::presence::Entered;
 use super::{Link, Scene, Sdk};
-use crate::sim::credentials::permits;
+use crate::sim::credentials::{MUTABLE, permits};
 use crate::sim::members::Members;
-use crate::sim::oracle::{Event, publish_of};
+use crate::sim::oracle::{Action, Event, publish_of};
 
 /// Status bits of ATTACHED.
 const RESUMED: u64 = 4;
@@ -50,6 +51,10 @@ pub struct Channel {
     asked: Option<String>,
     /// Messages that its qualifier rewinds.
     rewind: Option<usize>,
+    /// Whether that asks for deltas.
+    wants_deltas: bool,
+    /// What the next delta starts from.
+    delta_base: Option<Base>,
     /// The continuity that goes on.
     pub segment: Option<usize>,
     pub(super) modes: u64,
@@ -63,7 +68,7 @@ pub struct Channel {
 fn parse_name(name: &str) -> (String, Option<usize>) {
     match name.strip_prefix("[?rewind=").and_then(|rest| rest.split_once(']')) {
         Some((count, base)) => (base.to_owned(), count.parse().ok()),
-        None => (name.to_owned(), None),
+        None => (name.strip_prefix("[?delta=vcdiff]").unwrap_or(name).to_owned(), None),
     }
 }
 
@@ -73,8 +78,10 @@ impl Sdk {
         if self.link != Link::Up {
             return;
         }
-        if !self.channels.contains_key(name) {
+        let is_new = !self.channels.contains_key(name);
+        if is_new {
             let (base, rewind) = parse_name(name);
+            let wants_deltas = name.starts_with("[?delta=vcdiff]");
             let channel = Channel {
                 stand: Stand::Attaching,
                 base,
@@ -82,6 +89,8 @@ impl Sdk {
                 serial: None,
                 asked: None,
                 rewind,
+                wants_deltas,
+                delta_base: None,
                 segment: None,
                 modes: 0,
                 members: Members::default(),
@@ -89,8 +98,11 @@ impl Sdk {
             };
             self.channels.insert(name.to_owned(), channel);
         }
-        let stand = self.channels[name].stand;
-        if stand != Stand::Failed && stand != Stand::Detaching {
+        let Channel { stand, wants_deltas, .. } = self.channels[name];
+        // Who asks again for deltas from where it was could not decode one (RTL18).
+        let is_asked = wants_deltas && matches!(stand, Stand::Attaching | Stand::Attached);
+        let is_asked = is_asked && !is_new;
+        if stand != Stand::Failed && stand != Stand::Detaching && !is_asked {
             self.send_attach(scene, name);
         }
     }
@@ -199,6 +211,9 @@ impl Sdk {
             return;
         }
         let is_first = !std::mem::replace(&mut channel.is_open, true);
+        if is_first || !is_resumed {
+            channel.delta_base = None;
+        }
         channel.stand = Stand::Attached;
         channel.modes = flags;
         if channel.base.starts_with("vip:") && self.by_token && self.client_id.is_none() {
@@ -253,12 +268,30 @@ impl Sdk {
 
     /// RTP17: members enter again on each ATTACHED, under their ids where the connection is the same.
     fn take_message(&mut self, scene: &mut Scene<'_>, name: &str, message: &Value) {
-        let channel = &self.channels[name];
-        let publisher = message["connectionId"].as_str();
-        let mut tags = Vec::new();
+        let channel = self.channels.get_mut(name).expect("known to the caller");
+        // Of a change the id alone tells.
+        let id = message["id"].as_str().filter(|_| channel.base == MUTABLE);
+        let by_id = id.and_then(|id| Some(id.split_once(':')?.0));
+        let publisher = message["connectionId"].as_str().or(by_id);
+        let (mut tags, mut is_whole) = (Vec::new(), true);
         for message in message["messages"].as_array().into_iter().flatten() {
-            tags.push(scene.oracle.read(message));
+            let whole = match channel.wants_deltas {
+                true => delta::whole(&mut channel.delta_base, message),
+                false => Ok((message.clone(), false)),
+            };
+            match whole {
+                Ok((whole, is_delta)) => {
+                    tags.push(scene.oracle.read(&channel.base, &whole));
+                    scene.report.deltas += u64::from(is_delta);
+                }
+                Err(why) => {
+                    let text = format!("client {} {name}: {why}: {message}", self.number);
+                    return scene.oracle.find("delta", text);
+                }
+            }
+            is_whole &= message["action"] != Action::Append.number();
         }
+        let channel = &self.channels[name];
         let mut publishes = tags.iter().filter_map(|tag| publish_of(tag));
         if publishes.any(|publish| self.is_revoked_for(scene, publish)) {
             let text = format!("client {} has no token any more: {message}", self.number);
@@ -280,7 +313,7 @@ impl Sdk {
         scene.oracle.show(&channel.base, serial, Event { publisher, tags });
         scene.report.deliveries += 1;
         match channel.segment {
-            Some(segment) => scene.oracle.receive(segment, serial),
+            Some(segment) => scene.oracle.receive(segment, serial, is_whole),
             // An ATTACHED with other modes has crossed with DETACH.
             None if channel.stand == Stand::Detaching => {}
             None => {

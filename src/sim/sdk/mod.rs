@@ -6,10 +6,12 @@
 //! | --- | --- |
 //! | `mod.rs` | its connection |
 //! | `channel.rs` | what it attaches to, and what it is sent there |
+//! | `delta.rs` | how it undoes deltas |
 //! | `publish.rs` | what it publishes, and its ACKs |
 //! | `presence.rs` | whom it enters as, and who else is there |
 
 mod channel;
+mod delta;
 mod presence;
 mod publish;
 
@@ -20,6 +22,7 @@ use serde_json::{Value, json};
 
 pub use self::channel::{Channel, Stand};
 use self::publish::Pending;
+pub use self::publish::change_body;
 use super::credentials::{self, permits};
 use super::frame;
 use super::host::Host;

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{Link, Scene, Sdk};
-use crate::sim::credentials::permits;
-use crate::sim::oracle::Publish;
+use crate::sim::credentials::{MUTABLE, permits};
+use crate::sim::oracle::{Action, Change, Oracle, Publish};
+use crate::sim::payload::{self, Kind};
 
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -14,6 +15,20 @@ pub(super) struct Pending {
     /// The connection that has sent it.
     sent_by: Option<String>,
     pub(super) frame: Value,
+}
+
+/// The message that a change is of, and what is sent of it.
+pub fn change_body(oracle: &Oracle, publish: usize) -> (String, Value) {
+    let Publish { tags, change, .. } = &oracle.publishes[publish];
+    let Change { action, target } = change.as_ref().expect("a change");
+    let mut message = match action {
+        Action::Update => Kind::Text.message(&tags[0], 5),
+        Action::Append => json!({"data": payload::increment(&tags[0])}),
+        Action::Delete => json!({}),
+    };
+    message["action"] = action.number().into();
+    message["version"] = json!({"description": tags[0]});
+    (target.clone(), message)
 }
 
 impl Sdk {
@@ -37,6 +52,34 @@ impl Sdk {
         scene.report.publishes += 1;
     }
 
+    /// Changes a message, as the oracle has noted it.
+    pub fn change(&mut self, scene: &mut Scene<'_>, publish: usize) {
+        let (target, mut message) = change_body(scene.oracle, publish);
+        message["serial"] = target.into();
+        let frame = json!({"action": 15, "channel": MUTABLE, "messages": [message]});
+        self.submit(scene, Some(publish), frame);
+        scene.report.publishes += 1;
+    }
+
+    /// Whether it may publish that, if it is certain.
+    fn may_publish(&self, scene: &Scene<'_>, publish: usize) -> Option<bool> {
+        let Publish { change, .. } = &scene.oracle.publishes[publish];
+        let channel = scene.oracle.publishes[publish].channel();
+        let Some(change) = change else {
+            let is_anonymous = self.client_id.is_none() && channel.starts_with("vip:");
+            return (!is_anonymous).then(|| permits(self.grant, channel, "publish"));
+        };
+        let [any, own] = change.action.operations();
+        if permits(self.grant, channel, any) {
+            return Some(true);
+        }
+        if !permits(self.grant, channel, own) || self.client_id.is_none() {
+            return Some(false);
+        }
+        let author = scene.oracle.author_of(&change.target)?;
+        Some(author == self.client_id)
+    }
+
     pub(super) fn submit(
         &mut self,
         scene: &mut Scene<'_>,
@@ -58,7 +101,7 @@ impl Sdk {
         if pending.sent_by != self.connection_id {
             pending.sent_by.clone_from(&self.connection_id);
             if let Some(publish) = pending.publish {
-                scene.oracle.attempt(publish);
+                scene.oracle.attempt(publish, self.client_id);
             }
         }
     }
@@ -100,10 +143,18 @@ impl Sdk {
         outcome: Result<Vec<String>, u64>,
         message: &Value,
     ) {
-        let can = permits(self.grant, scene.oracle.publishes[publish].channel(), "publish");
-        if outcome.is_ok() && !can && self.next_grant.is_none() && !self.by_token {
-            let text = format!("client {} may not publish: {message}", self.number);
-            scene.oracle.find("authorisation", text);
+        // Whoever has tokens may have had another one meanwhile.
+        if !self.by_token
+            && self.next_grant.is_none()
+            && let Some(can) = self.may_publish(scene, publish)
+        {
+            let is_denied = matches!(outcome, Err(40160..=40169));
+            // What is not permitted may fail for another reason before that is known.
+            if can && is_denied || !can && outcome.is_ok() {
+                let may = if can { "may" } else { "may not" };
+                let text = format!("client {} {may} publish: {message}", self.number);
+                scene.oracle.find("authorisation", text);
+            }
         }
         if outcome.is_ok() && self.is_revoked_for(scene, publish) {
             let text = format!("client {} publishes with a revoked token: {message}", self.number);

@@ -1,9 +1,16 @@
 //! What happens in runs whose clients can do more than they could at first.
 
 use super::World;
-use crate::sim::credentials::GRANTS_COUNT;
-use crate::sim::rest::Call;
+use crate::sim::credentials::{GRANTS_COUNT, MUTABLE};
+use crate::sim::oracle::Action;
+use crate::sim::payload::Kind;
+use crate::sim::repertoire::Repertoire;
+use crate::sim::rest::{Asked, Call};
 use crate::sim::revocations::Target;
+use crate::sim::sdk::Link;
+
+/// Channels with deltas, as clients call them.
+const DELTA_NAMES: [&str; 3] = ["[?delta=vcdiff]a", "[?delta=vcdiff]b", "[?delta=vcdiff]kept:k"];
 
 impl World {
     /// Something of what the run has in addition, now and then.
@@ -11,6 +18,64 @@ impl World {
         let repertoire = &mut self.repertoire;
         if repertoire.has_revocations && repertoire.random.chance(20) {
             self.revoke();
+        }
+        let Repertoire { random, has_changes, has_deltas, .. } = &mut self.repertoire;
+        if *has_changes && random.chance(2) {
+            self.work_on_messages();
+        } else if *has_deltas && random.chance(6) {
+            let name = *random.one_of(&DELTA_NAMES);
+            let who = self.below(self.sdks.len());
+            self.with_sdk(who, |sdk, scene| sdk.attach(scene, name));
+        }
+    }
+
+    /// Somebody makes a message that can change, changes one, or wants to hear of that.
+    fn work_on_messages(&mut self) {
+        let who = self.below(self.sdks.len());
+        let now_ms = self.host.now.unix_ms;
+        let random = &mut self.repertoire.random;
+        let act = random.below(9);
+        // One of the latest: they change often, and may be gone otherwise.
+        let latest = self.oracle.mutable.len().saturating_sub(4);
+        let target = match &self.oracle.mutable[latest..] {
+            [] => None,
+            some => Some(random.one_of(some).clone()),
+        };
+        let action =
+            *random.one_of(&[Action::Update, Action::Append, Action::Append, Action::Delete]);
+        let is_over = self.sdks[who].link == Link::Ended;
+        match (act, target) {
+            (0..=1, _) => self.with_sdk(who, |sdk, scene| sdk.attach(scene, MUTABLE)),
+            (2, _) => self.with_sdk(who, |sdk, scene| sdk.detach(scene, MUTABLE)),
+            (3, _) => {
+                let shard = self.some_shard();
+                let call = self.with_scene(|scene| Call::history(scene, shard, MUTABLE));
+                self.calls.push(call);
+            }
+            (4, Some(target)) => {
+                let publish = self.oracle.begin_change(action, &target, now_ms);
+                let shard = self.some_shard();
+                let call = self.with_scene(|scene| Call::change(scene, shard, publish));
+                self.calls.push(call);
+            }
+            (5..=7, Some(target)) if !is_over => {
+                let publish = self.oracle.begin_change(action, &target, now_ms);
+                self.with_sdk(who, |sdk, scene| sdk.change(scene, publish));
+            }
+            _ if !is_over => {
+                let publish = self.oracle.begin_publish(MUTABLE, 1, Kind::Text, false, now_ms);
+                self.with_sdk(who, |sdk, scene| sdk.publish(scene, MUTABLE, publish, None));
+            }
+            _ => {}
+        }
+    }
+
+    /// The history has the latest of each message.
+    pub(super) fn judge_changes(&mut self) {
+        if self.repertoire.has_changes {
+            let history = self.ask(MUTABLE, Call::history);
+            self.take_answer(&Asked::History(MUTABLE.into()), 200, &history);
+            self.oracle.show_latest(MUTABLE, &history);
         }
     }
 

@@ -168,7 +168,7 @@ impl World {
         let mut kept = BTreeMap::new();
         for channel in channels {
             let history = self.ask(channel, Call::history);
-            let shown = publications(&mut self.oracle, &history);
+            let shown = publications(&mut self.oracle, channel, &history);
             let serials: BTreeSet<String> = shown.iter().map(|(it, _)| it.clone()).collect();
             kept.insert(channel, serials);
             self.take_history(channel, &history);
