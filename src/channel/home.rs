@@ -957,7 +957,8 @@ impl HomeChannel {
             if at_ms >= oldest_ms && self.history_bytes() <= bytes_max {
                 break;
             }
-            self.dropped = Some(serial);
+            // What is not kept may reach further than what memory has held.
+            self.dropped = self.dropped.max(Some(serial));
             if is_annotation {
                 let revisions = self.revisions.as_mut().expect("it has annotations");
                 revisions.forget_oldest_annotations();

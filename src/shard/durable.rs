@@ -383,6 +383,10 @@ impl Shard {
         let queue = &mut keeping.owed[Safety::Written as usize];
         let last = queue.back().map_or(0, |last| last.until);
         let until = last.max(keeping.journal.appended());
+        // All may be written, and wait to be synchronised alone: then nothing more comes to let it go.
+        if until <= keeping.journal.progress(Safety::Written) {
+            return self.post(usize::from(to), mail);
+        }
         queue.push_back(Waiting { until, of: 0, owed: Owed::Mail(to, mail) });
     }
 

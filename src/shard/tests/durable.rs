@@ -212,6 +212,37 @@ fn a_loose_channel_goes_on_after_a_clean_end_only() {
 }
 
 #[test]
+fn memory_that_drops_what_was_read_back_forgets_no_gap() {
+    let mut config = ShardConfig::default();
+    config.history.channel_bytes_max = 4000;
+    let unix_ms = 1_800_000_000_000;
+    let mut first = host_with(config.clone(), 1, 4, (Disk::default(), 1), unix_ms);
+    let (publisher, subscriber) = (first.connect(0, ""), first.connect(0, ""));
+    first.attach(subscriber, "loose:room");
+    for number in 0..30u64 {
+        first.publish(publisher, number, "loose:room", &number.to_string());
+        first.settle_quickly();
+    }
+    first.settle();
+    let messages = first.messages(subscriber);
+    let messages = messages.iter().filter(|it| it["action"] == 15);
+    let serials: Vec<Value> = messages.map(|it| it["channelSerial"].clone()).collect();
+    assert_eq!(serials.len(), 30);
+    let mut second = host_with(config, 1, 4, (first.into_disk(), 2), unix_ms + 10_000);
+    let publisher = second.connect(0, "");
+    for number in 0..10u64 {
+        second.publish(publisher, number, "loose:room", "next");
+        second.settle();
+        second.pass(Duration::from_millis(20));
+    }
+    for serial in serials {
+        let client = second.connect(0, "");
+        let (attached, _) = second.attach_from(client, "loose:room", &serial);
+        assert_eq!((is_resumed(&attached), &attached["error"]["code"]), (false, &json!(90003)));
+    }
+}
+
+#[test]
 fn what_memory_has_no_room_for_is_read_from_disk() {
     let mut config = ShardConfig::default();
     config.history.channel_bytes_max = 4000;
