@@ -356,6 +356,12 @@ impl HomeChannel {
         self.dropped.unwrap_or(self.first_serial)
     }
 
+    /// Whether something behind `serial` may be gone that neither memory nor what is kept elsewhere vouches for.
+    fn may_miss_behind(&self, serial: ChannelSerial) -> bool {
+        let floor = self.durable.as_ref().map(|durable| durable.floor);
+        floor.is_some_and(|floor| serial < floor && serial < self.kept_from())
+    }
+
     /// What of its events lies behind it is in memory.
     pub fn memory_from(&self) -> ChannelSerial {
         let oldest = self.history.oldest().map(|(serial, _)| serial.preceding());
@@ -834,6 +840,12 @@ impl HomeChannel {
                 let text = "the time to rewind holds more messages than are replayed";
                 let error = (is_cut && matches!(rewind, Rewind::Span(_)))
                     .then(|| ErrorInfo::new(ErrorCode::HISTORY_LIMIT, text));
+                let oldest = publications.front().map(|publication| publication.channel_serial);
+                let text = "messages among those that follow are kept no longer";
+                let error = error.or_else(|| {
+                    let may_miss = oldest.is_some_and(|oldest| self.may_miss_behind(oldest));
+                    may_miss.then(|| ErrorInfo::new(ErrorCode::HISTORY_EXPIRED, text))
+                });
                 let events = publications.into_iter().map(Broadcast::Messages).collect();
                 Past { error, events, ..nothing }
             }

@@ -84,6 +84,8 @@ struct Segment {
     /// Serials below `start` that a rewind has brought, counted.
     rewound: usize,
     rewinds: bool,
+    /// Whether its client was told that what a rewind has brought is not all that there was.
+    is_told: bool,
     received: Vec<String>,
     /// The start of the daemon over which it goes on.
     over: u32,
@@ -277,13 +279,15 @@ impl Oracle {
         }
     }
 
-    /// An attachment begins behind `start`; returns the number of its continuity.
+    /// An attachment begins behind `start`; returns the number of its continuity. `is_told` says that what a
+    /// rewind brings is not all.
     pub fn begin_segment(
         &mut self,
         client: usize,
         channel: &str,
         start: &str,
         rewinds: bool,
+        is_told: bool,
     ) -> usize {
         self.segments.push(Segment {
             client,
@@ -291,6 +295,7 @@ impl Oracle {
             start: start.to_owned(),
             rewound: 0,
             rewinds,
+            is_told,
             received: Vec::new(),
             over: self.start,
             whole: BTreeSet::new(),
@@ -394,9 +399,13 @@ impl Oracle {
         let expected: Vec<&String> = order
             .range((first, Bound::Included(end)))
             .filter(|(serial, event)| {
-                let Segment { channel, whole, received, .. } = segment;
-                let is_silent = self.fate(channel, serial) == Some(Gone::Silently);
-                let is_due = is_sent(event) && !is_silent;
+                let Segment { channel, whole, received, start, is_told, .. } = segment;
+                let may_be_missing = match self.fate(channel, serial) {
+                    Some(Gone::Silently) => true,
+                    Some(Gone::Noticed) => *is_told && *serial <= start,
+                    None => false,
+                };
+                let is_due = is_sent(event) && !may_be_missing;
                 received.contains(serial)
                     || is_due && !self.is_collapsed(channel, serial, &event.tags, whole)
             })

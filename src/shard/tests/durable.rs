@@ -243,6 +243,32 @@ fn memory_that_drops_what_was_read_back_forgets_no_gap() {
 }
 
 #[test]
+fn a_rewind_across_what_an_end_may_have_taken_says_so() {
+    for (channel, code) in [("kept:room", Value::Null), ("loose:room", json!(90003))] {
+        let mut first = host(1, 4, Disk::default(), 1);
+        let publisher = first.connect(0, "");
+        for number in 1..=3u64 {
+            first.publish(publisher, number - 1, channel, &number.to_string());
+        }
+        first.settle();
+        let mut second = host(1, 4, first.into_disk(), 2);
+        let publisher = second.connect(0, "");
+        second.pass(Duration::from_millis(20));
+        second.publish(publisher, 0, channel, "4");
+        second.settle();
+        for (rewind, code) in [("50", &code), ("1", &Value::Null)] {
+            let client = second.connect(0, "");
+            let params = json!({ "rewind": rewind });
+            second.send(client, &json!({"action": 10, "channel": channel, "params": params}));
+            second.settle();
+            let attached = second.messages(client).into_iter().find(|it| it["action"] == 11);
+            let attached = attached.expect("answered");
+            assert_eq!(attached["error"]["code"], *code, "{channel} {rewind}");
+        }
+    }
+}
+
+#[test]
 fn what_memory_has_no_room_for_is_read_from_disk() {
     let mut config = ShardConfig::default();
     config.history.channel_bytes_max = 4000;

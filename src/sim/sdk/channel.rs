@@ -19,6 +19,9 @@ const SUBSCRIBE: u64 = 1 << 18;
 /// How long a channel waits that was refused for now.
 const RETRY_MS: u64 = 1_000;
 
+/// Of an ATTACHED that says that messages are missing: among those that a rewind brings, if it brings any.
+const HISTORY_EXPIRED: u64 = 90003;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stand {
     /// It has sent ATTACH.
@@ -254,7 +257,9 @@ impl Sdk {
             }
             scene.report.discontinuities += u64::from(asks);
             let rewinds = channel.rewind.is_some() && flags & HAS_BACKLOG != 0;
-            let segment = scene.oracle.begin_segment(number, &channel.base, serial, rewinds);
+            let is_told = message["error"]["code"].as_u64() == Some(HISTORY_EXPIRED);
+            let segment =
+                scene.oracle.begin_segment(number, &channel.base, serial, rewinds, is_told);
             if !echo && let Some(id) = &id {
                 scene.oracle.skip(segment, id);
             }
