@@ -103,6 +103,8 @@ pub struct Recovery {
     damage: Vec<Damage>,
     /// Those whose header is gone, and with it all that they hold.
     lost: Vec<SegmentId>,
+    /// Those that were being made when the end came, so that nothing was ever in them.
+    unmade: BTreeSet<SegmentId>,
     /// Whether nothing is missing at the end of the latest segment in use, by shard that wrote.
     series: BTreeMap<u16, Vec<Start>>,
     floor_ms: u64,
@@ -128,6 +130,7 @@ impl Recovery {
             superseded: HashSet::new(),
             damage: Vec::new(),
             lost: Vec::new(),
+            unmade: BTreeSet::new(),
             series: BTreeMap::new(),
             floor_ms: 0,
             events: 0,
@@ -170,7 +173,10 @@ impl Recovery {
         let data = read(0, bytes as usize)?;
         Ok(match data.iter().any(|&byte| byte != 0) {
             true => Added::Read { seal: self.add_read(id, &data) },
-            false => Added::Nothing,
+            false => {
+                self.unmade.insert(id);
+                Added::Nothing
+            }
         })
     }
 
@@ -223,8 +229,9 @@ impl Recovery {
         let Some((header, end)) = header else {
             self.damage.push(Damage { segment: id, from: 0, kind: DamageKind::Corrupt });
             // A file without a beginning: made when the end came, or worse. Kept for whoever looks.
-            if data.iter().skip(Header::BYTES).any(|&byte| byte != 0) {
-                self.lost.push(id);
+            match data.iter().skip(Header::BYTES).any(|&byte| byte != 0) {
+                true => self.lost.push(id),
+                false => drop(self.unmade.insert(id)),
             }
             return None;
         };
@@ -361,8 +368,12 @@ impl Recovery {
         }
         for (&shard, starts) in &self.series {
             let of_shard = SegmentId::first_of(shard)..SegmentId::first_of(shard + 1);
-            // What lay before the oldest is gone, unless that is the first of all.
-            let oldest = self.segments.range(of_shard).next().filter(|(id, _)| id.number > 0);
+            // What lay before the oldest is gone, unless that is the first of all that were ever made.
+            let is_first = |id: &SegmentId| {
+                let unmade = self.unmade.range(SegmentId::first_of(shard)..*id);
+                unmade.filter(|it| !self.wanted.contains(it)).count() as u64 == id.number
+            };
+            let oldest = self.segments.range(of_shard).next().filter(|(id, _)| !is_first(id));
             if let Some((id, known)) = oldest {
                 let reached_ms = match self.afters.get(id) {
                     Some(after) => after.reached_ms,

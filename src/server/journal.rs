@@ -58,9 +58,6 @@ pub(super) fn find(root: &Path, shards: usize, now: Now, log: &mut Log) -> io::R
         let Ok(shard) = u16::try_from(shard) else { continue };
         for number in numbers(&directory(root, shard), SUFFIX)? {
             let id = SegmentId { shard, number };
-            if let Some(next) = next_numbers.get_mut(usize::from(shard)) {
-                *next = number + 1;
-            }
             let path = path(root, id);
             let file = File::options().read(true).write(true).open(&path)?;
             let bytes = file.metadata()?.len();
@@ -84,6 +81,9 @@ pub(super) fn find(root: &Path, shards: usize, now: Now, log: &mut Log) -> io::R
                     }
                 }
                 Added::Read { seal: None } | Added::Sealed => {}
+            }
+            if let Some(next) = next_numbers.get_mut(usize::from(shard)) {
+                *next = number + 1;
             }
             // What an earlier start has written and did not come to synchronise is told of from now on, so it
             // has to be as safe as that says.
