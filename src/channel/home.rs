@@ -282,6 +282,16 @@ impl HomeChannel {
         }
     }
 
+    /// Remembers the ids that clients chose of events that are kept elsewhere and can be read, where others
+    /// beside them cannot, so that none of these is published twice.
+    pub fn restore_ids(&mut self, now: Now, events: Vec<Kept>) {
+        for event in events {
+            if let Kept::Messages(publication, ids) = event {
+                self.remember_restored(now, &publication, ids);
+            }
+        }
+    }
+
     /// Forgets what has got its place from `serial` on: it has not happened, and nobody was told of it. The
     /// order goes on behind it all the same. True: what has become of messages cannot be told apart from
     /// that, and nothing of the past is in memory any more; it is to be [restored](Self::restore).

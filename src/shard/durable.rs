@@ -535,10 +535,13 @@ impl Shard {
                 keeping.loading_mail -= waiting.len();
                 let home = self.homes.open(self.now, key.clone());
                 // Where something is missing, what is in memory begins with what comes now, and all before
-                // is read by those who need it, who then hear of the damage.
-                if !is_damaged && home.has_nothing() {
+                // is read by those who need it, who then hear of the damage. What is left is not published twice.
+                if home.has_nothing() {
                     let now = self.now;
-                    self.homes.change(now, &key, |home| home.restore(now, events, is_complete));
+                    self.homes.change(now, &key, |home| match is_damaged {
+                        true => home.restore_ids(now, events),
+                        false => home.restore(now, events, is_complete),
+                    });
                 }
                 for (from, mail) in waiting {
                     self.handle_mail(usize::from(from), mail);

@@ -125,8 +125,6 @@ pub struct Oracle {
     pub retention_ms: Option<u64>,
     /// The first start since which nothing can have been lost of what was written.
     whole_since: u32,
-    /// Whether something on the disk was not what was written.
-    is_damaged: bool,
     /// What is not kept any more, by channel and serial.
     gone: BTreeMap<String, BTreeMap<String, Gone>>,
 }

@@ -12,7 +12,7 @@ use crate::channel::log::Link;
 use crate::shard::Mail;
 
 /// Seeds that have found something once, with what it was.
-const PAST: [(u64, &str); 26] = [
+const PAST: [(u64, &str); 27] = [
     (33, "what was owed was sent although a new token did not permit it any more"),
     (367, "a SYNC that was refused left an attachment that its client took for failed"),
     (388, "ATTACHED named a serial of messages that its client had not been sent"),
@@ -42,6 +42,10 @@ const PAST: [(u64, &str); 26] = [
     (2_001_713, "a revocation at once took the margin of a later one of the same target away"),
     (2_000_301, "an append was lost to who wants no echo and had made the next one of a run"),
     (7085, "a run that only ends as it should"),
+    (
+        3_019_761,
+        "an id was forgotten whose message was left beside one that the host's end had damaged",
+    ),
 ];
 
 /// How many more are run wherever these tests are.

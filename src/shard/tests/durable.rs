@@ -535,6 +535,26 @@ fn a_publish_that_is_repeated_after_a_kill_is_not_published_again() {
 }
 
 #[test]
+fn ids_of_what_is_left_of_a_damaged_channel_are_known() {
+    let mut first = host(2, 3, Disk::default(), 1);
+    let line = format!("POST /channels/kept:room/messages?key={KEY}");
+    let bodies = [r#"{"id":"own","data":"left"}"#, r#"{"id":"other","data":"unreadable"}"#];
+    let before = bodies.map(|body| request(&mut first, 0, &line, "", body));
+    assert_eq!(request(&mut first, 0, &line, "", r#"{"data":"behind"}"#).0, 201);
+    let mut disk = first.into_disk();
+    let text = b"unreadable";
+    let place = |file: &[u8]| file.windows(text.len()).position(|bytes| bytes == text);
+    let found = disk.files.values_mut().find_map(|file| Some((place(file)?, file)));
+    let (at, file) = found.expect("it was written");
+    file[at] ^= 1;
+    let mut second = host(2, 3, disk, 2);
+    let [left, unreadable] = bodies.map(|body| request(&mut second, 1, &line, "", body));
+    assert_eq!(left, before[0]);
+    assert!(unreadable.0 == 201 && unreadable != before[1], "{unreadable:?}");
+    assert_eq!(second.history("kept:room", "forwards", 10), ["left", "behind", "unreadable"]);
+}
+
+#[test]
 fn changed_and_annotated_messages_are_what_they_were() {
     let mut first = host(1, 8, Disk::default(), 1);
     let post = |host: &mut Host, method: &str, path: &str, body: &str| {

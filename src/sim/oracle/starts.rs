@@ -69,7 +69,6 @@ impl Oracle {
         self.start += 1;
         // They do not outlive the daemon.
         self.revocations = Revocations::default();
-        self.is_damaged |= ending.is_damaged;
         if ending.is_of_host || ending.is_damaged || ending.is_unsure {
             self.whole_since = self.start;
         }
@@ -95,10 +94,10 @@ impl Oracle {
         self.gone.get(channel)?.get(serial).copied()
     }
 
-    /// Whether ids that clients have chosen are known across starts: as many messages come back into memory
-    /// as it has room for and are not damaged.
+    /// Whether ids that clients have chosen are known across starts: those of as many messages come back as
+    /// memory has room for.
     pub(super) fn keeps_ids(&self) -> bool {
-        self.start == 0 || self.retention_ms.is_some() && !self.is_damaged
+        self.start == 0 || self.retention_ms.is_some()
     }
 
     /// A continuity goes on over another transport.
