@@ -1,6 +1,6 @@
 //! A disk: files that survive the process, and what was synchronised the host. It fails when told to.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::base::Now;
 use crate::journal::{Command, Done, Recovered, Recovery, SegmentId};
@@ -25,6 +25,8 @@ pub struct Disk {
     pub synced: BTreeMap<SegmentId, usize>,
     /// Errors for the next commands that write.
     pub errors: VecDeque<Option<i32>>,
+    /// Files that could not be made.
+    pub unmade: BTreeSet<SegmentId>,
     /// Whether no file can be made.
     pub full: bool,
     /// Whether a synchronisation has failed, or a file was not cut: what was written is then not sure to
@@ -46,6 +48,9 @@ impl Disk {
         match command {
             Command::Create { segment, header, .. } => {
                 let written = if error.is_some() { &header[..5] } else { &header[..] };
+                if error.is_some() {
+                    self.unmade.insert(segment);
+                }
                 assert!(self.files.insert(segment, written.to_vec()).is_none(), "made once");
                 self.synced.insert(segment, written.len());
                 Done::Created(segment, result)
@@ -151,6 +156,15 @@ impl Disk {
             }
             _ => data[at] ^= 1 << below(8),
         }
+    }
+
+    /// Whether the oldest file of a shard comes behind one that could not be made: nobody can tell its number
+    /// from that of one that was in use and is gone.
+    pub fn lacks_first(&self) -> bool {
+        self.unmade.iter().any(|unmade| {
+            let first = self.files.keys().find(|id| id.shard == unmade.shard);
+            first.is_some_and(|first| first > unmade)
+        })
     }
 
     /// What the shards of the next start begin with; as the daemon does, it has what it finds synchronised

@@ -32,6 +32,8 @@ pub struct Ending {
     pub is_damaged: bool,
     /// The disk has failed so that what was written may be gone, and what was refused there.
     pub is_unsure: bool,
+    /// The first file of a shard could not be made, so that it looks as if one had gone that was in use.
+    pub lacks_first: bool,
 }
 
 /// How an event has gone that somebody was shown.
@@ -69,7 +71,8 @@ impl Oracle {
         self.start += 1;
         // They do not outlive the daemon.
         self.revocations = Revocations::default();
-        if ending.is_of_host || ending.is_damaged || ending.is_unsure {
+        let may_lack = ending.is_of_host || ending.is_damaged || ending.is_unsure;
+        if may_lack || ending.lacks_first {
             self.whole_since = self.start;
         }
         for (channel, order) in &self.orders {

@@ -7,6 +7,7 @@ use super::World;
 use crate::journal::Command;
 use crate::shard::Shard;
 use crate::sim::credentials;
+use crate::sim::disk::Disk;
 use crate::sim::host::Spoil;
 use crate::sim::oracle::Ending;
 use crate::sim::random::Random;
@@ -116,6 +117,7 @@ impl World {
             is_of_host,
             is_damaged: self.kills.is_damaged,
             is_unsure: has_cut || disk.as_ref().is_some_and(|disk| disk.is_unsure),
+            lacks_first: disk.as_ref().is_some_and(Disk::lacks_first),
         };
         self.report.kills += 1;
         self.report.trace(|| format!("the daemon ends: {ending:?}"));
