@@ -131,9 +131,13 @@ impl Oracle {
         };
         let is_old = time_ms(asked) + retention_ms <= now_ms + SLACK_MS;
         // A start that was killed before it had kept anything is not known to the next.
-        let is_of = |serial: &String| series_of(serial) == series_of(asked);
-        let mut kept = self.levels.keys().filter_map(|channel| self.orders.get(*channel));
-        if code == UNKNOWN_START && !kept.any(|order| order.keys().any(is_of)) {
+        let is_known = self.levels.keys().any(|channel| {
+            let order = self.orders.get(*channel).into_iter().flatten();
+            order.into_iter().any(|(serial, _)| {
+                series_of(serial) == series_of(asked) && self.fate(channel, serial).is_none()
+            })
+        });
+        if code == UNKNOWN_START && !is_known {
             return;
         }
         if *over < self.start && *over >= self.whole_since && !is_old && LOST_CODES.contains(&code)
