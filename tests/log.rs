@@ -141,6 +141,17 @@ impl Client {
         assert_eq!(answer["action"], 11, "{answer}");
         answer
     }
+
+    /// Reads until so many publishes are confirmed.
+    fn await_acks(&mut self, count: u64) {
+        let mut acked = 0;
+        while acked < count {
+            let message = self.next().expect("the daemon lives");
+            if message["action"] == 1 {
+                acked += message["count"].as_u64().expect("a number");
+            }
+        }
+    }
 }
 
 fn is_resumed(attached: &Value) -> bool {
@@ -382,13 +393,7 @@ fn damage_on_disk_is_told_and_never_served() {
             "messages": messages });
         assert!(client.send(&publish));
     }
-    let mut acked = 0;
-    while acked < 100 {
-        let message = client.next().expect("the daemon lives");
-        if message["action"] == 1 {
-            acked += message["count"].as_u64().expect("a number");
-        }
-    }
+    client.await_acks(100);
     daemon.signal("KILL");
     daemon.wait();
     let segment = place.segments().into_iter().filter(|path| path.extension().is_some());
@@ -424,13 +429,7 @@ fn a_file_that_is_gone_is_told() {
         for number in 0..10 {
             client.publish("kept:room", number, &(70_000 + 1000 * start + number).to_string());
         }
-        let mut acked = 0;
-        while acked < 10 {
-            let message = client.next().expect("the daemon lives");
-            if message["action"] == 1 {
-                acked += message["count"].as_u64().expect("a number");
-            }
-        }
+        client.await_acks(10);
         daemon.signal("KILL");
         daemon.wait();
     }
