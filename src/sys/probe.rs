@@ -10,7 +10,7 @@ const OPERATIONS: &[(u8, &str, &str)] = &[
     (opcode::AcceptMulti::CODE, "accept into direct descriptors", "5.19"),
     (opcode::RecvMulti::CODE, "multishot receive", "6.0"),
     (opcode::Send::CODE, "send", "5.6"),
-    (opcode::AsyncCancel2::CODE, "cancel by descriptor", "5.19"),
+    (opcode::AsyncCancel::CODE, "cancel", "5.5"),
     (opcode::Shutdown::CODE, "shutdown", "5.11"),
     (opcode::Close::CODE, "close of direct descriptors", "5.15"),
 ];

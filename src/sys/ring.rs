@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, RawFd};
 
 use io_uring::register::Restriction;
-use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed};
+use io_uring::types::{DestinationSlot, Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::buffers::{self, BufferRing};
@@ -83,9 +83,8 @@ mod op {
     pub const CLOSE: u64 = 5;
     pub const CONNECT_STEP: u64 = 6;
     pub const CONNECT: u64 = 7;
-    pub const STOP_ACCEPT: u64 = 8;
-    pub const SHUTDOWN: u64 = 9;
-    pub const ACCEPT_ONE: u64 = 10;
+    pub const SHUTDOWN: u64 = 8;
+    pub const ACCEPT_ONE: u64 = 9;
 }
 
 const fn user_data(op: u64, slot: Slot) -> u64 {
@@ -93,12 +92,11 @@ const fn user_data(op: u64, slot: Slot) -> u64 {
 }
 
 /// What a ring that serves clients does, and nothing else.
-const SERVING: [u8; 7] = [
+const SERVING: [u8; 6] = [
     opcode::AcceptMulti::CODE,
     opcode::RecvMulti::CODE,
     opcode::Send::CODE,
     opcode::AsyncCancel::CODE,
-    opcode::AsyncCancel2::CODE,
     opcode::Shutdown::CODE,
     opcode::Close::CODE,
 ];
@@ -135,6 +133,12 @@ impl SlotState {
     /// Nothing is to be received just now.
     const PAUSED: u8 = 64;
     const IN_FLIGHT: u8 = Self::RECEIVING | Self::SENDING | Self::CONNECTING | Self::SHUTTING;
+    /// What waits for the peer, and as what it was submitted. A shutdown ends by itself.
+    const CANCELLABLE: [(u8, u64); 3] = [
+        (Self::RECEIVING, op::RECEIVE),
+        (Self::SENDING, op::SEND),
+        (Self::CONNECTING, op::CONNECT),
+    ];
 
     fn has(self, bits: u8) -> bool {
         self.0 & bits != 0
@@ -152,7 +156,7 @@ pub struct SocketRing {
     sends: Vec<Option<SendBuf>>,
     slots: Vec<SlotState>,
     /// Entries that found the submission queue full; at most a few per slot, as each slot has at
-    /// most one receive, one cancel and one close under way.
+    /// most one receive, one send, a cancel of each and one close under way.
     overflow: VecDeque<squeue::Entry>,
     /// Addresses that queued connects point to; the kernel copies them when it takes the entry.
     #[allow(clippy::vec_box, reason = "entries point to the addresses, so they may not move")]
@@ -342,18 +346,21 @@ impl SocketRing {
 
     fn stop_accept_for(&mut self, door: Door, errno: i32) {
         let accept = &mut self.accepts[usize::from(door.0)];
-        let cancel = match accept.state {
+        let armed = match accept.state {
             Accepting::Stopped | Accepting::Stopping => return,
             Accepting::Multishot => {
-                opcode::AsyncCancel::new(user_data(op::ACCEPT, Slot(door.0.into()))).build()
+                let door = u32::from(door.0);
+                (op::ACCEPT, door..door + 1)
             }
-            Accepting::Singles(listener) => {
-                opcode::AsyncCancel2::new(CancelBuilder::fd(Fd(listener)).all()).build()
+            Accepting::Singles(_) => {
+                let first = u32::from(door.0) * ACCEPTS_AT_ONCE;
+                (op::ACCEPT_ONE, first..first + ACCEPTS_AT_ONCE)
             }
         };
         accept.state = Accepting::Stopping;
         accept.errno = errno;
-        self.push(cancel.user_data(user_data(op::STOP_ACCEPT, Slot(0))));
+        let (operation, places) = armed;
+        places.for_each(|place| self.push_cancel(operation, Slot(place)));
     }
 
     /// Opens `slot` by connecting from `from` (port 0: any) to `to`; ends in [`Event::Connected`].
@@ -422,8 +429,7 @@ impl SocketRing {
         }
         state.0 |= SlotState::PAUSED;
         if state.has(SlotState::RECEIVING) {
-            let cancel = opcode::AsyncCancel::new(user_data(op::RECEIVE, slot)).build();
-            self.push(cancel.user_data(user_data(op::CANCEL, slot)));
+            self.push_cancel(op::RECEIVE, slot);
         }
     }
 
@@ -481,12 +487,23 @@ impl SocketRing {
             return;
         }
         state.0 |= SlotState::CLOSING;
-        if state.has(SlotState::IN_FLIGHT) {
-            let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(Fixed(slot.0)).all()).build();
-            self.push(cancel.user_data(user_data(op::CANCEL, slot)));
-        } else {
-            self.push_close(slot);
+        let state = *state;
+        if !state.has(SlotState::IN_FLIGHT) {
+            return self.push_close(slot);
         }
+        for (bit, operation) in SlotState::CANCELLABLE {
+            if state.has(bit) {
+                self.push_cancel(operation, slot);
+            }
+        }
+    }
+
+    /// Cancels one operation, of which it is told as of any that ends. Always by its name: to find what
+    /// belongs to a descriptor the kernel looks at every operation that is armed on the ring, so that closing
+    /// all sockets would take as many looks as their number squared.
+    fn push_cancel(&mut self, operation: u64, place: Slot) {
+        let cancel = opcode::AsyncCancel::new(user_data(operation, place)).build();
+        self.push(cancel.user_data(user_data(op::CANCEL, place)));
     }
 
     /// Signals `eventfd` when completions arrive while [`arm_wakeup`](Self::arm_wakeup) holds.
@@ -607,7 +624,7 @@ impl SocketRing {
             }
             // A failed step fails the connect that is linked behind it; a cancel finds its target or
             // the target has just completed by itself.
-            op::CONNECT_STEP | op::CANCEL | op::STOP_ACCEPT => {}
+            op::CONNECT_STEP | op::CANCEL => {}
             other => unreachable!("no such operation was submitted: {other}"),
         }
     }
@@ -850,6 +867,36 @@ mod tests {
         client.start_receive(at_client);
         let mut log = Log::default();
         turn_until(&mut client, &mut log, |log| !log.ended.is_empty());
+    }
+
+    #[test]
+    fn closing_one_of_many_lets_the_others_go_on() {
+        let listener = listener();
+        let mut server = SocketRing::new(&CONFIG).expect("ring");
+        let mut client = SocketRing::for_clients(&CONFIG).expect("ring");
+        server.start_accept(DOOR, listener.as_raw_fd(), false);
+        let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let (mut server_log, mut client_log) = (Log::default(), Log::default());
+        for slot in 0..3 {
+            client.connect(Slot(slot), any, v4(&listener));
+            turn_until(&mut client, &mut client_log, |log| log.connected.len() > slot as usize);
+            turn_until(&mut server, &mut server_log, |log| log.accepted.len() > slot as usize);
+        }
+        let accepted = std::mem::take(&mut server_log.accepted);
+        for &slot in &accepted {
+            server.start_receive(slot);
+            server.send(slot, SendBuf::whole(Bytes::from(vec![0; 64 << 20])));
+        }
+        server.submit().expect("submit");
+        server.close(accepted[1]);
+        turn_until(&mut server, &mut server_log, |log| !log.closed.is_empty());
+        assert_eq!((server.open_slots(), &server_log.closed), (2, &vec![accepted[1]]));
+        for slot in [0, 2] {
+            client.send(Slot(slot), SendBuf::whole(Bytes::from_static(b"x")));
+        }
+        turn_until(&mut client, &mut client_log, |log| log.sent.len() == 2);
+        turn_until(&mut server, &mut server_log, |log| log.received.len() == 2);
+        assert_eq!((server_log.sent, server_log.ended), (vec![], vec![]));
     }
 
     #[test]
