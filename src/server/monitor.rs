@@ -21,7 +21,7 @@ use crate::admin::{
     CertificateStatus, Health, LastReload, Question, ReloadOutcome, Reply, ShardStatus, Status,
 };
 use crate::base::{Level, LogLine};
-use crate::shard::DRAIN_GRACE;
+use crate::shard::{DRAIN_GRACE, Gauges};
 use crate::sys::clock;
 use crate::tls::{Acceptor, CertificateFacts};
 
@@ -237,9 +237,13 @@ impl Monitor {
                 self.look(&mut state, now);
             }
             if state.drain.as_ref().is_some_and(|drain| now >= drain.ends) {
-                let left: u64 = state.reports.iter().map(|report| report.gauges.transports).sum();
+                let sum = |gauge: fn(&Gauges) -> u64| -> u64 {
+                    state.reports.iter().map(|report| gauge(&report.gauges)).sum()
+                };
+                // The kernel still sends what it has taken for those who are cut off.
                 let line = LogLine::new(Level::Warn, "drain has met its bound");
-                self.log.line(line.with("transports", left));
+                let line = line.with("cut_off", sum(|gauges| gauges.transports));
+                self.log.line(line.with("untold", sum(|gauges| gauges.unsent_away)));
                 return Ok(());
             }
         }

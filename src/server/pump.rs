@@ -52,6 +52,9 @@ pub(super) fn accept_max(ring: &SocketRingConfig) -> u32 {
     ring.table_entries - (ring.table_entries / 8).min(ACCEPT_RESERVE_MAX)
 }
 
+/// Time between two reports of a shard whose clients are sent away, at most.
+const DRAIN_REPORT_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How long accepting rests after it has failed, for want of memory or files, say.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -505,7 +508,12 @@ impl Pump {
             let _ = news.try_send(News::Installed(number));
         }
         if now.mono_ms >= self.report_at_ms {
-            self.report_at_ms = now.mono_ms + report_interval.as_millis() as u64;
+            // How many were left is told to the operator if the end comes before theirs.
+            let interval = match self.shard.is_draining() {
+                true => DRAIN_REPORT_INTERVAL.min(*report_interval),
+                false => *report_interval,
+            };
+            self.report_at_ms = now.mono_ms + interval.as_millis() as u64;
             self.report.at = Duration::from_millis(now.mono_ms);
             self.report.histograms = self.shard.histograms();
             self.report.counters = self.shard.counters();

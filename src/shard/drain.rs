@@ -78,6 +78,14 @@ impl Shard {
         self.is_draining() && self.open_transports == 0 && self.has_ended_journal()
     }
 
+    /// Transports that a drain has not come to yet, or waits for.
+    pub(super) fn unsent_away(&self) -> u64 {
+        let Some(drain) = &self.drain else { return 0 };
+        let unseen = if drain.is_sweeping { 0 } else { drain.total - drain.seen };
+        // Some may have gone by themselves.
+        (unseen + drain.late.len() as u64).min(self.open_transports.into())
+    }
+
     /// When the drain wants to go on.
     pub(super) fn next_drain_ms(&self) -> Option<u64> {
         self.drain.as_ref().filter(|_| self.open_transports > 0).map(|drain| drain.step_ms)

@@ -12,6 +12,8 @@ use crate::journal::JournalGauges;
 pub struct Gauges {
     /// Open sockets, of whatever kind.
     pub transports: u64,
+    /// Of them, those that a drain has not sent away yet.
+    pub unsent_away: u64,
     /// Realtime connections that have a transport.
     pub connections: u64,
     /// Realtime connections that have lost theirs and may be resumed.
@@ -85,6 +87,7 @@ impl Shard {
     pub fn gauges(&self) -> Gauges {
         Gauges {
             transports: u64::from(self.open_transports),
+            unsent_away: self.unsent_away(),
             connections: self.connections,
             dormant_connections: self.dormant.len() as u64,
             streams: self.streams.len() as u64,

@@ -40,6 +40,62 @@ fn a_drain_sends_clients_away_evenly_over_its_window() {
     assert!(host.shards[0].is_drained());
 }
 
+/// Turns a shard that has drained for `elapsed_ms`, and closes what it wants closed.
+fn turn_and_close(host: &mut Host, elapsed_ms: u64) {
+    host.now.mono_ms += elapsed_ms;
+    let now = host.now;
+    let shard = &mut host.shards[0];
+    shard.begin_turn(now);
+    shard.handle_timeout();
+    shard.settle();
+    while let Some(index) = shard.poll_close() {
+        shard.handle_closed(index);
+    }
+}
+
+#[test]
+fn a_shard_that_seldom_gets_to_run_sends_all_away_before_its_bound_and_knows_how_many_are_left() {
+    let mut host = Host::new(1, 2);
+    let count = 65_536;
+    for index in 0..count {
+        host.shards[0].handle_accept(index, None);
+    }
+    assert_eq!(host.shards[0].gauges().unsent_away, 0, "nobody is sent away yet");
+    let window = Duration::from_secs(10);
+    host.shards[0].begin_drain(window);
+    let mut left = u64::from(count);
+    let end_ms = (window + DRAIN_GRACE).as_millis() as u64;
+    for elapsed_ms in (0..=end_ms).step_by(700) {
+        let is_first = elapsed_ms == 0;
+        turn_and_close(&mut host, if is_first { 0 } else { 700 });
+        let gauges = host.shards[0].gauges();
+        assert!(is_first || gauges.unsent_away < left || left == 0, "{left} after {elapsed_ms} ms");
+        assert_eq!(gauges.unsent_away, gauges.transports);
+        left = gauges.unsent_away;
+    }
+    assert!(host.shards[0].is_drained());
+}
+
+#[test]
+fn whoever_is_waited_for_counts_as_not_sent_away_and_whoever_was_told_does_not() {
+    let mut host = Host::new(1, 6);
+    let told = host.connect(0, "");
+    host.accept(0);
+    host.write(1, b"GET /time HTTP/1.1\r\nHo");
+    host.drain(Duration::ZERO);
+    host.pass(Duration::from_millis(10));
+    host.settle_quickly();
+    assert_eq!(host.messages(told).pop().expect("told")["error"]["code"], 50320);
+    let gauges = host.shards[0].gauges();
+    assert_eq!((gauges.transports, gauges.unsent_away), (2, 1));
+    for _ in 0..500 {
+        host.pass(Duration::from_millis(10));
+        host.settle_quickly();
+    }
+    let gauges = host.shards[0].gauges();
+    assert_eq!((gauges.transports, gauges.unsent_away), (0, 0));
+}
+
 #[test]
 fn few_clients_do_not_wait_for_the_whole_window() {
     let mut host = Host::new(2, 3);
