@@ -13,9 +13,6 @@ use crate::ably::{
 use crate::channel::ChannelKey;
 use crate::channel::home::HomeChannel;
 
-/// Publishes that wait in one channel's line; one more is refused.
-const CHANNEL_WAITING_MAX: usize = 1024;
-
 /// Publishes that wait in all lines of a shard.
 const SHARD_WAITING_MAX: usize = 16_384;
 
@@ -125,7 +122,7 @@ impl Shard {
         if rules.is_empty() && line == 0 {
             return Ok(Some(accepted));
         }
-        if line >= CHANNEL_WAITING_MAX
+        if line >= self.config.line_max
             || self.gates.waiting >= SHARD_WAITING_MAX
             || self.gates.bytes >= SHARD_WAITING_BYTES_MAX
         {

@@ -134,6 +134,8 @@ pub struct ShardConfig {
     /// Mail that may wait for room in the mesh, per peer; beyond it, or 32 MiB of messages, publishes are
     /// refused.
     pub mail_max: usize,
+    /// Publishes of one channel that may wait for the answers of rules; one more is refused.
+    pub line_max: usize,
     /// Who may come in, and how many.
     pub admission: AdmissionConfig,
     /// Origins of the pages that may use the daemon; none: any page.
@@ -166,6 +168,7 @@ impl Default for ShardConfig {
             presence_bytes_max: 1 << 20,
             channels_max: 1_000_000,
             mail_max: 16_384,
+            line_max: 1024,
             admission: AdmissionConfig::default(),
             origins: Vec::new(),
             deflate_bytes_min: None,
