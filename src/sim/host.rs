@@ -10,8 +10,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::helper::Helper;
 use super::{Disk, Random};
-use crate::ably::{Directory, RuleEvent};
+use crate::ably::{Directory, RuleEvent, Verdict};
 use crate::base::{Entropy, Now};
 use crate::channel::ChannelKey;
 use crate::journal::{Command, Journal, JournalConfig};
@@ -35,6 +36,8 @@ pub struct Host {
     pub hooks: Vec<RuleEvent>,
     /// Whether events for rules are taken from the shards, or stay there.
     pub takes_hooks: bool,
+    /// Who takes events and questions of rules, if there is somebody.
+    pub helper: Option<Helper>,
     /// The one source of chance.
     pub random: Random,
     /// Where channels are kept, if there is a place.
@@ -60,6 +63,12 @@ pub type Tamper = Box<dyn FnMut(&mut Random, Mail) -> Vec<Mail>>;
 /// Spoils a disk between two starts.
 pub type Spoil = Box<dyn FnMut(&mut Random, &mut Disk)>;
 
+/// Spoils what a shard is told that has asked a rule.
+pub type Doubt = Box<dyn FnMut(&mut Random, Verdict) -> Verdict>;
+
+/// How often a rule is told of an event.
+pub type Retold = fn(&mut Random) -> usize;
+
 /// What is done to a run, for tests of those who are to notice.
 #[derive(Default)]
 pub struct Sabotage {
@@ -67,6 +76,10 @@ pub struct Sabotage {
     pub tamper: Option<Tamper>,
     /// To what a start finds.
     pub disk: Option<Spoil>,
+    /// To answers of rules.
+    pub doubt: Option<Doubt>,
+    /// To events for rules.
+    pub retold: Option<Retold>,
 }
 
 /// One client's socket.
@@ -139,6 +152,7 @@ impl Host {
             stalled: Vec::new(),
             hooks: Vec::new(),
             takes_hooks: false,
+            helper: None,
             random: Random::new(seed),
             disk: None,
             disk_commands: Vec::new(),
@@ -196,6 +210,9 @@ impl Host {
         }
         self.stalled.clear();
         self.is_disk_stalled = false;
+        if let Some(helper) = &mut self.helper {
+            helper.end();
+        }
         while !self.disk_commands.is_empty() {
             let next = self.random.below(self.disk_commands.len());
             let (_, command) = self.disk_commands.swap_remove(next);
@@ -327,6 +344,7 @@ impl Host {
     /// One turn of one shard, as the pump makes it.
     pub fn turn(&mut self, id: usize) {
         self.shards[id].begin_turn(self.now);
+        self.deliver_verdicts(id);
         self.reap(id);
         self.deliver_mail(id);
         let shard = &mut self.shards[id];
@@ -338,10 +356,31 @@ impl Host {
         if self.takes_hooks && shard.has_hooks() {
             self.hooks.append(&mut shard.take_hooks());
         }
+        self.hand_over_hooks(id);
         self.collect_reading(id);
         self.collect_sends(id);
         self.collect_closes(id);
         while self.shards[id].poll_log().is_some() {}
+    }
+
+    /// Tells a shard what rules have answered.
+    fn deliver_verdicts(&mut self, id: usize) {
+        let Some(helper) = &mut self.helper else { return };
+        helper.work(self.now);
+        for answered in helper.answers(self.now, id) {
+            self.shards[id].handle_verdict(answered);
+        }
+    }
+
+    /// Hands over what a shard has for rules, if there is room.
+    fn hand_over_hooks(&mut self, id: usize) {
+        let Some(helper) = &mut self.helper else { return };
+        helper.expire(self.now, id);
+        let shard = &mut self.shards[id];
+        let has_some = shard.has_hooks() || shard.has_inquiries();
+        if has_some && helper.has_room(self.now, id) {
+            helper.take(self.now, shard.take_hooks(), shard.take_inquiries());
+        }
     }
 
     /// Takes what a shard wants to have done with its files, and does something of what is to be done.
@@ -514,6 +553,7 @@ impl Host {
         };
         self.mesh.iter().flatten().all(VecDeque::is_empty)
             && (self.disk_commands.is_empty() || self.is_disk_stalled)
+            && self.helper.as_ref().is_none_or(|helper| helper.is_quiet(self.now))
             && self.clients.iter().enumerate().all(is_quiet)
             && self.shards.iter().all(|shard| shard.gauges().mail_waiting == 0)
     }

@@ -13,14 +13,19 @@
 //! | `credentials.rs` | who clients are and what each may do |
 //! | `members.rs` | who is present, as a client knows it |
 //! | `repertoire.rs` | which of the later additions a run has |
+//! | `rules.rs` | rules that a run has |
+//! | `helper.rs` | who delivers what is for rules, and asks them |
 //! | `world.rs` | what happens in a run |
+//! | `world/rules.rs` | what rules are told and decide |
 //! | `world/kills.rs` | ends of the process and the host, and starts behind them |
 //! | `oracle.rs` | who judges it |
 //! | `oracle/starts.rs` | the same, across starts |
+//! | `oracle/gates.rs` | the same, of rules that decide |
 
 mod credentials;
 mod disk;
 pub mod frame;
+mod helper;
 mod host;
 mod members;
 mod oracle;
@@ -30,12 +35,14 @@ mod repertoire;
 mod report;
 mod rest;
 mod revocations;
+mod rules;
 mod sdk;
 mod wire;
 mod world;
 
 pub use self::disk::{Disk, EIO, ENOSPC};
-pub use self::host::{Client, Host, Sabotage, Spoil, Tamper};
+pub use self::helper::{Helper, News};
+pub use self::host::{Client, Doubt, Host, Retold, Sabotage, Spoil, Tamper};
 pub use self::members::Members;
 pub use self::oracle::Finding;
 pub use self::random::Random;

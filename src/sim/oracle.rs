@@ -10,10 +10,12 @@
 //! - each change of a message is a part of that order, and what anybody is shown of the message is what came
 //!   of those up to there;
 //! - what was acknowledged is in the order, once, and under the serial that the ACK told; what was refused
-//!   is not in it.
+//!   is not in it; what one connection has published is in the order in which it has done that;
+//! - what rules have decided is what becomes of a publish, and they are told what every subscriber is.
 //!
 //! What a channel's order is, is put together from everything that anybody was shown of it.
 
+mod gates;
 mod starts;
 mod versions;
 
@@ -23,6 +25,7 @@ use std::ops::Bound;
 
 use serde_json::Value;
 
+pub use self::gates::Gates;
 pub use self::starts::Ending;
 use self::starts::Gone;
 use self::versions::Shown;
@@ -104,6 +107,8 @@ pub struct Oracle {
     pub findings: Vec<Finding>,
     /// By channel and serial.
     orders: BTreeMap<String, BTreeMap<String, Event>>,
+    /// By connection and channel: the last serial that it was told of a publish.
+    last_told: BTreeMap<(String, String), String>,
     /// By number.
     pub publishes: Vec<Publish>,
     /// Tokens that were revoked.
@@ -125,12 +130,14 @@ pub struct Oracle {
     pub retention_ms: Option<u64>,
     /// The first start since which nothing can have been lost of what was written.
     whole_since: u32,
+    /// Rules that are asked, and what they have decided.
+    pub gates: Gates,
     /// What is not kept any more, by channel and serial.
     gone: BTreeMap<String, BTreeMap<String, Gone>>,
 }
 
 /// Stands for one of several connections.
-const SOMEBODY: &str = "somebody";
+pub const SOMEBODY: &str = "somebody";
 
 /// How long ids that clients choose are remembered (5.2).
 const ID_WINDOW_MS: u64 = 120_000;
@@ -191,6 +198,20 @@ impl Oracle {
 
     /// The tag of a message that somebody was shown, which has to be as it was published.
     pub fn read(&mut self, channel: &str, message: &Value) -> String {
+        let Some(payload) = self.payload(channel, message) else {
+            self.find("contents", format!("nobody has published {message}"));
+            return String::new();
+        };
+        if channel == MUTABLE {
+            return self.read_version(channel, message, payload);
+        }
+        let tag = payload.tag.unwrap_or_default();
+        self.note_name(channel, &tag, message);
+        tag
+    }
+
+    /// What a message of a channel carries, if that is what somebody has published there.
+    fn payload(&self, channel: &str, message: &Value) -> Option<Payload> {
         let is_published = |payload: &Payload| {
             payload.tag.iter().chain(&payload.appended).all(|tag| {
                 let publish = publish_of(tag).and_then(|number| self.publishes.get(number));
@@ -198,14 +219,7 @@ impl Oracle {
                 publish.is_some_and(|it| is_same(it) && it.tags.contains(tag))
             })
         };
-        let Some(payload) = payload::read(message).filter(is_published) else {
-            self.find("contents", format!("nobody has published {message}"));
-            return String::new();
-        };
-        match channel == MUTABLE {
-            true => self.read_version(channel, message, payload),
-            false => payload.tag.unwrap_or_default(),
-        }
+        payload::read(message).filter(is_published)
     }
 
     /// Somebody wants a message to change; returns the number of that publish, as of any other.
@@ -248,12 +262,26 @@ impl Oracle {
                 let by = if is_sure { by } else { Some(SOMEBODY) };
                 let event = Event { publisher: by.map(str::to_owned), tags };
                 self.show(&channel, own[0], event);
+                // Of ids the first publish counts.
+                if let Some(by) = by.filter(|_| is_sure && !self.publishes[publish].has_id) {
+                    self.judge_turn(by, &channel, own[0]);
+                }
                 if channel == MUTABLE && self.publishes[publish].change.is_none() {
                     self.mutable.extend(serials.iter().cloned());
                 }
             }
         }
         self.publishes[publish].outcomes.push(outcome);
+    }
+
+    /// A connection's publishes are in the order in which it has made them.
+    fn judge_turn(&mut self, connection: &str, channel: &str, serial: &str) {
+        let of = (connection.to_owned(), channel.to_owned());
+        let last = self.last_told.insert(of, serial.to_owned());
+        if let Some(last) = last.filter(|last| **last >= *serial) {
+            let text = format!("{connection} is told {serial} in {channel} behind {last}");
+            self.find("turn", text);
+        }
     }
 
     /// Somebody was shown a publication.
@@ -339,11 +367,17 @@ impl Oracle {
         self.segments[segment].complete_to = Some("~".to_owned());
     }
 
+    /// It has been sent everything up to that time.
+    pub fn complete_to(&mut self, segment: usize, now_ms: u64) {
+        self.segments[segment].complete_to = Some(format!("{now_ms:014}~"));
+    }
+
     /// Holds everything against the promise.
     pub fn judge(&mut self) {
         self.judge_segments();
         self.judge_versions();
         self.judge_starts();
+        self.judge_gates();
         let mut places: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
         for (channel, order) in &self.orders {
             for (serial, event) in order {

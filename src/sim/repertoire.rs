@@ -1,13 +1,20 @@
 //! What the clients of a run can do beyond what they could at first. It is drawn from a stream of its own, and
 //! not at all below [`WIDER_FROM`]: seeds that were run before go on telling the story that they told.
 
-use super::Random;
+use std::sync::Arc;
+
 use super::credentials::{ALL_GRANTS_COUNT, GRANTS_COUNT};
 use super::payload::Kind;
 use super::wire::Wire;
+use super::{Random, rules};
+use crate::ably::Rule;
+use crate::shard::ShardConfig;
 
 /// Seeds from here on draw more than clients could do at first.
 pub const WIDER_FROM: u64 = 2_000_000;
+
+/// Seeds from here on have rules too, and subscribers of other kinds.
+pub const WIDEST_FROM: u64 = 6_000_000;
 
 /// What tells this stream from that of the run.
 const SALT: u64 = 0x5ca1_ab1e_0ddb_a11e;
@@ -25,6 +32,10 @@ pub struct Repertoire {
     pub has_changes: bool,
     /// Clients attach with deltas as well.
     pub has_deltas: bool,
+    /// Rules are asked before a publish.
+    pub has_gates: bool,
+    /// Rules are told of publishes.
+    pub has_told: bool,
 }
 
 impl Repertoire {
@@ -35,7 +46,35 @@ impl Repertoire {
         let has_formats = chance(2);
         let has_revocations = chance(3);
         let (has_changes, has_deltas) = (chance(3), chance(3));
-        Repertoire { random, has_formats, has_revocations, has_changes, has_deltas }
+        let mut chance = |one_in| seed >= WIDEST_FROM && random.chance(one_in);
+        let (has_gates, has_told) = (chance(3), chance(3));
+        Repertoire {
+            random,
+            has_formats,
+            has_revocations,
+            has_changes,
+            has_deltas,
+            has_gates,
+            has_told,
+        }
+    }
+
+    /// The rules of a run.
+    pub fn rules(&mut self) -> Vec<Arc<Rule>> {
+        let mut rules = Vec::new();
+        if self.has_gates {
+            rules.extend(rules::asked(&mut self.random));
+        }
+        if self.has_told {
+            rules.extend(rules::told(&mut self.random));
+        }
+        rules
+    }
+
+    /// How many publishes of a channel may wait for the answers of rules.
+    pub fn line_max(&mut self, is_narrow: bool) -> usize {
+        let wide = ShardConfig::default().line_max;
+        if is_narrow && self.has_gates { *self.random.one_of(&[1, 3, wide]) } else { wide }
     }
 
     /// How many of the grants there are clients may have.

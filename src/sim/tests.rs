@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::repertoire::WIDER_FROM;
+use super::oracle::Oracle;
+use super::payload::Kind;
+use super::repertoire::{WIDER_FROM, WIDEST_FROM};
 use super::*;
+use crate::ably::Verdict;
 use crate::channel::log::Link;
 use crate::shard::Mail;
 
@@ -54,7 +57,9 @@ const MORE: u64 = 120;
 #[test]
 fn whatever_happens_the_promise_is_kept() {
     let wider = WIDER_FROM..WIDER_FROM + MORE;
-    for seed in PAST.map(|(seed, _)| seed).into_iter().chain(1..=MORE).chain(wider) {
+    let widest = WIDEST_FROM..WIDEST_FROM + MORE;
+    let more = (1..=MORE).chain(wider).chain(widest);
+    for seed in PAST.map(|(seed, _)| seed).into_iter().chain(more) {
         let report = run(seed, Sabotage::default(), false);
         assert!(report.findings.is_empty(), "seed={seed} {:?}", report.findings);
     }
@@ -63,7 +68,8 @@ fn whatever_happens_the_promise_is_kept() {
 #[test]
 fn a_seed_tells_the_same_story_every_time() {
     let mut deliveries = 0;
-    for seed in (1000..1020).chain(WIDER_FROM..WIDER_FROM + 20) {
+    for seed in (1000..1020).chain(WIDER_FROM..WIDER_FROM + 20).chain(WIDEST_FROM..WIDEST_FROM + 20)
+    {
         let first = run(seed, Sabotage::default(), false);
         deliveries += first.deliveries;
         assert_eq!(first, run(seed, Sabotage::default(), false), "seed={seed}");
@@ -244,6 +250,82 @@ fn a_core_that_does_not_hear_of_a_revocation_is_noticed() {
         mail => vec![mail],
     });
     assert_eq!(found, "revoked");
+}
+
+#[test]
+fn publishes_of_one_connection_that_change_places_are_noticed() {
+    let mut oracle = Oracle::default();
+    let told = ["01800000000002-000@s:0", "01800000000001-000@s:0"].map(str::to_owned);
+    for serial in told {
+        let publish = oracle.begin_publish("a", 1, Kind::Text, false, 0);
+        oracle.attempt(publish, None);
+        oracle.told(publish, Ok(vec![serial]), Some("connection"));
+    }
+    assert_eq!(oracle.findings.first().map(|finding| finding.kind), Some("turn"));
+}
+
+/// Runs seeds with rules until one has a finding; returns what kind it is.
+fn first_finding_about_rules(sabotage: impl Fn() -> Sabotage) -> &'static str {
+    first_finding_of(WIDEST_FROM..WIDEST_FROM + 400, sabotage)
+}
+
+/// The same of what is done to what rules decide.
+fn first_doubt(doubt: fn(&mut Random, Verdict) -> Verdict) -> &'static str {
+    first_finding_about_rules(|| Sabotage { doubt: Some(Box::new(doubt)), ..Sabotage::default() })
+}
+
+#[test]
+fn what_a_rule_has_refused_may_not_be_there() {
+    let found = first_doubt(|_, verdict| match verdict {
+        Verdict::Reject(_) => Verdict::Accept,
+        verdict => verdict,
+    });
+    assert_eq!(found, "gate");
+}
+
+#[test]
+fn what_a_rule_has_let_pass_may_not_be_refused_in_its_name() {
+    let found = first_doubt(|random, verdict| match verdict {
+        Verdict::Accept if random.chance(4) => {
+            let code = crate::ably::ErrorCode::REJECTED_BY_RULE;
+            Verdict::Reject(crate::ably::ErrorInfo::new(code, "not so"))
+        }
+        verdict => verdict,
+    });
+    assert_eq!(found, "gate");
+}
+
+#[test]
+fn what_a_rule_has_replaced_may_not_be_there_as_it_was() {
+    let found = first_doubt(|_, verdict| match verdict {
+        Verdict::Replace(_) => Verdict::Accept,
+        verdict => verdict,
+    });
+    assert!(["gate", "question"].contains(&found), "{found}");
+}
+
+#[test]
+fn what_a_rule_has_not_understood_has_not_passed_it() {
+    let found = first_doubt(|_, verdict| match verdict {
+        Verdict::Failed(_) => Verdict::Accept,
+        verdict => verdict,
+    });
+    assert_eq!(found, "gate");
+}
+
+#[test]
+fn an_event_that_a_rule_is_not_told_of_is_missed() {
+    let retold = |random: &mut Random| usize::from(!random.chance(10));
+    let sabotage = || Sabotage { retold: Some(retold), ..Sabotage::default() };
+    let found = first_finding_about_rules(sabotage);
+    assert!(["gap", "gap or end"].contains(&found), "{found}");
+}
+
+#[test]
+fn an_event_that_a_rule_is_told_of_twice_is_one_too_many() {
+    let retold = |random: &mut Random| 1 + usize::from(random.chance(10));
+    let sabotage = || Sabotage { retold: Some(retold), ..Sabotage::default() };
+    assert_eq!(first_finding_about_rules(sabotage), "order");
 }
 
 #[test]

@@ -10,12 +10,13 @@ use serde_json::Value;
 use super::credentials::{self, GRANTS_COUNT, permits};
 use super::disk::{Disk, EIO};
 use super::host::{Host, Sabotage};
-use super::oracle::Oracle;
+use super::oracle::{Gates, Oracle};
 use super::random::Random;
 use super::repertoire::Repertoire;
 use super::report::Report;
 use super::rest::{Asked, Call, publications};
 use super::sdk::{Link, Scene, Sdk, Stand};
+use crate::ably::Rules;
 use crate::channel::history::HistoryConfig;
 use crate::connection::ConnectionConfig;
 use crate::journal::JournalConfig;
@@ -24,6 +25,7 @@ use crate::shard::ShardConfig;
 use self::kills::Kills;
 
 mod kills;
+mod rules;
 
 /// Channels without qualifier.
 const BASES: [&str; 4] = ["a", "b", "vip:x", "kept:k"];
@@ -81,6 +83,8 @@ struct World {
     /// The key that was taken out of the configuration, if one was.
     lost_key: Option<usize>,
     repertoire: Repertoire,
+    /// By rule and channel: what the rule is told there, as a continuity.
+    told: BTreeMap<(Box<str>, Box<str>), usize>,
 }
 
 /// Runs the story of `seed`.
@@ -104,10 +108,11 @@ pub fn run(seed: u64, sabotage: Sabotage, is_traced: bool) -> Report {
 
 impl World {
     fn new(seed: u64, sabotage: Sabotage, is_traced: bool) -> World {
-        let Sabotage { tamper, disk: spoil } = sabotage;
+        let Sabotage { tamper, disk: spoil, doubt, retold } = sabotage;
         let mut random = Random::new(!seed);
         let mut repertoire = Repertoire::new(seed);
         let is_narrow = random.chance(2);
+        let rules = repertoire.rules();
         let mut bounds = |narrow: &[u64], wide: u64| match is_narrow {
             true => *random.one_of(narrow),
             false => wide,
@@ -128,6 +133,7 @@ impl World {
             replay_bytes_max: bounds(&[1 << 10, 8 << 10, 1 << 20], 4 << 20) as u32,
             mail_max: bounds(&[4, 10, 40], 16_384) as usize,
             dormant_max: bounds(&[1, 3, 1000], 65_536) as usize,
+            line_max: repertoire.line_max(is_narrow),
             ..ShardConfig::default()
         };
         let wide = JournalConfig {
@@ -151,7 +157,8 @@ impl World {
             has_drain: random.chance(6),
         };
         let shards = 1 + random.below(4);
-        let directory = credentials::directory(repertoire.has_revocations, |_| true);
+        let directory = credentials::directory(repertoire.has_revocations, |_| true)
+            .with_rules(Rules::new(rules.iter().cloned()));
         let mut host = Host::with_directory(shards, seed, config.clone(), directory)
             .with_mesh_entries(mesh_entries);
         if let Some(tamper) = tamper {
@@ -181,7 +188,8 @@ impl World {
             oracle.retention_ms = (!is_narrow).then_some(retention_ms);
         }
         oracle.begin_start(host.series());
-        World {
+        oracle.gates = Gates::new(rules, config.line_max);
+        let mut world = World {
             host,
             oracle,
             report: Report::new(seed, is_traced),
@@ -197,7 +205,11 @@ impl World {
             drained: vec![false; shards],
             lost_key: None,
             repertoire,
-        }
+            told: BTreeMap::new(),
+        };
+        world.begin_rules(doubt, retold);
+        world.begin_told();
+        world
     }
 
     fn below(&mut self, bound: usize) -> usize {
@@ -246,6 +258,7 @@ impl World {
     fn step(&mut self) {
         self.host.step();
         self.report.turns += 1;
+        self.hear_news();
     }
 
     /// A client does what its application wants.
@@ -365,8 +378,7 @@ impl World {
             None => Some(1 + self.below(GRANTS_COUNT - 1)),
         };
         let lost = self.lost_key;
-        let is_revocable = self.repertoire.has_revocations;
-        let directory = credentials::directory(is_revocable, |grant| Some(grant) != lost);
+        let directory = self.directory();
         self.host.shards[0].reload(0, &directory);
         self.report.trace(|| format!("reload without key {lost:?}"));
     }
@@ -429,6 +441,7 @@ impl World {
         self.report.trace(|| "the end begins".into());
         self.host.stalled.clear();
         self.host.is_disk_stalled = false;
+        self.host.helper.iter_mut().for_each(|helper| helper.is_stalled = false);
         for sdk in &mut self.sdks {
             sdk.is_calm = true;
         }
@@ -463,6 +476,7 @@ impl World {
                 }
             }
         }
+        self.complete_told();
         self.oracle.judge();
         if self.oracle.findings.is_empty() {
             self.leave();

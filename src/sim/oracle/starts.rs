@@ -68,6 +68,7 @@ impl Oracle {
     /// It has come to its end, and clients have read what they were sent.
     pub fn end_start(&mut self, ending: &Ending) {
         self.judge_segments();
+        self.forget_questions();
         self.start += 1;
         // They do not outlive the daemon.
         self.revocations = Revocations::default();

@@ -19,6 +19,11 @@ impl World {
         if repertoire.has_revocations && repertoire.random.chance(20) {
             self.revoke();
         }
+        if let Some(helper) = &mut self.host.helper
+            && self.repertoire.random.chance(12)
+        {
+            helper.is_stalled = !helper.is_stalled && self.repertoire.random.chance(2);
+        }
         let Repertoire { random, has_changes, has_deltas, .. } = &mut self.repertoire;
         if *has_changes && random.chance(2) {
             self.work_on_messages();

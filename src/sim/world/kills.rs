@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::World;
 use crate::journal::Command;
 use crate::shard::Shard;
-use crate::sim::credentials;
 use crate::sim::disk::Disk;
 use crate::sim::host::Spoil;
 use crate::sim::oracle::Ending;
@@ -105,6 +104,9 @@ impl World {
         let is_orderly = self.kills.random.chance(6) && self.stop();
         let is_of_host = !is_orderly && self.kills.random.chance(3);
         let is_of_host = is_of_host && !self.kills.is_damaged;
+        if is_orderly {
+            self.complete_told();
+        }
         let is_damaged = self.kills.random.chance(8) && !self.kills.was_of_host && !is_of_host;
         self.kills.is_damaged |= is_damaged;
         self.kills.was_of_host |= is_of_host;
@@ -151,9 +153,7 @@ impl World {
         let salt = self.report.seed as u32 ^ self.kills.starts << 24;
         self.kills.starts += 1;
         let seed = self.kills.random.draw();
-        let lost = self.lost_key;
-        let is_revocable = self.repertoire.has_revocations;
-        let directory = credentials::directory(is_revocable, |grant| Some(grant) != lost);
+        let directory = self.directory();
         self.host.start(shards, seed, self.config.clone(), directory);
         self.drained = vec![false; shards];
         self.oracle.begin_start(self.host.series());
@@ -162,6 +162,7 @@ impl World {
             self.host.keep_on(disk, &self.journal, salt);
             self.take_stock(&ending);
         }
+        self.begin_told();
     }
 
     /// What the new start has is read before anybody else comes.
