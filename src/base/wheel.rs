@@ -9,6 +9,9 @@ const TICKS: u64 = 256;
 /// Items are `u32` indices. An item that is due is handed out once; its owner compares the item's real
 /// deadline with the clock and inserts it again when that lies later. So moving a deadline further
 /// away costs nothing, and four bytes an item are all the wheel holds.
+///
+/// After a pause (of the machine, say) the wheel lags behind the clock until it is asked: what is inserted
+/// then is handed out early, as if it was more than a turn away. [`tick_of`](Self::tick_of) says when.
 pub struct Wheel {
     buckets: Vec<Vec<u32>>,
     /// The next tick to look at.
@@ -20,12 +23,26 @@ impl Wheel {
     /// An empty wheel that starts at `now_ms`.
     pub fn new(now_ms: u64) -> Wheel {
         let buckets = (0..TICKS).map(|_| Vec::new()).collect();
-        Wheel { buckets, tick: now_ms / TICK_MS, due: Vec::new() }
+        Wheel { buckets, tick: now_ms / TICK_MS + 1, due: Vec::new() }
+    }
+
+    /// The tick in which an item with that deadline would be handed out if it was inserted now; never 0.
+    pub fn tick_of(&self, deadline_ms: u64) -> u32 {
+        self.slot(deadline_ms) as u32
+    }
+
+    /// The tick that was looked at last.
+    pub fn last_tick(&self) -> u32 {
+        (self.tick - 1) as u32
+    }
+
+    fn slot(&self, deadline_ms: u64) -> u64 {
+        deadline_ms.div_ceil(TICK_MS).clamp(self.tick, self.tick + TICKS - 1)
     }
 
     /// Has `item` handed out at `deadline_ms`, or earlier when that is more than a turn away.
     pub fn insert(&mut self, item: u32, deadline_ms: u64) {
-        let tick = deadline_ms.div_ceil(TICK_MS).clamp(self.tick, self.tick + TICKS - 1);
+        let tick = self.slot(deadline_ms);
         self.buckets[(tick % TICKS) as usize].push(item);
     }
 
@@ -86,6 +103,22 @@ mod tests {
             }
         }
         assert!((2..=5).contains(&looks), "{looks}");
+    }
+
+    #[test]
+    fn a_wheel_that_lags_says_that_it_hands_out_early() {
+        let mut wheel = Wheel::new(0);
+        let (now, deadline) = (100_000, 105_000);
+        let tick = wheel.tick_of(deadline);
+        wheel.insert(1, deadline);
+        assert_eq!(wheel.pop_due(now), Some(1));
+        assert_eq!(wheel.last_tick(), tick);
+        assert_eq!(wheel.pop_due(now), None);
+        let tick = wheel.tick_of(deadline);
+        wheel.insert(1, deadline);
+        assert_eq!(wheel.pop_due(deadline - 1), None);
+        assert_eq!(wheel.pop_due(deadline + TICK_MS), Some(1));
+        assert_eq!(wheel.last_tick(), tick);
     }
 
     #[test]

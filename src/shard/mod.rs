@@ -212,12 +212,6 @@ const REQUEST_TIMEOUTS: u32 = 6;
 /// Longest time between two looks at a transport.
 const CHECK_MAX: Duration = Duration::from_secs(5);
 
-/// When a transport is looked at, in units that fit an entry's 32 bits for years and are no finer than
-/// the wheel is.
-fn watch_tick(mono_ms: u64) -> u32 {
-    (mono_ms / 128) as u32
-}
-
 /// Lines for the log that may wait for `server`; more are dropped.
 const LOG_LINES_MAX: usize = 64;
 
@@ -477,7 +471,7 @@ impl Shard {
         while let Some(index) = self.wheel.pop_due(self.now.mono_ms) {
             let transport = &mut self.transports[index as usize];
             // One that was overtaken by an earlier one, behind which there is a later one.
-            if transport.watched_until > watch_tick(self.now.mono_ms) {
+            if transport.watched_until > self.wheel.last_tick() {
                 continue;
             }
             transport.watched_until = 0;
@@ -772,7 +766,7 @@ impl Shard {
             let left_ms = token_ms.saturating_sub(self.now.unix_ms);
             deadline_ms = deadline_ms.min(self.now.mono_ms + left_ms);
         }
-        let until = watch_tick(deadline_ms).max(1);
+        let until = self.wheel.tick_of(deadline_ms);
         if transport.watched_until == 0 || until < transport.watched_until {
             transport.watched_until = until;
             self.wheel.insert(index, deadline_ms);

@@ -386,6 +386,24 @@ fn a_listener_that_answers_no_ping_is_given_up_although_its_channel_is_busy() {
 }
 
 #[test]
+fn who_comes_first_after_a_pause_of_the_machine_is_looked_at_too() {
+    let mut host = Host::new(1, 7);
+    let before = host.connect(0, "");
+    // Longer than a turn of the wheel, which lags when the first bytes are read.
+    host.pass(Duration::from_secs(60));
+    let now = host.now;
+    host.shards[0].begin_turn(now);
+    let first = host.connect(0, "");
+    for _ in 0..60 {
+        host.pass(Duration::from_secs(1));
+        host.settle();
+    }
+    for client in [before, first] {
+        assert!(host.clients[client].is_closed, "silent for a minute");
+    }
+}
+
+#[test]
 fn a_transport_is_small_while_it_idles() {
     // Beside the transport: a boxed connection, its boxed attachment and a cursor.
     let bytes = size_of::<Transport>() + size_of::<Connection>() + 12 + 16;

@@ -109,7 +109,7 @@ pub(super) struct Transport {
     pub taken: Taken,
     /// Where it comes from, if that is counted; with a seat, whose that is.
     pub address: AddressId,
-    /// When the timer wheel hands it out, as a `watch_tick`; 0: never. The entry may stem from
+    /// When the timer wheel hands it out, in its ticks; 0: never. The entry may stem from
     /// an earlier use of the index.
     pub watched_until: u32,
     /// Control frames and HTTP responses: they overtake streams between two sends.
