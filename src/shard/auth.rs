@@ -8,13 +8,23 @@ use crate::ably::{ChannelName, ChannelParams, ErrorCode, ErrorInfo, Operation, S
 
 impl Shard {
     /// A connection begins at `index` or goes on there: its token counts from now on. What has changed
-    /// since that was read counts too.
+    /// since that was read counts too, and so does the time that has passed.
     pub(super) fn begin_token(&mut self, index: u32) {
-        let Some(connection) = self.transports[index as usize].connection() else { return };
-        if connection.principal().token().is_some() {
+        if self.has_good_token(index) {
             self.watch(index);
+            self.enforce_on(index);
         }
-        self.enforce_on(index);
+    }
+
+    /// Whether the connection of `index` may act now: the wheel, which ends it when its token ends, is
+    /// coarse. If not, it has ended.
+    pub(super) fn has_good_token(&mut self, index: u32) -> bool {
+        let Some(connection) = self.transports[index as usize].connection() else { return false };
+        let end = connection.principal().token().and_then(|token| token.end(self.now.unix_ms));
+        if let Some(error) = &end {
+            self.disconnect(index, error);
+        }
+        end.is_none()
     }
 
     /// Ends the connection of `index` if the directory has no place for it.

@@ -408,9 +408,12 @@ impl Shard {
         transport.received_ms = self.now.mono_ms;
         match transport.stage {
             Stage::Http(_) => self.handle_http_bytes(index, bytes),
-            Stage::Realtime(..) | Stage::Leaving(Some(_)) => {
+            Stage::Realtime(..) => {
+                // What comes too late for its token is read as from somebody who is leaving.
+                self.has_good_token(index);
                 self.handle_realtime_bytes(index, bytes)
             }
+            Stage::Leaving(Some(_)) => self.handle_realtime_bytes(index, bytes),
             Stage::Echo(_) => self.handle_echo_bytes(index, bytes),
             Stage::Opening(_) => self.handle_early_bytes(index, bytes),
             // A listener has nothing to say.

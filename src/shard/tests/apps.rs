@@ -84,18 +84,28 @@ fn an_echo_to_a_client_that_does_not_read_has_an_end() {
 
 /// Connects with the credentials in `query`; what the first frames are is not looked at.
 pub(super) fn connect_with(host: &mut Host, shard: usize, query: &str) -> usize {
-    let client = host.request(
+    let client = ask_to_connect(host, shard, query);
+    host.settle();
+    pass_over_upgrade(host, client);
+    client
+}
+
+/// A request for a WebSocket.
+pub(super) fn ask_to_connect(host: &mut Host, shard: usize, query: &str) -> usize {
+    host.request(
         shard,
         &format!(
             "GET /?{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         ),
-    );
-    host.settle();
+    )
+}
+
+/// The answer to that, which is no frame.
+pub(super) fn pass_over_upgrade(host: &mut Host, client: usize) {
     let received = &mut host.clients[client].received;
     let end = received.windows(4).position(|four| four == b"\r\n\r\n").expect("upgraded") + 4;
     received.drain(..end);
-    client
 }
 
 /// Code of the error, in the only message that `client` has received.

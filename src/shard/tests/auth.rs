@@ -2,7 +2,10 @@
 
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 
-use super::apps::{answer, connect_with, make_app, only_message, request, sandbox, send_request};
+use super::apps::{
+    answer, ask_to_connect, connect_with, make_app, only_message, pass_over_upgrade, request,
+    sandbox, send_request,
+};
 use super::*;
 
 /// A sandbox with one app: a key for everything, one that subscribes, one with revocable tokens.
@@ -153,6 +156,36 @@ fn a_short_token_ends_without_warning_and_a_longer_one_with() {
     };
     assert!((30_000..30_400).contains(&asked_ms), "{asked_ms}");
     assert!((60_000..60_400).contains(&ended_ms), "{ended_ms}");
+}
+
+#[test]
+fn what_comes_after_the_end_of_a_token_is_not_done() {
+    let (mut host, keys) = host(12);
+    let key = keys[0].clone();
+    let connect = |host: &mut Host, ttl_ms: u64| {
+        let token = token(host, &key, &json!({"ttl": ttl_ms}));
+        let client = connect_with(host, 0, &format!("accessToken={token}"));
+        let connected = host.messages(client).pop().expect("CONNECTED");
+        (client, connected["connectionKey"].as_str().expect("a key").to_owned(), token)
+    };
+    // Sooner than the wheel has turned.
+    let (late, ..) = connect(&mut host, 1000);
+    host.pass(Duration::from_millis(1001));
+    let now = host.now;
+    host.shards[0].begin_turn(now);
+    host.publish(late, 0, "room", "late");
+    host.settle();
+    assert_eq!(received(&mut host, late), [(6, Some(40142))]);
+
+    // While its connection is looked for on another shard.
+    let (client, resumes, token) = connect(&mut host, 1000);
+    host.hang_up(client);
+    host.settle();
+    let again = ask_to_connect(&mut host, 1, &format!("accessToken={token}&resume={resumes}"));
+    host.pass(Duration::from_millis(1001));
+    host.settle();
+    pass_over_upgrade(&mut host, again);
+    assert_eq!(received(&mut host, again), [(4, None), (6, Some(40142))]);
 }
 
 #[test]
