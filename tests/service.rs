@@ -165,6 +165,63 @@ fn reload_takes_new_keys_and_drops_old_ones_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
+fn a_reload_that_bounds_addresses_counts_who_is_there_already() {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("Linux");
+    let mut parts = release.split('.').map_while(|part| part.parse::<u32>().ok());
+    let version = (parts.next().expect("a number"), parts.next().unwrap_or(0));
+    let keys = "[[keys]]\nkey = \"app.key:hush\"\n";
+    let path = config_file("bounded", keys);
+    let config = path.to_str().expect("a path in UTF-8");
+    let manager = Manager::new("bounded");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_ringcast"));
+    program.args(["serve", "--listen", "127.0.0.1:0", "--shards", "2", "--config", config]);
+    program.env("NOTIFY_SOCKET", &manager.path);
+    let daemon = Daemon::spawn(&mut program);
+    manager.wait_for("READY=1");
+    let mut clients: Vec<_> = (0..6).map(|_| subscribe(&daemon)).collect();
+    let bounded = format!("{keys}[limits]\nconnections_per_address_max = 6\n");
+    std::fs::write(&path, bounded).expect("as above");
+    daemon.signal("HUP");
+    manager.wait_for("RELOADING=1");
+    manager.wait_for("READY=1");
+    let connect = || {
+        let url = format!("ws://{}/?key=app.key:hush&v=6", daemon.address);
+        let (mut socket, _) = tungstenite::client(url, daemon.connect()).expect("upgraded");
+        let first = next(&mut socket).expect("told something");
+        (first["action"].clone(), first["error"]["code"].clone(), socket)
+    };
+    if version < (6, 8) {
+        assert_eq!(connect().0, 4, "only who comes from now on is counted");
+    } else {
+        // They are counted some turns after the limit holds.
+        let began = Instant::now();
+        let refused = loop {
+            let (action, code, mut socket) = connect();
+            if action == 9 {
+                break code;
+            }
+            socket.close(None).expect("the daemon reads");
+            while next(&mut socket).is_some() {}
+            assert!(began.elapsed() < PATIENCE, "one more than the bound is let in");
+        };
+        assert_eq!(refused, 40150);
+        let mut last = clients.pop().expect("there are six");
+        last.close(None).expect("the daemon reads");
+        while next(&mut last).is_some() {}
+        // Its seat is given back a moment later.
+        while connect().0 != 4 {
+            assert!(began.elapsed() < PATIENCE, "a seat that is free is not given");
+        }
+    }
+    // All others go on.
+    for socket in &mut clients {
+        socket.send(tungstenite::Message::text(r#"{"action":0,"id":"p"}"#)).expect("open");
+        assert_eq!(next(socket).expect("answered")["action"], 0);
+    }
+    std::fs::remove_file(path).expect("made above");
+}
+
+#[test]
 fn an_inherited_socket_is_shared_by_all_shards_and_one_called_admin_has_the_metrics() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
     // As a manager hands it over; the address in the configuration does not count.

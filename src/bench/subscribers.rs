@@ -204,7 +204,7 @@ pub(super) fn run(
                 }
             }
             Event::ReceiveEnded(slot, _) | Event::Sent(slot, Err(_)) => checker.lose(slot.0),
-            Event::Sent(..) | Event::Closed(_) => {}
+            Event::Sent(..) | Event::Closed(_) | Event::Peer(..) => {}
             Event::Accepted(..) | Event::AcceptStopped(..) => unreachable!("nobody connects to us"),
         });
         if let Some(errno) = failed {

@@ -133,6 +133,10 @@ pub(super) struct Pump {
     report_at_ms: u64,
     is_ready: bool,
     has_told_drained: bool,
+    /// Why it could not be found out where a client comes from.
+    unlearnt: Option<i32>,
+    /// Whether that was told since the last reload.
+    has_told_unlearnt: bool,
     /// Who watches publications, by the number that the shard knows them under.
     watchers: Vec<(u64, Watcher)>,
     /// After a failed accept the next one waits until then, so that a lasting failure does not spin.
@@ -179,6 +183,8 @@ impl Pump {
             report_at_ms: 0,
             is_ready: false,
             has_told_drained: false,
+            unlearnt: None,
+            has_told_unlearnt: false,
             watchers: Vec::new(),
             accept_after_ms: 0,
         })
@@ -254,6 +260,7 @@ impl Pump {
                 }
                 Order::Limit(number, limits) => {
                     self.shard.set_limits(&limits);
+                    self.has_told_unlearnt = false;
                     let _ = self.line.news.try_send(News::Installed(number));
                 }
                 Order::Asked(question) => self.answer(question),
@@ -282,6 +289,7 @@ impl Pump {
             files.collect_from(&mut self.shard);
         }
         self.pause_and_resume();
+        self.learn_peers();
         busy |= self.send();
         self.close();
         self.accept(now);
@@ -312,6 +320,23 @@ impl Pump {
         }
     }
 
+    /// Has the rings find out where clients come from that were let in before that counted.
+    fn learn_peers(&mut self) {
+        while let Some(transport) = self.shard.poll_stranger() {
+            let (ring, slot) = self.place(transport);
+            if !self.rings[ring].learn_peer(slot) {
+                self.unlearnt = Some(libc::ENOSYS);
+            }
+        }
+        if let Some(errno) = self.unlearnt.take()
+            && !std::mem::replace(&mut self.has_told_unlearnt, true)
+        {
+            let text = "clients that came before addresses were counted are not counted";
+            let line = LogLine::new(Level::Warn, text).with("shard", self.line.shard);
+            self.line.log.line(line.with("error", io::Error::from_raw_os_error(errno)));
+        }
+    }
+
     /// Hands over what is for rules. True when some is left.
     fn hand_over_hooks(&mut self) -> bool {
         let shard = &mut self.shard;
@@ -326,6 +351,7 @@ impl Pump {
         let accept_after_ms = &mut self.accept_after_ms;
         let report = &mut self.report;
         let (log, id) = (&mut self.line.log, self.line.shard);
+        let unlearnt = &mut self.unlearnt;
         let first = ring_index as u32 * self.table_entries;
         let mut accepted = Vec::new();
         let count = self.rings[ring_index].reap(BATCH, |event| match event {
@@ -359,6 +385,10 @@ impl Pump {
                 }
             }
             Event::Closed(slot) => shard.handle_closed(first + slot.0),
+            Event::Peer(slot, Ok(peer)) => shard.handle_peer(first + slot.0, peer),
+            // It has gone meanwhile.
+            Event::Peer(_, Err(libc::ENOTCONN)) => {}
+            Event::Peer(_, Err(errno)) => *unlearnt = Some(errno),
             Event::Connected(..) => unreachable!("the daemon connects to nobody through its rings"),
         });
         for slot in accepted {

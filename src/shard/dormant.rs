@@ -295,6 +295,7 @@ impl Shard {
         transport.stage = Stage::Realtime(decoder, Box::new(connection));
         self.set_ready(index);
         self.begin_token(index);
+        self.count_address(index);
     }
 
     /// The shard that has the connection has answered.
@@ -324,6 +325,7 @@ impl Shard {
                 transport.stage = Stage::Realtime(decoder, connection);
                 self.set_ready(index);
                 self.begin_token(index);
+                self.count_address(index);
             }
             Err(error) => self.begin_connection(index, opening, window, Some(&error)),
         }

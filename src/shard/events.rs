@@ -53,6 +53,7 @@ impl Shard {
         let transport = &mut self.transports[index as usize];
         transport.stage = Stage::Events(Box::new(stream));
         transport.lane().extend_from_slice(&head);
+        self.count_address(index);
         for (name, params, since) in channels {
             if !self.is_events(index) {
                 // One that could not be joined has ended it.

@@ -267,6 +267,8 @@ pub struct Shard {
     seats: Seats,
     /// The next transport to look at that may have no seat although it is counted by now; `None`: there is none.
     unseated_from: Option<u32>,
+    /// Transports of which it is to be found out where they come from.
+    strangers: VecDeque<u32>,
     /// `None`: clients are welcome.
     drain: Option<Box<Drain>>,
     streams: Streams,
@@ -332,6 +334,7 @@ impl Shard {
             addresses: Addresses::default(),
             seats: Seats::default(),
             unseated_from: None,
+            strangers: VecDeque::new(),
             drain: None,
             streams: Streams::default(),
             staged: Vec::new(),
@@ -374,8 +377,8 @@ impl Shard {
         self.clock_us = clock_us;
     }
 
-    /// From now on this is bounded like this. Connections go on, whatever they are more than; those of keys that
-    /// had no bound are counted too, some each turn, and those of addresses when they come again.
+    /// From now on this is bounded like this. Connections go on, whatever they are more than; those of keys and
+    /// addresses that had no bound are counted too, some each turn.
     pub fn set_limits(&mut self, limits: &Limits) {
         let Limits { channels_max, messages_per_second_max, payloads_per_second_max, .. } = *limits;
         let connection = &mut self.config.connection;
@@ -397,8 +400,11 @@ impl Shard {
         let transport = &mut self.transports[index as usize];
         transport.open(self.now.mono_ms, parser);
         self.watch(index);
-        if let Some(peer) = peer {
-            self.note_peer(index, peer);
+        match peer {
+            Some(peer) => self.note_peer(index, peer),
+            // Let in by an accept that was armed before a reload.
+            None if self.wants_addresses() => self.strangers.push_back(index),
+            None => {}
         }
     }
 
@@ -698,6 +704,14 @@ impl Shard {
     /// The next transport to close.
     pub fn poll_close(&mut self) -> Option<u32> {
         self.to_close.pop()
+    }
+
+    /// The next open transport of which [`handle_peer`](Self::handle_peer) is to be told where it comes from.
+    pub fn poll_stranger(&mut self) -> Option<u32> {
+        let transports = &self.transports;
+        let is_open =
+            |index: u32| !matches!(transports[index as usize].stage, Stage::Free | Stage::Closing);
+        std::iter::from_fn(|| self.strangers.pop_front()).find(|&index| is_open(index))
     }
 
     /// The next line for the log.

@@ -30,6 +30,9 @@ const SEATLESS_SPARE: u32 = 16;
 /// Transports that one turn looks at after the bounds have changed.
 const LOOKS_PER_TURN: u32 = 4096;
 
+/// Transports of which one turn asks where they come from.
+const STRANGERS_PER_TURN: usize = 256;
+
 /// Who is counted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {
@@ -229,6 +232,49 @@ impl Shard {
         }
     }
 
+    /// A client that was accepted when addresses did not count comes from `peer`, it was found out. What it is
+    /// by now is counted, whatever the bound; of one that came through a proxy it is not known any more for whom.
+    pub fn handle_peer(&mut self, index: u32, peer: IpAddr) {
+        let transport = &self.transports[index as usize];
+        if transport.address != AddressId::NONE {
+            return;
+        }
+        match &transport.stage {
+            Stage::Free | Stage::Closing | Stage::Leaving(_) | Stage::Echo(_) => {}
+            Stage::Http(_) | Stage::Opening(_) => self.note_peer(index, peer),
+            Stage::Realtime(..) | Stage::Events(_) => {
+                let admission = &self.config.admission;
+                if self.wants_addresses()
+                    && !admission.uncounted.contains(peer)
+                    && !admission.trusted_proxies.contains(peer)
+                {
+                    self.hold_address(index, peer.into());
+                }
+            }
+        }
+    }
+
+    /// Has the realtime transport at `index` count for its address, if that is known and it does not yet: it has
+    /// come, or has asked for its seat, when addresses had no bound.
+    pub(super) fn count_address(&mut self, index: u32) {
+        let transport = &self.transports[index as usize];
+        if !self.wants_addresses() || transport.taken.has(Taken::ADDRESS) {
+            return;
+        }
+        let Some(block) = self.addresses.block(transport.address) else { return };
+        self.forget_peer(index);
+        self.hold_address(index, block);
+    }
+
+    /// The realtime transport at `index` is counted as one of `block`, whatever the bound.
+    fn hold_address(&mut self, index: u32, block: AddressBlock) {
+        let address = self.addresses.add(block);
+        let transport = &mut self.transports[index as usize];
+        transport.address = address;
+        transport.taken.0 |= Taken::ADDRESS;
+        self.hold_seat(Holder::Address(block));
+    }
+
     /// The socket at `index`, which has no seat any more, is gone.
     pub(super) fn forget_peer(&mut self, index: u32) {
         let transport = &mut self.transports[index as usize];
@@ -381,9 +427,9 @@ impl Shard {
             seat.address().into_iter().chain(seat.key()).for_each(|holder| self.give_back(holder));
             return;
         }
-        self.forget_peer(index);
         let mut taken = Taken::default();
         if let Some((block, _)) = seat.address {
+            self.forget_peer(index);
             taken.0 |= Taken::ADDRESS;
             self.transports[index as usize].address = self.addresses.add(block);
         }
@@ -452,13 +498,24 @@ impl Shard {
         self.post(home, Mail::HoldSeat(holder));
     }
 
-    /// Has connections count that came when their keys had no bound, some each turn.
+    /// Has connections count that came when their keys or addresses had no bound, some each turn.
     pub(super) fn count_unseated(&mut self) {
         let Some(next) = self.unseated_from else { return };
         let count = self.transports.len() as u32;
         let end = count.min(next.saturating_add(LOOKS_PER_TURN));
-        (next..end).for_each(|index| self.count_unseated_at(index));
-        self.unseated_from = (end < count).then_some(end);
+        let learns = self.wants_addresses();
+        let mut index = next;
+        while index < end && self.strangers.len() < STRANGERS_PER_TURN {
+            self.count_unseated_at(index);
+            let transport = &self.transports[index as usize];
+            if learns && transport.address == AddressId::NONE {
+                self.strangers.push_back(index);
+            } else if transport.peek_connection().is_some() {
+                self.count_address(index);
+            }
+            index += 1;
+        }
+        self.unseated_from = (index < count).then_some(index);
     }
 
     /// Has the connection at `index` count for its key, if that has a bound by now.

@@ -88,6 +88,8 @@ pub struct Client {
     pub shard: usize,
     /// Its index there.
     pub index: u32,
+    /// Where it comes from, if that is anywhere.
+    peer: Option<IpAddr>,
     /// What has arrived at the client, and it has not read.
     pub received: Vec<u8>,
     /// WebSocket pings that were read and not answered.
@@ -265,6 +267,7 @@ impl Host {
         self.clients.push(Client {
             shard,
             index,
+            peer,
             received: Vec::new(),
             pings: 0,
             is_closed: false,
@@ -276,7 +279,8 @@ impl Host {
             is_closing: false,
         });
         self.shards[shard].begin_turn(self.now);
-        self.shards[shard].handle_accept(index, peer);
+        let is_told = self.shards[shard].wants_addresses();
+        self.shards[shard].handle_accept(index, peer.filter(|_| is_told));
         client
     }
 
@@ -358,6 +362,12 @@ impl Host {
         }
         self.hand_over_hooks(id);
         self.collect_reading(id);
+        while let Some(index) = self.shards[id].poll_stranger() {
+            let client = self.slots[id][index as usize].expect("it is open");
+            if let Some(peer) = self.clients[client].peer {
+                self.shards[id].handle_peer(index, peer);
+            }
+        }
         self.collect_sends(id);
         self.collect_closes(id);
         while self.shards[id].poll_log().is_some() {}

@@ -10,9 +10,10 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, RawFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use io_uring::Probe;
 use io_uring::register::Restriction;
 use io_uring::types::{DestinationSlot, Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -69,6 +70,8 @@ pub enum Event<'a> {
     ReceiveEnded(Slot, ReceiveEnd),
     /// A send ended: the kernel took all its bytes, of which this is the number, or an errno.
     Sent(Slot, Result<u32, i32>),
+    /// Where a client comes from, or the errno of what was done to find out.
+    Peer(Slot, Result<IpAddr, i32>),
     /// The slot is free for reuse.
     Closed(Slot),
 }
@@ -85,6 +88,7 @@ mod op {
     pub const CONNECT: u64 = 7;
     pub const SHUTDOWN: u64 = 8;
     pub const ACCEPT_ONE: u64 = 9;
+    pub const INSTALL: u64 = 10;
 }
 
 const fn user_data(op: u64, slot: Slot) -> u64 {
@@ -132,8 +136,10 @@ impl SlotState {
     const SHUTTING: u8 = 32;
     /// Nothing is to be received just now.
     const PAUSED: u8 = 64;
-    const IN_FLIGHT: u8 = Self::RECEIVING | Self::SENDING | Self::CONNECTING | Self::SHUTTING;
-    /// What waits for the peer, and as what it was submitted. A shutdown ends by itself.
+    const INSTALLING: u8 = 128;
+    const IN_FLIGHT: u8 =
+        Self::RECEIVING | Self::SENDING | Self::CONNECTING | Self::SHUTTING | Self::INSTALLING;
+    /// What waits for the peer, and as what it was submitted. The others end by themselves.
     const CANCELLABLE: [(u8, u64); 3] = [
         (Self::RECEIVING, op::RECEIVE),
         (Self::SENDING, op::SEND),
@@ -162,6 +168,8 @@ pub struct SocketRing {
     #[allow(clippy::vec_box, reason = "entries point to the addresses, so they may not move")]
     connect_addresses: Vec<Box<[libc::sockaddr_in; 2]>>,
     open_slots: u32,
+    /// Whether the kernel gives a descriptor for what is in the table.
+    can_install: bool,
     /// By door.
     accepts: [Accept; DOORS],
 }
@@ -261,8 +269,14 @@ impl SocketRing {
             BufferRing::register(&submitter, config.receive_buffers, config.receive_buffer_bytes)?;
         // Only saves the kernel a descriptor look-up per call; kernels before 5.18 lack it.
         let _ = submitter.register_ring_fd();
+        // Since Linux 6.8; kernels before refuse to be told of what they do not know.
+        let mut probe = Probe::new();
+        submitter.register_probe(&mut probe)?;
+        let can_install = probe.is_supported(opcode::FixedFdInstall::CODE);
+        let operations =
+            operations.iter().chain(can_install.then_some(&opcode::FixedFdInstall::CODE));
         let mut restrictions: Vec<Restriction> =
-            operations.iter().map(|operation| Restriction::sqe_op(*operation)).collect();
+            operations.map(|operation| Restriction::sqe_op(*operation)).collect();
         restrictions.push(Restriction::sqe_flags_allowed(FLAGS));
         restrictions.push(Restriction::register_op(REGISTER_EVENTFD));
         submitter.register_restrictions(&mut restrictions)?;
@@ -276,6 +290,7 @@ impl SocketRing {
             overflow: VecDeque::new(),
             connect_addresses: Vec::new(),
             open_slots: 0,
+            can_install,
             accepts: std::array::from_fn(|_| Accept::default()),
         })
     }
@@ -479,6 +494,20 @@ impl SocketRing {
         self.push(shutdown.user_data(user_data(op::SHUTDOWN, slot)));
     }
 
+    /// Finds out where the client at `slot` comes from, who was accepted when nobody wanted to know; ends in
+    /// [`Event::Peer`]. For a moment its socket is a descriptor of the process. False: it cannot be found out.
+    pub fn learn_peer(&mut self, slot: Slot) -> bool {
+        let state = &mut self.slots[slot.0 as usize];
+        assert!(state.has(SlotState::OPEN), "only open slots have a peer");
+        if !self.can_install || state.has(SlotState::CLOSING | SlotState::INSTALLING) {
+            return self.can_install;
+        }
+        state.0 |= SlotState::INSTALLING;
+        let install = opcode::FixedFdInstall::new(Fixed(slot.0), 0).build();
+        self.push(install.user_data(user_data(op::INSTALL, slot)));
+        true
+    }
+
     /// Cancels what is in flight on `slot` and closes it; ends in [`Event::Closed`].
     pub fn close(&mut self, slot: Slot) {
         let state = &mut self.slots[slot.0 as usize];
@@ -622,6 +651,12 @@ impl SocketRing {
             op::SHUTDOWN => {
                 self.ended(slot, SlotState::SHUTTING);
             }
+            op::INSTALL => {
+                let peer = peer_of(result);
+                if self.ended(slot, SlotState::INSTALLING) {
+                    on_event(Event::Peer(slot, peer));
+                }
+            }
             // A failed step fails the connect that is linked behind it; a cancel finds its target or
             // the target has just completed by itself.
             op::CONNECT_STEP | op::CANCEL => {}
@@ -751,6 +786,17 @@ impl SocketRing {
     }
 }
 
+/// The peer of the socket whose descriptor was installed with this `result`; the descriptor is given back.
+fn peer_of(result: i32) -> Result<IpAddr, i32> {
+    if result < 0 {
+        return Err(-result);
+    }
+    // SAFETY: the kernel has just made it, for us alone.
+    let socket = TcpStream::from(unsafe { OwnedFd::from_raw_fd(result) });
+    let peer = socket.peer_addr().map(|peer| peer.ip());
+    peer.map_err(|error| error.raw_os_error().unwrap_or(libc::ENOTCONN))
+}
+
 fn sockaddr(address: SocketAddrV4) -> libc::sockaddr_in {
     libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
@@ -797,6 +843,7 @@ mod tests {
         ended: Vec<ReceiveEnd>,
         sent: Vec<Result<u32, i32>>,
         closed: Vec<Slot>,
+        peers: Vec<Result<IpAddr, i32>>,
         accept_stopped: Vec<i32>,
     }
 
@@ -810,6 +857,7 @@ mod tests {
                 Event::ReceiveEnded(_, end) => self.ended.push(end),
                 Event::Sent(_, result) => self.sent.push(result),
                 Event::Closed(slot) => self.closed.push(slot),
+                Event::Peer(_, peer) => self.peers.push(peer),
             }
         }
     }
@@ -1006,6 +1054,31 @@ mod tests {
             let known: std::collections::BTreeSet<_> = addresses.iter().flatten().collect();
             assert_eq!(known.len(), if learns { 80 } else { 0 });
         }
+    }
+
+    #[test]
+    fn the_address_of_a_client_can_be_learnt_later_and_the_socket_goes_on() {
+        let (mut server, at_server, mut client, at_client) = pair();
+        server.start_receive(at_server);
+        if !server.learn_peer(at_server) {
+            assert!(!server.can_install);
+            return; // Linux before 6.8
+        }
+        let mut log = Log::default();
+        turn_until(&mut server, &mut log, |log| !log.peers.is_empty());
+        assert_eq!(log.peers, [Ok(Ipv4Addr::new(127, 0, 0, 9).into())]);
+        client.send(at_client, SendBuf::whole(Bytes::from_static(b"x")));
+        client.submit().expect("submit");
+        turn_until(&mut server, &mut log, |log| log.received == b"x");
+        // One that is closing is not reported, and its slot is free afterwards.
+        assert!(server.learn_peer(at_server));
+        server.close(at_server);
+        turn_until(&mut server, &mut log, |log| !log.closed.is_empty());
+        assert_eq!((server.open_slots(), log.peers.len()), (0, 1));
+        let mut log = Log::default();
+        client.start_receive(at_client);
+        // No descriptor of it is left, or the client would not be told.
+        turn_until(&mut client, &mut log, |log| !log.ended.is_empty());
     }
 
     #[test]

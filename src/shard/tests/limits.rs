@@ -222,6 +222,70 @@ fn an_address_has_so_many_connections_on_all_shards_together() {
 }
 
 #[test]
+fn clients_that_came_before_their_address_had_a_bound_count() {
+    for seed in 0..10 {
+        let mut host = Host::with_config(3, seed, ShardConfig::default());
+        let peer = "192.0.2.1";
+        let before: Vec<usize> = (0..3).map(|n| connect_from(&mut host, n, peer, "", "")).collect();
+        let events = host.accept_from(0, Some(peer.parse().expect("an address")));
+        let request = format!("GET /sse?channels=a&key={KEY} HTTP/1.1\r\nHost: h\r\n\r\n");
+        host.write(events, request.as_bytes());
+        host.settle();
+        // One that has asked for nothing yet, and some that are somewhere on their way.
+        let late = host.accept_from(1, Some(peer.parse().expect("an address")));
+        let upgrade = format!(
+            "GET /?key={KEY} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        let on_its_way = host.accept_from(2, Some(peer.parse().expect("an address")));
+        host.write(on_its_way, upgrade.as_bytes());
+        for _ in 0..host.below(6) {
+            host.step();
+        }
+        let mut limits = ShardConfig::default().limits();
+        limits.admission.connections_per_address_max = 6;
+        limits.admission.uncounted.add("198.51.100.0/24").expect("a network");
+        for id in 0..3 {
+            host.shards[id].set_limits(&limits);
+            host.step();
+        }
+        host.settle();
+        assert_eq!(counted(&host).0, 1, "seed={seed}: one address");
+        host.write(late, upgrade.as_bytes());
+        host.settle();
+        assert!(host.clients[late].received.starts_with(b"HTTP/1.1 101 "), "seed={seed}");
+        let one_more = connect_from(&mut host, 0, peer, "", "");
+        assert_eq!(first(&mut host, one_more), (9, Some(40150)), "seed={seed}");
+        let other = connect_from(&mut host, 0, "192.0.2.2", "", "");
+        assert_eq!(first(&mut host, other), CONNECTED, "seed={seed}");
+        // A seat that is given back is somebody else's, whoever has it.
+        close(&mut host, before[1]);
+        let again = connect_from(&mut host, 1, peer, "", "");
+        assert_eq!(first(&mut host, again), CONNECTED, "seed={seed}");
+        // Off and on again: those that came meanwhile count, nobody counts twice.
+        limits.admission.connections_per_address_max = 0;
+        host.shards.iter_mut().for_each(|shard| shard.set_limits(&limits));
+        host.settle();
+        let meanwhile = connect_from(&mut host, 2, peer, "", "");
+        assert_eq!(first(&mut host, meanwhile), CONNECTED, "seed={seed}");
+        limits.admission.connections_per_address_max = 8;
+        host.shards.iter_mut().for_each(|shard| shard.set_limits(&limits));
+        host.settle();
+        let eighth = connect_from(&mut host, 2, peer, "", "");
+        assert_eq!(first(&mut host, eighth), CONNECTED, "seed={seed}");
+        let ninth = connect_from(&mut host, 2, peer, "", "");
+        assert_eq!(first(&mut host, ninth), (9, Some(40150)), "seed={seed}");
+        for client in 0..host.clients.len() {
+            if !host.clients[client].is_closed {
+                host.hang_up(client);
+            }
+        }
+        host.settle();
+        assert_eq!(counted(&host), (0, 0), "seed={seed}: nothing is kept of who is gone");
+    }
+}
+
+#[test]
 fn a_key_has_so_many_connections_and_those_that_were_there_count() {
     for seed in 0..10 {
         let mut host = Host::with_config(3, seed, ShardConfig::default());
