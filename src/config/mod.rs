@@ -41,9 +41,9 @@ use crate::hooks::{Authorities, HooksConfig, Secret, SigningKey};
 use crate::http::ForwardedHeader;
 use crate::journal::JournalConfig;
 use crate::server::{FileAccess, LogConfig, LogFormat, ServerConfig};
-use crate::shard::{self, AdmissionConfig, ShardConfig};
-use crate::sys::SocketRingConfig;
+use crate::shard::{self, AdmissionConfig, BYTES_PER_CHANNEL, ShardConfig};
 use crate::sys::listener::ListenerConfig;
+use crate::sys::{SocketRingConfig, host};
 
 /// Everything that `ringcast serve` can be told.
 #[derive(Clone, Debug)]
@@ -143,8 +143,8 @@ pub struct Limits {
     pub uncounted_addresses: Networks,
     /// Bytes of the presence members of one channel, their data and what goes with it.
     pub presence_bytes_max: usize,
-    /// Channels that are open on one shard.
-    pub channels_max: usize,
+    /// Channels that are open on one shard; `None`: as many as a part of the memory holds.
+    pub channels_max: Option<usize>,
     /// How long a client may take to send a whole request head.
     pub head_timeout: Duration,
     /// Entries of the mailbox from each shard to each other.
@@ -230,7 +230,7 @@ impl Default for Config {
                 connections_per_key_max: 0,
                 uncounted_addresses: Networks::default(),
                 presence_bytes_max: MIB,
-                channels_max: 1_000_000,
+                channels_max: None,
                 head_timeout: Duration::from_secs(10),
                 mesh_entries: 1024,
             },
@@ -594,7 +594,9 @@ impl Config {
             lag_bytes_max: limits.lag_bytes_max(&self.listener),
             lag_max: limits.outbound_lag_max,
             presence_bytes_max: limits.presence_bytes_max as u32,
-            channels_max: limits.channels_max,
+            channels_max: limits
+                .channels_max
+                .unwrap_or_else(|| channels_for(host::memory_bytes(), shards)),
             admission: changeable.admission,
             origins: self.origins,
             deflate_bytes_min: self.deflate.then_some(self.deflate_bytes_min as u32),
@@ -629,6 +631,18 @@ impl Config {
         };
         Ok((server, directory))
     }
+}
+
+/// Channels that a shard may have open where nothing is configured and there is memory enough.
+const CHANNELS_MAX: u64 = 1_000_000;
+
+/// Of the memory, the part that open channels may take where nothing is configured: 1 in this many.
+const CHANNELS_PART: u64 = 4;
+
+/// The default of `limits.channels_max`: whoever may open channels cannot use up the memory of a small host.
+fn channels_for(memory_bytes: Option<u64>, shards: usize) -> usize {
+    let fit = memory_bytes.map(|bytes| bytes / CHANNELS_PART / BYTES_PER_CHANNEL / shards as u64);
+    fit.unwrap_or(CHANNELS_MAX).clamp(1, CHANNELS_MAX) as usize
 }
 
 /// Levels of the log.
@@ -695,7 +709,8 @@ impl Limits {
         section.read("uncounted_addresses", &mut self.uncounted_addresses, units::networks)?;
         let presence = units::bytes(64 * KIB..=1024 * MIB);
         section.read("presence_bytes_max", &mut self.presence_bytes_max, presence)?;
-        section.read("channels_max", &mut self.channels_max, units::count(1..=100_000_000))?;
+        let count = units::count(1..=100_000_000);
+        section.read("channels_max", &mut self.channels_max, |value| count(value).map(Some))?;
         section.read("head_timeout", &mut self.head_timeout, units::duration("1s"..="5m"))?;
         section.read("mesh_entries", &mut self.mesh_entries, units::count(16..=65_536))?;
         if self.frame_bytes_max < self.message_bytes_max {
@@ -809,6 +824,17 @@ mod tests {
     }
 
     #[test]
+    fn channels_take_a_part_of_the_memory_and_what_is_configured_counts() {
+        for (gib, shards, channels) in [(2, 2, 145_100), (1, 1, 145_100), (64, 2, 1_000_000)] {
+            assert_eq!(channels_for(Some(gib << 30), shards), channels);
+        }
+        assert_eq!((channels_for(None, 256), channels_for(Some(1), 256)), (1_000_000, 1));
+        let text = "[[keys]]\nkey = \"a.b:c\"\n[limits]\nchannels_max = 7\n";
+        let (server, _) = Config::parse("r.toml", text).unwrap().into_server().unwrap();
+        assert_eq!(server.shard.channels_max, 7);
+    }
+
+    #[test]
     fn cores_have_sizes_of_their_own() {
         let text =
             "[server]\nshards = 1\n[[cores]]\ncpu = 0\nring_entries = 128\nbusy_poll_us = 50\n";
@@ -904,7 +930,8 @@ mod tests {
             assert_eq!(file.take(), Some(PathBuf::from(path)));
         }
         assert_eq!(config.hooks_ca_file.take(), Some(PathBuf::from("ca.pem")));
-        (config.cores, config.shards) = (None, None); // their defaults depend on the machine
+        // Their defaults depend on the machine.
+        (config.cores, config.shards, config.limits.channels_max) = (None, None, None);
         assert_eq!(config.core_overrides.len(), 1, "the example");
         config.core_overrides.clear();
         assert_eq!(format!("{config:?}"), format!("{default:?}"));

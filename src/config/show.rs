@@ -123,7 +123,9 @@ impl Config {
         add(section, "connections_per_key_max", limits.connections_per_key_max.to_string());
         add(section, "uncounted_addresses", format!("{:?}", limits.uncounted_addresses));
         add(section, "presence_bytes_max", bytes(limits.presence_bytes_max));
-        add(section, "channels_max", limits.channels_max.to_string());
+        if let Some(max) = limits.channels_max {
+            add(section, "channels_max", max.to_string());
+        }
         add(section, "head_timeout", duration(limits.head_timeout));
         add(section, "mesh_entries", limits.mesh_entries.to_string());
         section = "connection";
@@ -255,9 +257,10 @@ mod tests {
     use crate::config::layers::Sources;
 
     /// Keys that are shown only where they are set.
-    const NO_DEFAULT: [&str; 8] = [
+    const NO_DEFAULT: [&str; 9] = [
         "cores",
         "shards",
+        "channels_max",
         "state_dir",
         "certificate_file",
         "key_file",

@@ -475,6 +475,21 @@ mod tests {
     }
 
     #[test]
+    fn a_small_host_is_not_warned_of_bounds_that_nobody_has_set() {
+        let small = Facts {
+            memory_available_bytes: Some(1600 << 20),
+            memory_max_bytes: None,
+            tcp_pressure_bytes: Some(64 << 20),
+            ..facts()
+        };
+        let mut config = server(2);
+        config.shard.channels_max = 145_100; // the default where there are 2 GiB
+        let finding = memory(&Plan::new(&config, Beside::default(), &small), &small);
+        assert_eq!(finding.expect("memory is known").severity, Severity::Ok);
+        assert_eq!(only(&config, &small).severity, Severity::Note, "what stalled readers can do");
+    }
+
+    #[test]
     fn the_kernels_own_tls_is_told_apart_from_none() {
         let what = |has_kernel_tls| {
             let finding = kernel_tls(&Facts { has_kernel_tls, ..facts() })?;

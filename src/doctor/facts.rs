@@ -1,7 +1,6 @@
 //! What the host is like: `/proc`, cgroups, limits. What cannot be read is not known, and is no finding.
 
 use std::fs;
-use std::path::Path;
 
 use crate::sys::host::{self, Limit};
 use crate::sys::probe::{self, Lack};
@@ -59,11 +58,11 @@ impl Facts {
                 .ok()
                 .map(|names| names.split_ascii_whitespace().any(|name| name == "tls")),
             is_clock_synchronised: host::is_clock_synchronised(),
-            cpu_quota: least(|directory| cpu_quota(&read(directory, "cpu.max")?)),
+            cpu_quota: host::least_of_cgroups("cpu.max", cpu_quota),
             memory_available_bytes: field(&memory, "MemAvailable:")
                 .and_then(|kib| kib.parse::<u64>().ok())
                 .map(|kib| kib * 1024),
-            memory_max_bytes: least(|directory| read(directory, "memory.max")?.trim().parse().ok()),
+            memory_max_bytes: host::memory_max_bytes(),
         }
     }
 
@@ -84,23 +83,9 @@ fn number(path: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-fn read(directory: &Path, name: &str) -> Option<String> {
-    fs::read_to_string(directory.join(name)).ok()
-}
-
 /// The first word behind `name` in a file of lines `name value ..`.
 fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     text.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next()
-}
-
-/// The least that `limit` says of the process's cgroup and those around it (cgroups(7), version 2).
-fn least<T: PartialOrd>(limit: impl Fn(&Path) -> Option<T>) -> Option<T> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
-    let root = Path::new("/sys/fs/cgroup");
-    let leaf = root.join(path);
-    let limits = leaf.ancestors().take_while(|path| path.starts_with(root)).filter_map(limit);
-    limits.reduce(|a, b| if b < a { b } else { a })
 }
 
 /// `150000 100000` is one and a half CPUs, `max 100000` any number.

@@ -7,13 +7,11 @@ use serde::Serialize;
 
 use super::facts::Facts;
 use crate::server::{LOCKED_BYTES_PER_SHARD, ServerConfig};
+use crate::shard::BYTES_PER_CHANNEL;
 use crate::tls::IDLE_SESSION_BYTES;
 
 /// Bytes that the daemon holds for an idle connection, at most; docs/benchmarks.md.
 const BYTES_PER_CONNECTION: u64 = 520;
-
-/// Bytes that an open channel with a subscriber takes, at most, beside its history; docs/configuration.md.
-const BYTES_PER_CHANNEL: u64 = 1850;
 
 /// Entries of submission and completion queues, and of a table (io_uring_setup(2)).
 const SUBMISSION_BYTES: u64 = 64;

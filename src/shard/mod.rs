@@ -105,6 +105,9 @@ pub use self::inspect::{
 use self::mail::Outbox;
 pub use self::mail::{Mail, ReturnAddress};
 
+/// Bytes that an open channel with a subscriber takes, at most, beside its history; docs/configuration.md.
+pub const BYTES_PER_CHANNEL: u64 = 1850;
+
 /// Limits of one shard; each bounds memory or time.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {

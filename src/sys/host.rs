@@ -90,6 +90,31 @@ pub fn page_bytes() -> u64 {
     u64::try_from(bytes).expect("every host has pages")
 }
 
+/// Bytes of memory that the process may ever have: the host's, or fewer where its cgroup has fewer; `None`: the
+/// host does not say.
+pub fn memory_bytes() -> Option<u64> {
+    let facts = fs::read_to_string("/proc/meminfo").ok()?;
+    let total = facts.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = total.split_ascii_whitespace().next()?.parse().ok()?;
+    memory_max_bytes().into_iter().chain([kib * 1024]).min()
+}
+
+/// Bytes of memory that cgroups grant; `None`: any number.
+pub fn memory_max_bytes() -> Option<u64> {
+    least_of_cgroups("memory.max", |text| text.trim().parse().ok())
+}
+
+/// The least that the files `name` of the process's cgroup and those around it say (cgroups(7), version 2).
+pub fn least_of_cgroups<T: PartialOrd>(name: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
+    let root = Path::new("/sys/fs/cgroup");
+    let leaf = root.join(path);
+    let limits = leaf.ancestors().take_while(|path| path.starts_with(root));
+    let limits = limits.filter_map(|path| parse(&fs::read_to_string(path.join(name)).ok()?));
+    limits.reduce(|a, b| if b < a { b } else { a })
+}
+
 /// Whether something keeps the clock right; `None`: the kernel does not say.
 pub fn is_clock_synchronised() -> Option<bool> {
     // SAFETY: all-zero bytes are a valid `timex`, and ask for nothing to be changed.
@@ -109,6 +134,7 @@ mod tests {
         let files = open_files();
         assert!(files.soft.unwrap_or(u64::MAX) <= files.hard.unwrap_or(u64::MAX));
         let _ = is_clock_synchronised();
+        assert!(memory_bytes().is_some_and(|bytes| bytes > 1 << 20));
         assert!(free_bytes(Path::new("/")).is_ok());
         assert!(free_bytes(Path::new("/nowhere")).is_err());
     }
