@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::Safety;
 use super::segment::SegmentId;
 use crate::ably::{ChannelSerial, Direction};
 
@@ -30,7 +31,8 @@ pub(super) struct Run {
 pub(super) struct Part {
     pub segment: SegmentId,
     pub last: ChannelSerial,
-    pub is_awaited: bool,
+    /// For its last event.
+    pub awaits: Option<Safety>,
     /// At least one, in order.
     pub runs: Vec<Run>,
 }
@@ -41,13 +43,13 @@ impl Part {
     }
 
     /// Of the first event that is noted.
-    pub fn new(segment: SegmentId, place: Run, is_awaited: bool) -> Part {
-        Part { segment, last: place.first, is_awaited, runs: vec![place] }
+    pub fn new(segment: SegmentId, place: Run, awaits: Option<Safety>) -> Part {
+        Part { segment, last: place.first, awaits, runs: vec![place] }
     }
 
     /// Notes an event behind the others; true if that takes another run.
-    pub fn note(&mut self, place: Run, is_awaited: bool) -> bool {
-        (self.last, self.is_awaited) = (place.first, is_awaited);
+    pub fn note(&mut self, place: Run, awaits: Option<Safety>) -> bool {
+        (self.last, self.awaits) = (place.first, awaits);
         let last = self.runs.last_mut().expect("at least one");
         if last.from / BLOCK_BYTES == place.from / BLOCK_BYTES {
             last.to = place.to;
@@ -73,7 +75,7 @@ pub(super) struct Note {
     pub serial: ChannelSerial,
     pub from: u32,
     pub to: u32,
-    pub is_awaited: bool,
+    pub awaits: Option<Safety>,
 }
 
 /// Which events of a channel to read; bounds in time are inclusive.
@@ -136,20 +138,20 @@ impl Index {
         self.runs
     }
 
-    /// The newest event of a channel, and whether somebody has waited for it to be kept.
-    pub fn newest(&self, channel: &str) -> Option<(ChannelSerial, bool)> {
+    /// The newest event of a channel, and what was waited for before it was told.
+    pub fn newest(&self, channel: &str) -> Option<(ChannelSerial, Option<Safety>)> {
         let last = self.channels.get(channel)?.back()?;
-        Some((last.last, last.is_awaited))
+        Some((last.last, last.awaits))
     }
 
     /// Notes an event that lies behind all others of its channel.
     pub fn note(&mut self, segment: SegmentId, note: &Note) {
-        let Note { channel, serial, from, to, is_awaited } = note;
+        let Note { channel, serial, from, to, awaits } = note;
         let place = Run { from: *from, to: *to, first: *serial };
         let last = self.channels.get_mut(channel).and_then(VecDeque::back_mut);
         match last.filter(|part| part.segment == segment) {
-            Some(part) => self.runs += usize::from(part.note(place, *is_awaited)),
-            None => self.add(channel, Part::new(segment, place, *is_awaited)),
+            Some(part) => self.runs += usize::from(part.note(place, *awaits)),
+            None => self.add(channel, Part::new(segment, place, *awaits)),
         }
     }
 
@@ -310,7 +312,8 @@ mod tests {
                     let from = at * 1000 + offset;
                     let serial = serial(1 + number * 100 + u64::from(at));
                     let channel = channel.into();
-                    let note = Note { channel, serial, from, to: from + 500, is_awaited: true };
+                    let awaits = Some(Safety::Written);
+                    let note = Note { channel, serial, from, to: from + 500, awaits };
                     index.note(segment(number), &note);
                     notes.push((segment(number), note));
                 }

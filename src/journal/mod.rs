@@ -35,7 +35,7 @@ pub use self::index::Query;
 pub use self::recovery::{Added, Damage, DamageKind, Recovered, Recovery};
 #[cfg(test)]
 pub(crate) use self::segment::last_event;
-pub use self::segment::{Event, SegmentId, Stored};
+pub use self::segment::{BootId, Event, SegmentId, Stored};
 
 /// Bytes of one write, unless one event is longer.
 const WRITE_BYTES_MAX: usize = 1 << 20;
@@ -392,6 +392,9 @@ pub struct Journal {
     waiting_bytes: u64,
     /// Whether the last record says that everything is written.
     has_ended: bool,
+    /// The first event behind such a record, until it is synchronised: should the host end before, the record
+    /// would say of it that it has never been.
+    undoes_end: Option<u64>,
     /// Whether segments are to be ready although nothing was appended yet.
     is_wanted: bool,
     index: Index,
@@ -421,8 +424,7 @@ impl Journal {
         now: Now,
     ) -> Journal {
         let Recovered { index, segments, past } = recovered;
-        let own = SegmentId::first_of(shard)..SegmentId::first_of(shard + 1);
-        let last = segments.range(own).next_back();
+        let last = segments.range(SegmentId::all_of(shard)).next_back();
         let header_bytes = Header::BYTES as u32;
         Journal {
             config,
@@ -459,6 +461,7 @@ impl Journal {
             synced: 0,
             waiting_bytes: 0,
             has_ended: false,
+            undoes_end: None,
             is_wanted: false,
             index,
             floor_ms: past.floor_ms,
@@ -532,10 +535,12 @@ impl Journal {
 
     /// Appends an event and returns its number. It is kept as is asked for once
     /// [`progress`](Self::progress) has reached that.
-    pub fn append(&mut self, event: &Event<'_>, wants_sync: bool) -> u64 {
+    pub fn append(&mut self, event: &Event<'_>) -> u64 {
         self.appended += 1;
         self.counters.events += 1;
-        self.has_ended = false;
+        if std::mem::take(&mut self.has_ended) {
+            self.undoes_end.get_or_insert(self.appended);
+        }
         let at = self.begin_record(event.body.len() + event.channel.len());
         let up_to = self.appended;
         self.reached_ms = self.reached_ms.max(event.serial.time_ms());
@@ -545,16 +550,15 @@ impl Journal {
         event.write(self.salt, &mut record);
         batch.bytes.extend_from_slice(&record);
         batch.up_to = up_to;
-        batch.wants_sync |= wants_sync;
-        let safety = if wants_sync { Safety::Synced } else { Safety::Written };
-        batch.awaits.push((up_to, event.is_awaited.then_some(safety)));
+        batch.wants_sync |= event.awaits == Some(Safety::Synced) || self.undoes_end.is_some();
+        batch.awaits.push((up_to, event.awaits));
         let note_from = (from - batch.lead) as u32;
         batch.notes.push(Note {
             channel: event.channel.into(),
             serial: event.serial,
             from: note_from,
             to: note_from + record.len() as u32,
-            is_awaited: event.is_awaited,
+            awaits: event.awaits,
         });
         self.filled = at + record.len() as u32;
         self.waiting_bytes += record.len() as u64;
@@ -658,9 +662,10 @@ impl Journal {
     /// The number of the last event that is kept like this. Of those that nobody wants synchronised,
     /// nothing is waited for.
     pub fn progress(&self, safety: Safety) -> u64 {
-        match safety {
-            Safety::Written => self.written,
-            Safety::Synced => match self.unsynced.front() {
+        match (safety, self.undoes_end) {
+            (Safety::Written, None) => self.written,
+            (Safety::Written, Some(first)) => self.written.min(first - 1),
+            (Safety::Synced, _) => match self.unsynced.front() {
                 None => self.written,
                 Some(_) => self.synced,
             },
@@ -712,16 +717,16 @@ impl Journal {
         self.index.has(channel)
     }
 
-    /// The serial behind which nothing of a channel is missing, as far as is known. What counts is
-    /// whether its latest event was awaited; of a channel without any, `is_awaited` says so.
-    pub fn floor(&self, channel: &str, is_awaited: bool) -> ChannelSerial {
-        let is_awaited =
-            self.index.newest(channel).map_or(is_awaited, |(_, is_awaited)| is_awaited);
-        let floor_ms = match is_awaited {
-            true => self.floor_ms,
-            false => self.floor_ms.max(self.past.unawaited_floor_ms),
+    /// The serial behind which nothing of a channel is missing, as far as is known. What was waited for before
+    /// its events were told is what is noted of the latest, or what is waited for now, if that is less.
+    pub fn floor(&self, channel: &str, awaits: Option<Safety>) -> ChannelSerial {
+        let awaits = self.index.newest(channel).map_or(awaits, |(_, noted)| noted.min(awaits));
+        let may_lack_ms = match awaits {
+            None => self.past.unawaited_floor_ms,
+            Some(Safety::Written) => self.past.unsynced_floor_ms,
+            Some(Safety::Synced) => 0,
         };
-        ChannelSerial::last_within(floor_ms, self.series)
+        ChannelSerial::last_within(self.floor_ms.max(may_lack_ms), self.series)
     }
 
     /// The newest event of a channel that is written.
@@ -813,6 +818,7 @@ impl Journal {
                 salt: self.salt,
                 created_ms: self.now.unix_ms,
                 before: self.used_before(segment),
+                beginning: Some(self.past.beginning),
             };
             let reserve_bytes = self.config.segment_bytes.into();
             return Some(Command::Create {
@@ -915,7 +921,7 @@ impl Journal {
                 || self.current.is_some_and(|current| current.id == **id)
                 || self.batches.iter().any(|batch| batch.segment == **id)
         };
-        let before = self.segments.range(SegmentId::first_of(self.shard)..segment);
+        let before = self.segments.range(segment.before());
         before.rev().find(is_used).map(|(id, _)| id.number)
     }
 
@@ -1059,6 +1065,7 @@ impl Journal {
             self.waiting_bytes -= (done.bytes.len() - done.batch.lead) as u64;
             self.synced = self.synced.max(done.batch.up_to);
         }
+        self.undoes_end.take_if(|first| *first <= self.synced);
         if self.uncertain.is_some() {
             self.recover();
         }

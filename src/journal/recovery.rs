@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::index::{Index, Part, Run};
 use super::seal::{self, Seal};
-use super::segment::{After, Found, Header, SegmentId, scan};
+use super::segment::{After, Beginning, BootId, Found, Header, SegmentId, scan};
 use crate::ably::SeriesId;
 
 /// A segment that is there.
@@ -30,8 +30,14 @@ pub(super) struct Past {
     pub series: Vec<SeriesId>,
     /// Serials up to this time may be of events that are gone.
     pub floor_ms: u64,
+    /// The same for channels whose events were to be written and not synchronised.
+    pub unsynced_floor_ms: u64,
     /// The same for channels whose events nobody waited for.
     pub unawaited_floor_ms: u64,
+    /// Whether the latest start came to its end with the host, and not in good order.
+    pub has_host_ended: bool,
+    /// Of this start.
+    pub beginning: Beginning,
     /// The latest time of a serial.
     pub reached_ms: u64,
 }
@@ -89,8 +95,16 @@ pub struct Recovered {
     pub(super) past: Arc<Past>,
 }
 
+impl Recovered {
+    /// Whether the host has ended meanwhile and may have taken what was written and not synchronised.
+    pub fn has_host_ended(&self) -> bool {
+        self.past.has_host_ended
+    }
+}
+
 /// Reads segments one after the other, and then is what the shards begin with.
 pub struct Recovery {
+    boot: BootId,
     indexes: Vec<Index>,
     /// The shard that a channel is at home on.
     home: fn(&str, usize) -> usize,
@@ -105,8 +119,8 @@ pub struct Recovery {
     lost: Vec<SegmentId>,
     /// Those that were being made when the end came, so that nothing was ever in them.
     unmade: BTreeSet<SegmentId>,
-    /// Whether nothing is missing at the end of the latest segment in use, by shard that wrote.
-    series: BTreeMap<u16, Vec<Start>>,
+    /// By shard that wrote.
+    starts: BTreeMap<u16, Vec<Start>>,
     floor_ms: u64,
     events: u64,
 }
@@ -114,14 +128,39 @@ pub struct Recovery {
 /// One start of the daemon, as far as one shard's files tell.
 struct Start {
     series: SeriesId,
-    created_ms: u64,
+    /// When its first file was made, if it does not tell when it began.
+    began_ms: u64,
+    beginning: Option<Beginning>,
+    /// The latest time that is known of it: of a serial, or when a file was made.
+    latest_ms: u64,
+    /// Whether nothing is missing at the end of its latest segment in use.
     is_complete: bool,
 }
 
+impl Start {
+    /// The starts of the daemon that are known to have come behind it, and to have synchronised all that it left
+    /// before they told anything to anybody: when they began, and on which boot. `next` is of the same shard.
+    fn followers<'a>(
+        &'a self,
+        next: Option<&'a Start>,
+        all: &'a [Beginning],
+    ) -> impl Iterator<Item = (u64, BootId)> + 'a {
+        // The daemon may have had fewer shards then.
+        let later = all.iter().filter(|it| self.beginning.is_some_and(|own| it.at_ms > own.at_ms));
+        let next = next.map(|next| (next.began_ms, next.boot()));
+        next.into_iter().chain(later.map(|it| (it.at_ms, it.boot)))
+    }
+
+    fn boot(&self) -> BootId {
+        self.beginning.map_or(BootId::UNKNOWN, |it| it.boot)
+    }
+}
+
 impl Recovery {
-    /// Nothing read yet, for a daemon of so many shards.
-    pub fn new(shards: usize, home: fn(&str, usize) -> usize) -> Recovery {
+    /// Nothing read yet, for a daemon of so many shards, on a host in the time of `boot`.
+    pub fn new(shards: usize, home: fn(&str, usize) -> usize, boot: BootId) -> Recovery {
         Recovery {
+            boot,
             indexes: (0..shards).map(|_| Index::default()).collect(),
             home,
             segments: BTreeMap::new(),
@@ -131,7 +170,7 @@ impl Recovery {
             damage: Vec::new(),
             lost: Vec::new(),
             unmade: BTreeSet::new(),
-            series: BTreeMap::new(),
+            starts: BTreeMap::new(),
             floor_ms: 0,
             events: 0,
         }
@@ -198,10 +237,10 @@ impl Recovery {
             Found::Event(event, from, to) => {
                 let place = Run { from, to, first: event.serial };
                 match numbers.get(event.channel) {
-                    Some(&number) => drop(parts[number].1.note(place, event.is_awaited)),
+                    Some(&number) => drop(parts[number].1.note(place, event.awaits)),
                     None => {
                         numbers.insert(event.channel, parts.len());
-                        parts.push((event.channel, Part::new(id, place, event.is_awaited)));
+                        parts.push((event.channel, Part::new(id, place, event.awaits)));
                     }
                 }
                 found.events += 1;
@@ -265,7 +304,7 @@ impl Recovery {
     /// Takes in what a segment says of itself, its channels aside.
     fn take_in(&mut self, id: SegmentId, contents: &Contents) {
         let Contents { header, bytes, seal } = contents;
-        let Header { series, salt, created_ms, before } = *header;
+        let Header { series, salt, created_ms, before, beginning } = *header;
         let Seal { after, has_ended, last_ms, events, .. } = *seal;
         self.events += u64::from(events);
         let (is_used, key) = (has_ended.is_some(), (series, salt));
@@ -278,14 +317,22 @@ impl Recovery {
             self.supersede(id, series, &after);
             self.afters.insert(id, after);
         }
-        let starts = self.series.entry(id.shard).or_default();
+        let starts = self.starts.entry(id.shard).or_default();
+        let latest_ms = last_ms.max(created_ms);
         match starts.last_mut() {
             Some(start) if start.series == series => {
                 // One that was made and not used says nothing.
                 start.is_complete = has_ended.unwrap_or(start.is_complete);
+                start.latest_ms = start.latest_ms.max(latest_ms);
             }
             // Unless it says so itself: what nobody waits for may have been told of and not written yet.
-            _ => starts.push(Start { series, created_ms, is_complete: has_ended == Some(true) }),
+            _ => starts.push(Start {
+                series,
+                began_ms: beginning.map_or(created_ms, |it| it.at_ms),
+                beginning,
+                latest_ms,
+                is_complete: has_ended == Some(true),
+            }),
         }
     }
 
@@ -311,8 +358,7 @@ impl Recovery {
     fn find_missing(&mut self) {
         let there: BTreeSet<SegmentId> = self.segments.keys().chain(&self.lost).copied().collect();
         for segment in self.wanted.difference(&there).copied() {
-            let before = SegmentId::first_of(segment.shard)..segment;
-            if there.range(before).next().is_none() {
+            if there.range(segment.before()).next().is_none() {
                 continue;
             }
             // One without a beginning was noted already.
@@ -357,8 +403,7 @@ impl Recovery {
         self.find_missing();
         // What comes next of that shard says how late something may have been.
         let reached_by = |lost: &SegmentId| {
-            let behind = *lost..SegmentId::first_of(lost.shard + 1);
-            let next = self.segments.range(behind).find_map(|(id, known)| {
+            let next = self.segments.range(lost.and_behind()).find_map(|(id, known)| {
                 Some(self.afters.get(id)?.reached_ms.max(known.created_ms))
             });
             next.unwrap_or(u64::MAX).min(now_ms)
@@ -366,30 +411,41 @@ impl Recovery {
         for lost in &self.lost {
             past.floor_ms = past.floor_ms.max(reached_by(lost));
         }
-        for (&shard, starts) in &self.series {
-            let of_shard = SegmentId::first_of(shard)..SegmentId::first_of(shard + 1);
+        let beginnings = self.starts.values().flatten().filter_map(|start| start.beginning);
+        let beginnings: Vec<Beginning> = beginnings.collect();
+        past.beginning = Beginning { boot: self.boot, at_ms: now_ms };
+        for (&shard, starts) in &self.starts {
             // What lay before the oldest is gone, unless that is the first of all that were ever made.
             let is_first = |id: &SegmentId| {
-                let unmade = self.unmade.range(SegmentId::first_of(shard)..*id);
+                let unmade = self.unmade.range(id.before());
                 unmade.filter(|it| !self.wanted.contains(it)).count() as u64 == id.number
             };
-            let oldest = self.segments.range(of_shard).next().filter(|(id, _)| !is_first(id));
+            let oldest = self
+                .segments
+                .range(SegmentId::all_of(shard))
+                .next()
+                .filter(|(id, _)| !is_first(id));
             if let Some((id, known)) = oldest {
                 let reached_ms = match self.afters.get(id) {
                     Some(after) => after.reached_ms,
                     // It was never used, but one before it was.
-                    None if self.wanted.range(SegmentId::first_of(shard)..*id).next().is_some() => {
-                        reached_by(id)
-                    }
+                    None if self.wanted.range(id.before()).next().is_some() => reached_by(id),
                     None => known.created_ms,
                 };
                 past.floor_ms = past.floor_ms.max(reached_ms);
             }
             past.series.extend(starts.iter().map(|start| start.series));
             for (at, start) in starts.iter().enumerate().filter(|(_, start)| !start.is_complete) {
+                let followers = || start.followers(starts.get(at + 1), &beginnings);
+                let next_ms = followers().map(|(at_ms, _)| at_ms).min();
                 // The clock may have gone back since.
-                let end_ms = starts.get(at + 1).map_or(now_ms, |next| next.created_ms);
-                past.unawaited_floor_ms = past.unawaited_floor_ms.max(end_ms.max(start.created_ms));
+                let end_ms = next_ms.unwrap_or(now_ms).saturating_sub(1).max(start.latest_ms);
+                past.unawaited_floor_ms = past.unawaited_floor_ms.max(end_ms);
+                let boots = followers().map(|(_, boot)| boot).chain([self.boot]);
+                if !{ boots }.any(|boot| boot.is_surely(start.boot())) {
+                    past.unsynced_floor_ms = past.unsynced_floor_ms.max(end_ms);
+                    past.has_host_ended |= next_ms.is_none();
+                }
             }
         }
         let latest = self.segments.values().map(|known| known.last_ms).max().unwrap_or(0);

@@ -5,7 +5,7 @@
 //! Nothing depends on it: where a bit of it is not what was written, the segment is read as if there were none.
 
 use super::index::{Part, Run};
-use super::segment::{After, Header, KIND_INDEX, KIND_SEAL, SegmentId};
+use super::segment::{After, Header, KIND_INDEX, KIND_SEAL, SegmentId, awaits_of, flags_of};
 use crate::ably::{ChannelSerial, SeriesId};
 use crate::base::record::{
     HEAD_BYTES, Records, read_array, read_bytes, read_u32, read_u64, write_bytes, write_record,
@@ -17,7 +17,6 @@ pub(super) const CHANNELS_MAX: usize = 512;
 const FLAG_AFTER: u8 = 1;
 const FLAG_IN_USE: u8 = 2;
 const FLAG_ENDED: u8 = 4;
-const FLAG_AWAITED: u8 = 1;
 
 /// Bytes of one [`Run`].
 const RUN_BYTES: usize = 18;
@@ -98,7 +97,7 @@ pub(super) fn write_parts<'a>(
     write_record(out, salt, KIND_INDEX, |out| {
         for (channel, part) in parts {
             write_bytes(out, channel.as_bytes());
-            out.push(if part.is_awaited { FLAG_AWAITED } else { 0 });
+            out.push(flags_of(part.awaits));
             write_serial(out, &part.last);
             out.extend_from_slice(&(part.runs.len() as u32).to_le_bytes());
             for run in &part.runs {
@@ -159,12 +158,13 @@ fn read_part<'a>(
         }
         runs.push(run);
     }
-    Some((channel, Part { segment, last, is_awaited: flags & FLAG_AWAITED != 0, runs }))
+    Some((channel, Part { segment, last, awaits: awaits_of(flags), runs }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Safety;
 
     fn serial(time_ms: u64) -> ChannelSerial {
         ChannelSerial::from_parts(time_ms, 7, SeriesId::new([7; 10])).expect("a counter")
@@ -172,13 +172,13 @@ mod tests {
 
     fn sealed() -> (Header, Seal, Vec<(&'static str, Part)>, Vec<u8>) {
         let series = SeriesId::new([7; 10]);
-        let header = Header { series, salt: 99, created_ms: 5, before: Some(1) };
+        let header = Header { series, salt: 99, created_ms: 5, before: Some(1), beginning: None };
         let segment = SegmentId { shard: 0, number: 3 };
         let run = |from| Run { from, to: from + 20, first: serial(from.into()) };
         let part = |from: u32| Part {
             segment,
             last: serial(u64::from(from) + 100),
-            is_awaited: from == 100,
+            awaits: Some(if from == 100 { Safety::Written } else { Safety::Synced }),
             runs: vec![run(from), run(from + 50)],
         };
         let parts = vec![("app:room", part(100)), ("app:other", part(121))];

@@ -1,15 +1,19 @@
 //! The files of a journal: what a segment begins with, what its records hold, and what is found in one
 //! after the process or the host has ended in whatever way.
 
+use std::ops::{Range, RangeInclusive};
+
 use bytes::Bytes;
 
+use super::Safety;
 use super::seal::Seal;
 use crate::ably::{ChannelSerial, SeriesId};
 use crate::base::record::{
     HEAD_BYTES, Records, read_array, read_bytes, read_u32, read_u64, write_bytes, write_record,
 };
 
-/// What a file of ours begins with, and the version of what follows.
+/// What a file of ours begins with, and the version of what follows. Another one is for what earlier versions
+/// of the daemon could not read: they pass over what they do not know at the end of a record, and flags.
 const MAGIC: [u8; 8] = *b"ringlog2";
 
 /// The version whose headers do not tell which segment comes before.
@@ -26,8 +30,25 @@ pub(super) const KIND_INDEX: u8 = 5;
 /// The last one, see [`Seal`].
 pub(super) const KIND_SEAL: u8 = 6;
 
-/// Somebody waits for the record to be kept.
+/// Somebody waits for events to be kept.
 const FLAG_AWAITED: u8 = 1;
+/// To be written is enough for that. Where it is missing they were synchronised, or it was not noted which.
+const FLAG_WRITTEN: u8 = 2;
+
+/// How it is noted what somebody waits for.
+pub(super) fn flags_of(awaits: Option<Safety>) -> u8 {
+    match awaits {
+        None => 0,
+        Some(Safety::Written) => FLAG_AWAITED | FLAG_WRITTEN,
+        Some(Safety::Synced) => FLAG_AWAITED,
+    }
+}
+
+/// What was noted.
+pub(super) fn awaits_of(flags: u8) -> Option<Safety> {
+    let has = |flag| flags & flag != 0;
+    has(FLAG_AWAITED).then_some(if has(FLAG_WRITTEN) { Safety::Written } else { Safety::Synced })
+}
 
 /// One file, by the shard that wrote it and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,10 +60,42 @@ pub struct SegmentId {
 }
 
 impl SegmentId {
-    /// What comes before the segments of other numbers.
-    pub(super) fn first_of(shard: u16) -> SegmentId {
-        SegmentId { shard, number: 0 }
+    /// All of a shard.
+    pub(super) fn all_of(shard: u16) -> RangeInclusive<SegmentId> {
+        SegmentId { shard, number: 0 }..=SegmentId { shard, number: u64::MAX }
     }
+
+    /// Those of its shard that come before it.
+    pub(super) fn before(self) -> Range<SegmentId> {
+        SegmentId { number: 0, ..self }..self
+    }
+
+    /// Itself and those of its shard that come behind it.
+    pub(super) fn and_behind(self) -> RangeInclusive<SegmentId> {
+        self..=SegmentId { number: u64::MAX, ..self }
+    }
+}
+
+/// Names the time from one boot of the host to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BootId(pub [u8; 16]);
+
+impl BootId {
+    /// Where it is not known.
+    pub const UNKNOWN: BootId = BootId([0; 16]);
+
+    /// Whether both are known to be the same.
+    pub(super) fn is_surely(self, other: BootId) -> bool {
+        self == other && self != BootId::UNKNOWN
+    }
+}
+
+/// When a start of the daemon began, and on what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Beginning {
+    pub boot: BootId,
+    /// Before it told anything to anybody, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
 }
 
 /// What a segment begins with, written when it is made.
@@ -57,11 +110,13 @@ pub(super) struct Header {
     /// The latest segment before it, of this start or an earlier one, that was in use; it is there as long
     /// as one before that is.
     pub before: Option<u64>,
+    /// Of that start; earlier versions of the daemon do not tell.
+    pub beginning: Option<Beginning>,
 }
 
 impl Header {
     /// Of a header as it is written; earlier versions have less.
-    pub const BYTES: usize = HEAD_BYTES + MAGIC.len() + 10 + 4 + 8 + 8;
+    pub const BYTES: usize = HEAD_BYTES + MAGIC.len() + 10 + 4 + 8 + 8 + 16 + 8;
 
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -71,8 +126,12 @@ impl Header {
             out.extend_from_slice(&self.salt.to_le_bytes());
             out.extend_from_slice(&self.created_ms.to_le_bytes());
             out.extend_from_slice(&self.before.unwrap_or(u64::MAX).to_le_bytes());
+            if let Some(Beginning { boot, at_ms }) = self.beginning {
+                out.extend_from_slice(&boot.0);
+                out.extend_from_slice(&at_ms.to_le_bytes());
+            }
         });
-        debug_assert_eq!(out.len(), Self::BYTES);
+        debug_assert!(self.beginning.is_none() || out.len() == Self::BYTES);
         out
     }
 
@@ -92,7 +151,12 @@ impl Header {
             MAGIC_1 => None,
             _ => return None,
         };
-        Some(Header { series, salt, created_ms, before })
+        let mut beginning = || {
+            let boot = BootId(read_array(&mut from)?);
+            Some(Beginning { boot, at_ms: read_u64(&mut from)? })
+        };
+        let beginning = if magic == MAGIC { beginning() } else { None };
+        Some(Header { series, salt, created_ms, before, beginning })
     }
 }
 
@@ -145,8 +209,8 @@ pub struct Event<'a> {
     pub timestamp_ms: u64,
     /// Messages that it adds to the history.
     pub messages: u32,
-    /// Whether somebody waits for it to be kept before it is told to anybody.
-    pub is_awaited: bool,
+    /// What is waited for before it is told to anybody.
+    pub awaits: Option<Safety>,
     /// What it is; not looked at here.
     pub body: &'a [u8],
 }
@@ -154,7 +218,7 @@ pub struct Event<'a> {
 impl<'a> Event<'a> {
     pub(super) fn write(&self, salt: u32, out: &mut Vec<u8>) {
         write_record(out, salt, KIND_EVENT, |out| {
-            out.push(if self.is_awaited { FLAG_AWAITED } else { 0 });
+            out.push(flags_of(self.awaits));
             write_bytes(out, self.channel.as_bytes());
             out.extend_from_slice(&self.serial.time_ms().to_le_bytes());
             out.extend_from_slice(&self.serial.counter().to_le_bytes());
@@ -171,8 +235,8 @@ impl<'a> Event<'a> {
         let serial = ChannelSerial::from_parts(time_ms, u16::from_le_bytes(counter), series)?;
         let timestamp_ms = read_u64(&mut from)?;
         let messages = read_u32(&mut from)?;
-        let is_awaited = flags & FLAG_AWAITED != 0;
-        Some(Event { channel, serial, timestamp_ms, messages, is_awaited, body: from })
+        let awaits = awaits_of(flags);
+        Some(Event { channel, serial, timestamp_ms, messages, awaits, body: from })
     }
 }
 
@@ -314,8 +378,13 @@ mod tests {
     }
 
     fn segment() -> (Header, Vec<u8>, Vec<usize>) {
-        let header =
-            Header { series: SeriesId::new([7; 10]), salt: 99, created_ms: 5, before: None };
+        let header = Header {
+            series: SeriesId::new([7; 10]),
+            salt: 99,
+            created_ms: 5,
+            before: None,
+            beginning: Some(Beginning { boot: BootId([3; 16]), at_ms: 4 }),
+        };
         let mut out = header.encode();
         let mut ends = vec![out.len()];
         After { previous: Some((3, 77)), reached_ms: u64::MAX }.write(99, &mut out);
@@ -325,8 +394,8 @@ mod tests {
             let serial = serial(time_ms);
             let channel = if time_ms == 2 { "app:other" } else { "app:room" };
             let timestamp_ms = time_ms + 10;
-            let event =
-                Event { channel, serial, timestamp_ms, messages: 1, is_awaited: true, body };
+            let awaits = [None, Some(Safety::Written), Some(Safety::Synced)][time_ms as usize - 1];
+            let event = Event { channel, serial, timestamp_ms, messages: 1, awaits, body };
             event.write(99, &mut out);
             ends.push(out.len());
         }

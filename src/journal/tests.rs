@@ -20,7 +20,7 @@ fn config() -> JournalConfig {
 
 /// Starts a journal on what a disk holds; `start` tells starts apart.
 fn start(disk: &Disk, start: u8, now: Now) -> (Journal, Vec<Damage>) {
-    let mut recovery = Recovery::new(1, home);
+    let mut recovery = Recovery::new(1, home, disk.boot);
     disk.files.iter().for_each(|(id, data)| recovery.add(*id, data));
     let (mut recovered, _, damage) = recovery.finish(now.unix_ms);
     let key = (SeriesId::new([start; 10]), u32::from(start));
@@ -45,8 +45,9 @@ fn append(journal: &mut Journal, channel: &str, time_ms: u64, wants_sync: bool) 
     let body = [&time_ms.to_le_bytes()[..], &[b'x'; 200]].concat();
     let serial = serial(journal, time_ms);
     let (messages, timestamp_ms) = (1, time_ms);
-    let event = Event { channel, serial, timestamp_ms, messages, is_awaited: true, body: &body };
-    journal.append(&event, wants_sync)
+    let awaits = Some(if wants_sync { Safety::Synced } else { Safety::Written });
+    let event = Event { channel, serial, timestamp_ms, messages, awaits, body: &body };
+    journal.append(&event)
 }
 
 fn all(channel: &str) -> Query {
@@ -166,8 +167,8 @@ fn a_new_start_finds_everything_and_knows_whether_the_end_was_clean() {
             times(&read(&mut next, &mut disk, all("app:room"))),
             (1..=30).collect::<Vec<_>>()
         );
-        assert_eq!(next.floor("app:room", false).time_ms(), 0, "it was awaited");
-        let unawaited = next.floor("app:nobody", false).time_ms();
+        assert_eq!(next.floor("app:room", Some(Safety::Written)).time_ms(), 0, "it was awaited");
+        let unawaited = next.floor("app:nobody", None).time_ms();
         assert_eq!(unawaited, if is_clean { 0 } else { NOW.unix_ms });
         append(&mut next, "app:room", 31, true);
         settle(&mut next, &mut disk);
@@ -195,7 +196,7 @@ fn a_torn_end_loses_what_was_not_written_and_nothing_else() {
         assert_eq!(found, (1..=found.len() as u64).collect::<Vec<_>>(), "{end}");
         assert!(found.len() == before || found.len() + 1 == before, "{end}");
         before = found.len();
-        assert_eq!(next.floor("app:room", true).time_ms(), 0, "{end}");
+        assert_eq!(next.floor("app:room", Some(Safety::Written)).time_ms(), 0, "{end}");
     }
 }
 
@@ -207,15 +208,15 @@ fn a_segment_whose_last_record_ends_in_zeros_is_whole() {
         let serial = serial(&journal, time_ms);
         let body = [&time_ms.to_le_bytes()[..], &[0; 200]].concat();
         let (channel, timestamp_ms) = ("app:room", time_ms);
-        let event =
-            Event { channel, serial, timestamp_ms, messages: 1, is_awaited: true, body: &body };
-        journal.append(&event, false);
+        let (messages, awaits) = (1, Some(Safety::Written));
+        let event = Event { channel, serial, timestamp_ms, messages, awaits, body: &body };
+        journal.append(&event);
         settle(&mut journal, &mut disk);
     }
     assert!(disk.files.len() > 2);
     let (next, damage) = start(&disk, 2, NOW);
     assert!(damage.is_empty(), "{damage:?}");
-    assert_eq!(next.floor("app:room", true).time_ms(), 0);
+    assert_eq!(next.floor("app:room", Some(Safety::Written)).time_ms(), 0);
 }
 
 /// Cuts off what seals the segments of a disk, as if there had been no time for it.
@@ -254,7 +255,7 @@ fn damage_in_the_middle_is_told_and_never_served() {
         let found = times(&read(&mut next, &mut damaged, all("app:room")));
         assert_eq!(found.len(), 19, "{at}");
         let missing = (1..=20).find(|time| !found.contains(time)).expect("one");
-        assert!(next.floor("app:room", true).time_ms() >= missing, "{at}");
+        assert!(next.floor("app:room", Some(Safety::Written)).time_ms() >= missing, "{at}");
         // Found when it reads.
         let (mut next, damage) = start(&unsealed, 2, NOW);
         assert!(damage.is_empty());
@@ -266,7 +267,7 @@ fn damage_in_the_middle_is_told_and_never_served() {
     header[12] ^= 1;
     let (next, damage) = start(&disk, 2, NOW);
     assert_eq!(damage.iter().filter(|damage| damage.from == 0).count(), 1);
-    assert!(next.floor("app:room", true).time_ms() > 0);
+    assert!(next.floor("app:room", Some(Safety::Written)).time_ms() > 0);
 }
 
 #[test]
@@ -286,7 +287,7 @@ fn damage_to_a_sealed_segment_is_told_to_who_goes_on_from_before_it() {
         damaged.files.get_mut(&first).expect("made")[at] ^= 0x10;
         let (mut next, damage) = start(&damaged, 2, NOW);
         assert_eq!(damage, [], "{at}");
-        assert_eq!(next.floor("app:room", true).time_ms(), 0, "{at}");
+        assert_eq!(next.floor("app:room", Some(Safety::Written)).time_ms(), 0, "{at}");
         let mut missing = Vec::new();
         for channel in ["app:room", "app:other"] {
             let found = times(&read(&mut next, &mut damaged, all(channel)));
@@ -324,7 +325,8 @@ fn a_start_finds_the_same_with_seals_and_without_and_reads_little() {
     assert!(sealed + 2 >= files.len() && sealed > 10, "{sealed} of {}", files.len());
     // What a start reads, and what it would have sealed.
     let read_of = |disk: &Disk| {
-        let (mut recovery, mut bytes, mut again) = (Recovery::new(1, home), 0, disk.clone());
+        let (mut recovery, mut bytes, mut again) =
+            (Recovery::new(1, home, disk.boot), 0, disk.clone());
         for (id, data) in &disk.files {
             let added = recovery.add_file(*id, data.len() as u64, |at, count| {
                 let rest = &data[at as usize..];
@@ -388,7 +390,7 @@ fn a_seal_that_is_torn_or_cannot_be_written_costs_nothing_but_time() {
         let (mut next, damage) = start(&disk, 2, NOW);
         assert!(damage.iter().all(|it| it.kind == DamageKind::Torn), "{damage:?}");
         assert!(is_torn || damage.is_empty());
-        assert_eq!(next.floor("app:room", true).time_ms(), 0);
+        assert_eq!(next.floor("app:room", Some(Safety::Written)).time_ms(), 0);
         let found = times(&read(&mut next, &mut disk, all("app:room")));
         assert!(found.len() as u64 >= time_ms - 1, "{found:?}");
         assert!(found.iter().copied().eq(1..=found.len() as u64));
@@ -419,7 +421,7 @@ fn a_file_that_is_gone_from_the_middle_is_told() {
         let (mut next, damage) = start(&damaged, 9, now);
         let kept = times(&read(&mut next, &mut damaged, all("app:room")));
         let lost: Vec<u64> = written.iter().filter(|it| !kept.contains(it)).copied().collect();
-        let floor_ms = next.floor("app:room", true).time_ms();
+        let floor_ms = next.floor("app:room", Some(Safety::Written)).time_ms();
         let Some(last) = lost.last() else {
             assert_eq!((damage, floor_ms), (vec![], 0), "it was not used");
             continue;
@@ -433,7 +435,7 @@ fn a_file_that_is_gone_from_the_middle_is_told() {
         settle(&mut next, &mut damaged);
         let later = Now { unix_ms: now.unix_ms + 1000, ..now };
         let (next, _) = start(&damaged, 10, later);
-        assert!(next.floor("app:room", true).time_ms() >= *last, "{id:?}");
+        assert!(next.floor("app:room", Some(Safety::Written)).time_ms() >= *last, "{id:?}");
     }
     // What has gone with age is not missed.
     let (mut journal, _) = start(&disk, 9, now);
@@ -451,7 +453,7 @@ fn segments_of_the_version_before_are_read() {
     let id = SegmentId { shard: 0, number: 0 };
     let mut disk = Disk { files: [(id, data.to_vec())].into(), ..Disk::default() };
     for round in 0..2 {
-        let mut recovery = Recovery::new(1, home);
+        let mut recovery = Recovery::new(1, home, disk.boot);
         let bytes = disk.files[&id].len() as u64;
         let added = recovery.add_file(id, bytes, |at, count| {
             let rest = &disk.files[&id][at as usize..];
@@ -465,7 +467,7 @@ fn segments_of_the_version_before_are_read() {
         let serials = answer.events.iter().map(|event| event.serial.to_string());
         let expected = ["01795653616435-001", "01795653616501-000", "01795653616552-000"];
         assert!(serials.eq(expected.map(|serial| format!("{serial}@68gwnstzkz"))));
-        assert_eq!(journal.floor("app:kept:a", false).time_ms(), 0, "it has ended in order");
+        assert_eq!(journal.floor("app:kept:a", None).time_ms(), 0, "it has ended in order");
         match added {
             Ok(Added::Read { seal: Some((at, seal)) }) if round == 0 => {
                 let file = disk.files.get_mut(&id).expect("put there above");
@@ -544,10 +546,10 @@ fn what_cannot_be_kept_is_given_up_in_time_and_nobody_finds_it() {
             serial,
             timestamp_ms: 5,
             messages: 1,
-            is_awaited: false,
+            awaits: None,
             body: &body,
         };
-        journal.append(&loose, false);
+        journal.append(&loose);
         let is_for_good = errors == 0;
         let count = if is_for_good { 1000 } else { errors };
         let first = usize::from(is_sync);
@@ -649,11 +651,18 @@ fn what_was_confirmed_survives_in_order_and_once() {
         let mut now = NOW;
         let (mut time_ms, mut starts) = (0, 0);
         let mut confirmed: Vec<u64> = Vec::new();
+        // Something that was written alone may be gone with the host.
+        let mut may_lack = false;
         for _ in 0..4 {
             starts += 1;
             let (mut journal, _) = start(&disk, starts, now);
             let found = times(&read(&mut journal, &mut disk, all("app:room")));
             assert!(found.is_sorted_by(|one, other| one < other), "seed={seed} {found:?}");
+            if may_lack {
+                confirmed.retain(|time| found.contains(time));
+                let floor_ms = journal.floor("app:room", Some(Safety::Written)).time_ms();
+                assert_eq!(floor_ms, now.unix_ms, "seed={seed} start={starts}");
+            }
             for time in &confirmed {
                 assert!(found.contains(time), "seed={seed} start={starts} {time} {found:?}");
             }
@@ -714,7 +723,8 @@ fn what_was_confirmed_survives_in_order_and_once() {
                 confirmed.extend(waiting.drain(..).map(|(_, time)| time));
             }
             // The host ends, and takes with it what it had not synchronised; or the process alone.
-            if wants_sync {
+            may_lack = !wants_sync && !disk.files.is_empty() && below(3) == 0;
+            if wants_sync || may_lack {
                 disk.lose_power(&mut below);
             }
             under_way.into_iter().for_each(|command| disk.tear(command, &mut below));
@@ -747,11 +757,11 @@ fn old_and_many_segments_go_and_continuity_with_them() {
     assert!(journal.gauges().disk_bytes <= 3 * 4096);
     let answer = read(&mut journal, &mut disk, all("app:room"));
     let oldest = answer.events[0].serial;
-    let floor = journal.floor("app:room", true);
+    let floor = journal.floor("app:room", Some(Safety::Written));
     assert!(floor < oldest && floor > serial(&journal, NOW.unix_ms), "{floor} {oldest}");
     // As the next start sees it.
     let (next, _) = start(&disk, 2, NOW);
-    assert_eq!(next.floor("app:room", true).time_ms(), floor.time_ms());
+    assert_eq!(next.floor("app:room", Some(Safety::Written)).time_ms(), floor.time_ms());
     pass(&mut journal, &mut disk, 3_700_000);
     pass(&mut journal, &mut disk, 1000);
     assert!(disk.files.len() <= 2, "{}", disk.files.len());
@@ -765,7 +775,7 @@ fn every_shard_begins_with_its_own_channels_whoever_wrote_them() {
         append(&mut journal, ["app:even", "app:odd"][time_ms as usize % 2], time_ms, false);
         settle(&mut journal, &mut disk);
     }
-    let mut recovery = Recovery::new(2, home);
+    let mut recovery = Recovery::new(2, home, disk.boot);
     disk.files.iter().for_each(|(id, data)| recovery.add(*id, data));
     let (recovered, events, damage) = recovery.finish(NOW.unix_ms);
     assert_eq!((events, damage.len()), (20, 0));
@@ -796,7 +806,7 @@ fn a_segment_that_has_lost_its_header_is_a_gap() {
         let (mut next, damage) = start(&damaged, 2, end);
         assert_eq!(damage, [Damage { segment: id, from: 0, kind: DamageKind::Corrupt }]);
         let kept = times(&read(&mut next, &mut damaged, all("app:room")));
-        let floor_ms = next.floor("app:room", true).time_ms();
+        let floor_ms = next.floor("app:room", Some(Safety::Written)).time_ms();
         let is_kept = |time_ms: &u64| kept.contains(time_ms);
         let lost =
             (1..=60).map(|time_ms| NOW.unix_ms + time_ms).filter(|time_ms| !is_kept(time_ms));
@@ -805,6 +815,123 @@ fn a_segment_that_has_lost_its_header_is_a_gap() {
         // One that was made and not used yet has lost nothing.
         assert_eq!(last.is_some(), floor_ms >= NOW.unix_ms, "{id:?}: {floor_ms}");
     }
+}
+
+/// The start of a journal on each of some shards, with as many of the journals before.
+fn start_all(disk: &Disk, shards: u16, start: u8, now: Now) -> Vec<Journal> {
+    let mut recovery = Recovery::new(shards.into(), home, disk.boot);
+    disk.files.iter().for_each(|(id, data)| recovery.add(*id, data));
+    let begin = |(shard, recovered): (u16, Recovered)| {
+        let key = (SeriesId::new([4 * start + shard as u8; 10]), u32::from(start));
+        let mut journal = Journal::new(config(), (shard, shards), key, recovered, now);
+        journal.number_from(disk.next_number(shard));
+        journal
+    };
+    (0..).zip(recovery.finish(now.unix_ms).0).map(begin).collect()
+}
+
+#[test]
+fn what_an_end_of_the_host_may_have_taken_is_told_by_what_was_waited_for() {
+    let levels = [None, Some(Safety::Written), Some(Safety::Synced)];
+    let names = ["app:loose", "app:written", "app:synced"];
+    let floors = |journal: &Journal| {
+        [0, 1, 2].map(|level| journal.floor(names[level], levels[level]).time_ms())
+    };
+    let later = |ms| Now { unix_ms: NOW.unix_ms + ms, ..NOW };
+    for (is_orderly, is_of_host) in [(false, false), (false, true), (true, true)] {
+        let mut disk = Disk::default();
+        let mut first = start_all(&disk, 1, 1, NOW).remove(0);
+        for (channel, awaits) in names.into_iter().zip(levels) {
+            let serial = serial(&first, NOW.unix_ms + 1);
+            let (timestamp_ms, messages, body) = (NOW.unix_ms + 1, 1, &b"told"[..]);
+            first.append(&Event { channel, serial, timestamp_ms, messages, awaits, body });
+        }
+        settle(&mut first, &mut disk);
+        if is_orderly {
+            first.end();
+            settle(&mut first, &mut disk);
+        }
+        if is_of_host {
+            disk.lose_power(&mut |bound| bound - 1);
+        }
+        let second = start_all(&disk, 1, 2, later(10)).remove(0);
+        let end_ms = NOW.unix_ms + 9;
+        let expected = match (is_orderly, is_of_host) {
+            (true, _) => [0, 0, 0],
+            (false, false) => [end_ms, 0, 0],
+            (false, true) => [end_ms, end_ms, 0],
+        };
+        assert_eq!(floors(&second), expected, "{is_orderly} {is_of_host}");
+        assert_eq!(second.past.has_host_ended, is_of_host && !is_orderly);
+        // Nor is more of it gone for any later start, whatever that one is on.
+        let mut second = second;
+        append(&mut second, "app:other", NOW.unix_ms + 11, false);
+        settle(&mut second, &mut disk);
+        second.end();
+        settle(&mut second, &mut disk);
+        disk.lose_power(&mut |bound| bound - 1);
+        let third = start_all(&disk, 1, 3, later(20)).remove(0);
+        assert_eq!(floors(&third), expected, "{is_orderly} {is_of_host}");
+        assert!(!third.past.has_host_ended);
+    }
+}
+
+#[test]
+fn a_start_on_fewer_shards_vouches_for_what_the_others_have_left() {
+    let mut disk = Disk::default();
+    let write = |disk: &mut Disk, shards, start, ms, is_orderly: bool| {
+        let now = Now { unix_ms: NOW.unix_ms + ms, ..NOW };
+        let mut journals = start_all(disk, shards, start, now);
+        for journal in &mut journals {
+            append(journal, "app:written", now.unix_ms, false);
+            settle(journal, disk);
+            if is_orderly {
+                journal.end();
+                settle(journal, disk);
+            }
+        }
+        let written = Some(Safety::Written);
+        journals.iter().map(|it| it.floor("app:written", written).time_ms()).max()
+    };
+    assert_eq!(write(&mut disk, 2, 1, 0, false), Some(0));
+    // The second shard has nobody behind it among its own.
+    assert_eq!(write(&mut disk, 1, 2, 10, true), Some(0));
+    disk.lose_power(&mut |bound| bound - 1);
+    assert_eq!(write(&mut disk, 2, 3, 20, true), Some(0));
+    disk.lose_power(&mut |bound| bound - 1);
+    // Of those that do not tell when they began, nobody vouches but the next of the same shard.
+    disk.files.values_mut().for_each(|data| *data = without_beginning(data));
+    assert_eq!(write(&mut disk, 2, 4, 30, true), Some(NOW.unix_ms + 19));
+}
+
+/// A segment as an earlier version has written it, without a seal.
+fn without_beginning(data: &[u8]) -> Vec<u8> {
+    let (header, at) = Header::of_file(data).expect("a segment");
+    let header = Header { beginning: None, ..header };
+    [&header.encode()[..], &data[at..records_end(data)]].concat()
+}
+
+#[test]
+fn what_comes_behind_an_end_is_told_once_the_disk_has_it() {
+    let mut disk = Disk::default();
+    let (mut journal, _) = start(&disk, 1, NOW);
+    append(&mut journal, "app:room", 1, false);
+    settle(&mut journal, &mut disk);
+    journal.end();
+    settle(&mut journal, &mut disk);
+    assert!(journal.end());
+    let number = append(&mut journal, "app:room", 2, false);
+    let behind = append(&mut journal, "app:room", 3, false);
+    while let Some(command) = journal.poll_command() {
+        let is_sync = matches!(command, Command::Sync { .. });
+        assert!(journal.progress(Safety::Written) < number, "{command:?}");
+        journal.handle_done(disk.execute(command));
+        assert_eq!(journal.progress(Safety::Written) >= behind, is_sync);
+    }
+    let last = append(&mut journal, "app:room", 4, false);
+    let syncs = journal.counters().syncs;
+    settle(&mut journal, &mut disk);
+    assert_eq!((journal.progress(Safety::Written), journal.counters().syncs), (last, syncs));
 }
 
 #[test]
@@ -828,15 +955,15 @@ fn a_start_that_was_killed_before_it_wrote_is_not_complete() {
                 serial,
                 timestamp_ms: 1,
                 messages: 1,
-                is_awaited: false,
+                awaits: None,
                 body: b"told",
             };
-            journal.append(&event, false);
+            journal.append(&event);
         }
         let (next, _) = start(&disk, 2, NOW);
-        let floor_ms = next.floor("app:loose", false).time_ms();
+        let floor_ms = next.floor("app:loose", None).time_ms();
         assert_eq!(floor_ms, if is_orderly { 0 } else { NOW.unix_ms });
-        assert_eq!(next.floor("app:kept", true).time_ms(), 0);
+        assert_eq!(next.floor("app:kept", Some(Safety::Written)).time_ms(), 0);
     }
 }
 
@@ -855,15 +982,17 @@ fn a_file_whose_making_was_cut_short_is_no_gap() {
     let (mut second, _) = start(&disk, 2, NOW);
     make(&mut second, &mut disk);
     assert_eq!(disk.files.len(), 2);
-    assert_eq!(start(&disk, 3, NOW).0.floor("app:room", true).time_ms(), 0);
+    assert_eq!(start(&disk, 3, NOW).0.floor("app:room", Some(Safety::Written)).time_ms(), 0);
     append(&mut second, "app:room", NOW.unix_ms + 1, false);
     settle(&mut second, &mut disk);
-    assert_eq!(start(&disk, 3, NOW).0.floor("app:room", true).time_ms(), 0);
+    assert_eq!(start(&disk, 3, NOW).0.floor("app:room", Some(Safety::Written)).time_ms(), 0);
     // Nobody knows of one that is not there what was in it.
     let mut third = start(&disk, 3, NOW).0;
     append(&mut third, "app:room", NOW.unix_ms + 2, false);
     settle(&mut third, &mut disk);
     disk.files.retain(|id, _| id.number >= 2);
-    let floor = start(&disk, 4, Now { unix_ms: NOW.unix_ms + 9, ..NOW }).0.floor("app:room", true);
+    let floor = start(&disk, 4, Now { unix_ms: NOW.unix_ms + 9, ..NOW })
+        .0
+        .floor("app:room", Some(Safety::Written));
     assert_eq!(floor.time_ms(), NOW.unix_ms + 1);
 }

@@ -20,7 +20,7 @@ use super::bell::Bell;
 use super::log::Log;
 use crate::base::{Level, LogLine, Now};
 use crate::channel::ChannelKey;
-use crate::journal::{Added, Command, DamageKind, Done, Recovered, Recovery, SegmentId};
+use crate::journal::{Added, BootId, Command, DamageKind, Done, Recovered, Recovery, SegmentId};
 use crate::shard::Shard;
 
 /// Files that a shard keeps open, beside those in use at the moment.
@@ -40,9 +40,15 @@ pub(super) struct Found {
     _lock: File,
 }
 
-/// Reads what is in `root`, which is made if it is not there, and says in the log what that is. Blocks;
-/// nothing is served yet.
-pub(super) fn find(root: &Path, shards: usize, now: Now, log: &mut Log) -> io::Result<Found> {
+/// Reads what is in `root`, which is made if it is not there, and says in the log what that is. `boot`, if that is
+/// known, is the one that the host is in. Blocks; nothing is served yet.
+pub(super) fn find(
+    root: &Path,
+    shards: usize,
+    boot: Option<BootId>,
+    now: Now,
+    log: &mut Log,
+) -> io::Result<Found> {
     fs::create_dir_all(root)?;
     let lock = File::create(root.join("lock"))?;
     lock.try_lock().map_err(|error| match error {
@@ -52,7 +58,7 @@ pub(super) fn find(root: &Path, shards: usize, now: Now, log: &mut Log) -> io::R
     for shard in 0..shards {
         fs::create_dir_all(directory(root, shard as u16))?;
     }
-    let mut recovery = Recovery::new(shards, ChannelKey::home_of);
+    let mut recovery = Recovery::new(shards, ChannelKey::home_of, boot.unwrap_or_default());
     let mut next_numbers = vec![0; shards];
     for shard in numbers(root, "")? {
         let Ok(shard) = u16::try_from(shard) else { continue };
@@ -115,6 +121,15 @@ pub(super) fn find(root: &Path, shards: usize, now: Now, log: &mut Log) -> io::R
     }
     if events > 0 {
         log.line(LogLine::new(Level::Info, "the message log was read").with("events", events));
+    }
+    if boot.is_none() {
+        let text = "this boot of the host has no id: an end of the daemon out of order counts as one of the host";
+        let line = LogLine::new(Level::Warn, text);
+        log.line(line);
+    } else if recovered.iter().any(Recovered::has_host_ended) {
+        let text = "the host has ended before the daemon: clients that resume channels with ack = written are told of a gap";
+        let line = LogLine::new(Level::Warn, text);
+        log.line(line);
     }
     let shards = recovered.into_iter().zip(next_numbers).collect();
     Ok(Found { shards, _lock: lock })

@@ -35,7 +35,7 @@ use crate::ably::Directory;
 use crate::admin::{self, AdminConfig, ControlSocket, Doors, Question};
 use crate::base::{Entropy, Level, LogLine};
 use crate::hooks::{Hooks, HooksConfig, VerdictSender};
-use crate::journal::{Journal, JournalConfig};
+use crate::journal::{BootId, Journal, JournalConfig};
 use crate::server::bell::Bell;
 use crate::server::journal::JournalFiles;
 use crate::server::mesh::Mesh;
@@ -222,6 +222,8 @@ pub fn run(
     let open_files_max = host::open_files().soft.unwrap_or(u64::MAX);
     let mut config = config;
     let Sockets { plain, tls, admin } = sockets(&config)?;
+    // Before files are confined: it is in none of the directories that are for the daemon.
+    let boot = host::boot_id().map(BootId);
     // Before the first thread: each is confined as the one that starts it. Not before the sockets: who has a
     // port that is taken can be seen only from outside.
     let confined = config.files.as_ref().map(sandbox::confine);
@@ -275,7 +277,7 @@ pub fn run(
     })?;
     let found = config.journal.as_ref().map(|(root, _)| {
         let now = pump::Clock::start().read();
-        journal::find(root, config.shards, now, &mut log)
+        journal::find(root, config.shards, boot, now, &mut log)
             .map_err(|error| anyhow::anyhow!("the message log {}: {error}", root.display()))
     });
     let mut found = found.transpose()?;

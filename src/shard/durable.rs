@@ -166,15 +166,9 @@ impl Keeping {
 
     /// Has a channel that begins go on where what is kept of it ends; what happened before `oldest_ms` is
     /// too old.
-    pub fn begin(
-        &self,
-        now: Now,
-        home: HomeChannel,
-        is_awaited: bool,
-        oldest_ms: u64,
-    ) -> HomeChannel {
+    pub fn begin(&self, now: Now, home: HomeChannel, ack: Ack, oldest_ms: u64) -> HomeChannel {
         let key = home.key().as_str();
-        let (floor, newest) = (self.journal.floor(key, is_awaited), self.journal.newest(key));
+        let (floor, newest) = (self.journal.floor(key, awaits(ack)), self.journal.newest(key));
         let floor = floor.max(ChannelSerial::last_within(oldest_ms, floor.series()));
         let durable = Durable { series: Arc::clone(&self.series), floor };
         home.with_durable(now, durable, newest)
@@ -439,19 +433,15 @@ impl Shard {
             serial: kept.serial(),
             timestamp_ms: kept.timestamp_ms(),
             messages: kept.messages(),
-            is_awaited: ack != Ack::Memory,
+            awaits: awaits(ack),
             body: &body,
         };
-        let number = keeping.journal.append(&event, ack == Ack::Fsynced);
+        let number = keeping.journal.append(&event);
         keeping.has_ended = false;
-        let safety = match ack {
+        let Some(safety) = event.awaits else {
             // The namespace may have asked for more before: then this waits for what has.
-            Ack::Memory => {
-                keeping.awaited.get_mut(key).into_iter().for_each(|it| it.newest = number);
-                return;
-            }
-            Ack::Written => Safety::Written,
-            Ack::Fsynced => Safety::Synced,
+            keeping.awaited.get_mut(key).into_iter().for_each(|it| it.newest = number);
+            return;
         };
         let (until, newest) = (number, number);
         match keeping.awaited.get_mut(key) {
@@ -639,9 +629,9 @@ impl Shard {
 
     /// Has an open channel know what of it the journal has dropped by now.
     fn raise_floor(&mut self, key: &ChannelKey) {
-        let is_awaited = self.homes.ack(key).is_some_and(|ack| ack != Ack::Memory);
+        let awaits = self.homes.ack(key).and_then(awaits);
         let Some(keeping) = &self.homes.keeping else { return };
-        let floor = keeping.journal.floor(key.as_str(), is_awaited);
+        let floor = keeping.journal.floor(key.as_str(), awaits);
         if let Some(home) = self.homes.get_mut(key) {
             home.raise_floor(floor);
         }
@@ -809,6 +799,15 @@ impl Mail {
             | Mail::GiveBackSeat(_)
             | Mail::Answer { .. } => None,
         }
+    }
+}
+
+/// What a namespace that asks for it waits for.
+fn awaits(ack: Ack) -> Option<Safety> {
+    match ack {
+        Ack::Memory => None,
+        Ack::Written => Some(Safety::Written),
+        Ack::Fsynced => Some(Safety::Synced),
     }
 }
 

@@ -198,7 +198,7 @@ impl Homes {
                 (Some(keeping), Some(ack)) => {
                     let age_ms = config.persisted_retention.as_millis() as u64;
                     let oldest_ms = now.unix_ms.saturating_sub(age_ms);
-                    keeping.begin(now, home, ack != Ack::Memory, oldest_ms)
+                    keeping.begin(now, home, ack, oldest_ms)
                 }
                 _ => home,
             })

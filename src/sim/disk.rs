@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::base::Now;
-use crate::journal::{Command, Done, Recovered, Recovery, SegmentId};
+use crate::journal::{BootId, Command, Done, Recovered, Recovery, SegmentId};
 
 /// No such file.
 const ENOENT: i32 = 2;
@@ -17,8 +17,10 @@ pub const EIO: i32 = 5;
 const SECTOR_BYTES: usize = 512;
 
 /// Files, and what their disk does next.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Disk {
+    /// Of the host that it is in.
+    pub boot: BootId,
     /// Their bytes.
     pub files: BTreeMap<SegmentId, Vec<u8>>,
     /// Bytes of each file that survive a loss of power.
@@ -32,6 +34,20 @@ pub struct Disk {
     /// Whether a synchronisation has failed, or a file was not cut: what was written is then not sure to
     /// stay, and what was refused not sure to be gone.
     pub is_unsure: bool,
+}
+
+impl Default for Disk {
+    fn default() -> Disk {
+        Disk {
+            boot: BootId([1; 16]),
+            files: BTreeMap::new(),
+            synced: BTreeMap::new(),
+            errors: VecDeque::new(),
+            unmade: BTreeSet::new(),
+            full: false,
+            is_unsure: false,
+        }
+    }
 }
 
 impl Disk {
@@ -97,6 +113,8 @@ impl Disk {
     /// The host ends: of what was not synchronised, some of each file is lost, at its end and, now and
     /// then, a sector before that.
     pub fn lose_power(&mut self, below: &mut impl FnMut(u64) -> u64) {
+        let BootId(boot) = self.boot;
+        self.boot = BootId((u128::from_be_bytes(boot) + 1).to_be_bytes());
         for (id, data) in &mut self.files {
             let kept = self.synced[id];
             data.truncate(kept + below((data.len() - kept) as u64 + 1) as usize);
@@ -176,7 +194,7 @@ impl Disk {
         now: Now,
     ) -> Vec<Recovered> {
         self.synced = self.files.iter().map(|(id, data)| (*id, data.len())).collect();
-        let mut recovery = Recovery::new(shards, home);
+        let mut recovery = Recovery::new(shards, home, self.boot);
         self.files.iter().for_each(|(id, data)| recovery.add(*id, data));
         recovery.finish(now.unix_ms).0
     }

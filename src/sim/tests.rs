@@ -394,6 +394,12 @@ fn a_confirmed_record_that_the_next_start_does_not_have_is_missed() {
 }
 
 #[test]
+fn an_end_of_the_host_that_the_next_start_does_not_see_leaves_a_gap() {
+    let found = first_finding_on(|_, disk| disk.boot = Disk::default().boot);
+    assert!(["gap", "gap or end"].contains(&found), "{found}");
+}
+
+#[test]
 fn a_record_that_the_next_start_has_twice_is_one_too_many() {
     let found = first_finding_on(|_, disk| {
         if let Some((data, at)) = last_record(disk) {

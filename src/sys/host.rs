@@ -30,6 +30,15 @@ fn has_capability(bit: u32) -> bool {
     set.is_some_and(|set| set & (1 << bit) != 0)
 }
 
+/// What the kernel calls the time since it was booted; another each time. Where the service manager hides that, it
+/// says so itself, in `BOOT_ID`. `None`: nobody says.
+pub fn boot_id() -> Option<[u8; 16]> {
+    let by_kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    let text = by_kernel.or_else(|| std::env::var("BOOT_ID").ok())?;
+    let digits = u128::from_str_radix(&text.trim().replace('-', ""), 16).ok()?;
+    Some(digits.to_be_bytes())
+}
+
 /// A resource limit: what holds, and what the process may raise it to. `None`: no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {

@@ -14,7 +14,7 @@ use ringcast::base::record::{write_bytes, write_record};
 use ringcast::base::{Entropy, Now};
 use ringcast::http::{Progress, RequestParser};
 use ringcast::journal::{
-    self, Event, Journal, JournalConfig, Query, Recovered, Recovery, SegmentId,
+    self, Event, Journal, JournalConfig, Query, Recovered, Recovery, Safety, SegmentId,
 };
 use ringcast::shard::{Shard, ShardConfig};
 use ringcast::sim::Disk;
@@ -342,7 +342,7 @@ pub fn spool(data: &[u8]) {
 const CHANNELS: [&str; 2] = ["app:room", "app:other"];
 
 /// Bytes of a segment's header.
-const HEADER_BYTES: usize = 47;
+const HEADER_BYTES: usize = 71;
 
 fn journal_home(_channel: &str, _shards: usize) -> usize {
     0
@@ -419,9 +419,9 @@ fn journal_damaged(mut data: &[u8]) {
                 [&time_ms.to_le_bytes()[..], &vec![start; 4 * choice(&mut data, 256)]].concat();
             let series = SeriesId::new([start; 10]);
             let serial = ChannelSerial::from_parts(time_ms, 0, series).expect("a counter");
-            let (messages, timestamp_ms, is_awaited) = (1, time_ms, true);
-            let event = Event { channel, serial, timestamp_ms, messages, is_awaited, body: &body };
-            journal.append(&event, false);
+            let (messages, timestamp_ms, awaits) = (1, time_ms, Some(Safety::Written));
+            let event = Event { channel, serial, timestamp_ms, messages, awaits, body: &body };
+            journal.append(&event);
             written.push((channel, serial, body));
             if choice(&mut data, 2) == 1 || journal.check().is_err() {
                 settle(&mut journal, &mut disk);
@@ -460,7 +460,7 @@ fn journal_damaged(mut data: &[u8]) {
         }
     }
 
-    let mut recovery = Recovery::new(1, journal_home);
+    let mut recovery = Recovery::new(1, journal_home, disk.boot);
     disk.files.iter().for_each(|(id, data)| recovery.add(*id, data));
     let (mut recovered, _, damage) = recovery.finish(end.unix_ms);
     let mut journal = open_journal(recovered.remove(0), 9, !salt, &disk, end);
@@ -490,7 +490,7 @@ fn journal_damaged(mut data: &[u8]) {
             // Nobody can tell where a start would have ended, if nothing comes behind it.
             let is_at_end = latest_of(serial.series()).is_none_or(|latest| *serial > latest);
             // By what a start knows, or by what is read for who goes on from before it.
-            let is_announced = *serial <= journal.floor(name, true) || {
+            let is_announced = *serial <= journal.floor(name, Some(Safety::Written)) || {
                 let before = Some(serial.preceding());
                 read_journal_after(&mut journal, &mut disk, name, before).is_damaged
             };
@@ -506,9 +506,9 @@ fn journal_damaged(mut data: &[u8]) {
     let series = SeriesId::new([9; 10]);
     let serial = ChannelSerial::from_parts(end.unix_ms + 1, 0, series).expect("a counter");
     let [channel, _] = CHANNELS;
-    let (messages, timestamp_ms, is_awaited) = (1, end.unix_ms, true);
-    let event = Event { channel, serial, timestamp_ms, messages, is_awaited, body: b"new" };
-    journal.append(&event, false);
+    let (messages, timestamp_ms, awaits) = (1, end.unix_ms, Some(Safety::Written));
+    let event = Event { channel, serial, timestamp_ms, messages, awaits, body: b"new" };
+    journal.append(&event);
     settle(&mut journal, &mut disk);
     let again = read(&mut journal, &mut disk);
     let (last, before) = again[channel].split_last().expect("appended to");
@@ -535,12 +535,16 @@ fn journal_made_up(mut data: &[u8]) {
         let (start, salt) = (choice(&mut data, 4) as u8, choice(&mut data, 2) as u32);
         let mut file = Vec::new();
         write_record(&mut file, 0, 1, |out| {
-            let version = choice(&mut data, 2);
-            out.extend_from_slice([b"ringlog1", b"ringlog2"][version]);
+            let version = choice(&mut data, 3);
+            out.extend_from_slice([b"ringlog1", b"ringlog2", b"ringlog2"][version]);
             out.extend_from_slice(&SeriesId::new([start; 10]).bytes());
             out.extend_from_slice(&salt.to_le_bytes());
             out.extend_from_slice(&number(&mut data).to_le_bytes());
-            if version == 1 {
+            if version >= 1 {
+                out.extend_from_slice(&number(&mut data).to_le_bytes());
+            }
+            if version == 2 {
+                out.extend_from_slice(&[choice(&mut data, 3) as u8; 16]);
                 out.extend_from_slice(&number(&mut data).to_le_bytes());
             }
         });
@@ -554,7 +558,7 @@ fn journal_made_up(mut data: &[u8]) {
                 1 | 2 => {
                     events += 1;
                     write_record(&mut file, salt, 3, |out| {
-                        out.push(choice(&mut data, 2) as u8);
+                        out.push(choice(&mut data, 4) as u8);
                         write_bytes(out, CHANNELS[choice(&mut data, CHANNELS.len())].as_bytes());
                         out.extend_from_slice(&number(&mut data).to_le_bytes());
                         out.extend_from_slice(&(choice(&mut data, 2) as u16).to_le_bytes());
@@ -582,7 +586,7 @@ fn journal_made_up(mut data: &[u8]) {
         disk.files.insert(id, file);
     }
     let shards = 1 + choice(&mut data, 3);
-    let mut recovery = Recovery::new(shards, journal_home);
+    let mut recovery = Recovery::new(shards, journal_home, disk.boot);
     disk.files.iter().for_each(|(id, data)| recovery.add(*id, data));
     let (mut recovered, found, _) = recovery.finish(now.unix_ms);
     assert!(found <= events, "{found} of {events}");
@@ -590,7 +594,7 @@ fn journal_made_up(mut data: &[u8]) {
     for name in CHANNELS {
         let answer = read_journal(&mut journal, &mut disk, name);
         assert!(answer.events.len() as u64 <= events, "{} of {events}", answer.events.len());
-        let _ = (journal.floor(name, true), journal.newest(name));
+        let _ = (journal.floor(name, Some(Safety::Written)), journal.newest(name));
     }
     journal.handle_timeout(Now { mono_ms: 5000, ..now });
     settle(&mut journal, &mut disk);

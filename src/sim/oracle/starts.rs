@@ -3,8 +3,7 @@
 //! What anybody was shown of a channel is kept as its level says: `written` loses nothing with the process,
 //! `fsynced` nothing with the host, other channels may lose anything; and a disk that does not hold what was
 //! written to it may lose that. What is gone may be missed by those alone who are told of a gap, with one
-//! exception: what an end of the host has taken of `written`, and a torn end of the log, nobody can tell
-//! from what has never been.
+//! exception: a torn end of the log nobody can tell from what has never been.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -141,7 +140,9 @@ impl Oracle {
         if code == UNKNOWN_START && !is_known {
             return;
         }
-        if *over < self.start && *over >= self.whole_since && !is_old && LOST_CODES.contains(&code)
+        // What a rewind has brought last may lie before a gap that it was told of.
+        let since = self.start_of(asked).map_or(*over, |start| start.min(*over));
+        if *over < self.start && since >= self.whole_since && !is_old && LOST_CODES.contains(&code)
         {
             let text = format!("client {client} is told {code} in {channel} and asked for {asked}");
             self.find("needless gap", text);
@@ -184,7 +185,8 @@ impl Oracle {
                 let is_last = latest.get(series_of(serial)).is_none_or(|it| *it <= time_ms);
                 let is_silent = match level {
                     Ack::Memory => ending.is_orderly && is_last,
-                    Ack::Written => ending.is_of_host || is_last,
+                    // The next start sees that the host has ended.
+                    Ack::Written => !ending.is_of_host && is_last,
                     Ack::Fsynced => is_last,
                 };
                 let fate = if is_silent { Gone::Silently } else { Gone::Noticed };
