@@ -424,7 +424,10 @@ impl Journal {
         now: Now,
     ) -> Journal {
         let Recovered { index, segments, past } = recovered;
-        let last = segments.range(SegmentId::all_of(shard)).next_back();
+        let own = || segments.range(SegmentId::all_of(shard));
+        let last = own().next_back();
+        // What is lost was as late, at most: later starts are to know it too.
+        let reached_ms = own().map(|(_, known)| known.last_ms).fold(past.floor_ms, u64::max);
         let header_bytes = Header::BYTES as u32;
         Journal {
             config,
@@ -465,8 +468,7 @@ impl Journal {
             is_wanted: false,
             index,
             floor_ms: past.floor_ms,
-            // What is lost was as late, at most: later starts are to know it too.
-            reached_ms: past.reached_ms.max(past.floor_ms),
+            reached_ms,
             past,
             swept_ms: 0,
             now,
@@ -1291,12 +1293,31 @@ impl Journal {
             bytes -= known.bytes;
             dropped.push((id, known.last_ms));
         }
+        if dropped.is_empty() {
+            return;
+        }
+        // What was never used does not tell how late those before it were, so it goes with them.
+        let last: BTreeMap<u16, SegmentId> =
+            dropped.iter().map(|(id, _)| (id.shard, *id)).collect();
+        for last in last.into_values() {
+            let behind = self.segments.range(last.and_behind()).skip(1);
+            let unused = behind
+                .take_while(|(id, known)| !known.is_used && !in_use.contains(&Some(**id)))
+                .map(|(id, known)| (*id, known.last_ms));
+            dropped.extend(unused);
+        }
         for (id, last_ms) in dropped {
             self.floor_ms = self.floor_ms.max(last_ms);
             self.segments.remove(&id);
             self.sealing.take_if(|it| it.segment == id);
             self.index.forget(id);
             self.to_remove.push_back(id);
+        }
+        if self.current.is_none()
+            && !self.segments.range(SegmentId::all_of(self.shard)).any(|(_, known)| known.is_used)
+        {
+            // So that the next start learns it from the one of this start.
+            self.end();
         }
     }
 }

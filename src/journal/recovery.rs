@@ -38,8 +38,6 @@ pub(super) struct Past {
     pub has_host_ended: bool,
     /// Of this start.
     pub beginning: Beginning,
-    /// The latest time of a serial.
-    pub reached_ms: u64,
 }
 
 /// Damage to a segment that was found.
@@ -373,7 +371,6 @@ impl Recovery {
     pub fn finish(mut self, now_ms: u64) -> (Vec<Recovered>, u64, Vec<Damage>) {
         let mut past = Past { floor_ms: self.floor_ms.min(now_ms), ..Past::default() };
         for (id, after) in &self.afters {
-            past.reached_ms = past.reached_ms.max(after.reached_ms);
             let Some((number, bytes)) = after.previous else { continue };
             if self.superseded.contains(id) {
                 continue;
@@ -448,8 +445,6 @@ impl Recovery {
                 }
             }
         }
-        let latest = self.segments.values().map(|known| known.last_ms).max().unwrap_or(0);
-        past.reached_ms = past.reached_ms.max(latest);
         let past = Arc::new(past);
         let recovered = self.indexes.into_iter().map(|mut index| {
             index.sort();

@@ -768,6 +768,33 @@ fn old_and_many_segments_go_and_continuity_with_them() {
 }
 
 #[test]
+fn what_went_with_age_is_no_gap_for_who_goes_on_from_behind_it() {
+    let at = |ms: u64| Now { mono_ms: ms, unix_ms: NOW.unix_ms + ms };
+    let make = |journal: &mut Journal, disk: &mut Disk, now: Now| {
+        journal.set_wanted(true);
+        journal.handle_timeout(now);
+        settle(journal, disk);
+    };
+    let mut disk = Disk::default();
+    let (mut journal, _) = start(&disk, 1, NOW);
+    append(&mut journal, "app:room", NOW.unix_ms + 1, false);
+    make(&mut journal, &mut disk, at(1));
+    // Three starts in which nothing is published, each of them killed.
+    for (number, ms) in [(2, 2), (3, 1_800_000), (4, 3_000_000)] {
+        make(&mut start(&disk, number, at(ms)).0, &mut disk, at(ms));
+    }
+    let (mut fifth, _) = start(&disk, 5, at(3_500_000));
+    assert_eq!(fifth.floor("app:room", Some(Safety::Written)).time_ms(), 0);
+    make(&mut fifth, &mut disk, at(3_500_000));
+    make(&mut fifth, &mut disk, at(3_700_000));
+    assert!(read(&mut fifth, &mut disk, all("app:room")).events.is_empty());
+    let went = NOW.unix_ms + 1;
+    assert_eq!(fifth.floor("app:room", Some(Safety::Written)).time_ms(), went);
+    let (sixth, damage) = start(&disk, 6, at(3_700_001));
+    assert_eq!((sixth.floor("app:room", Some(Safety::Written)).time_ms(), damage), (went, vec![]));
+}
+
+#[test]
 fn every_shard_begins_with_its_own_channels_whoever_wrote_them() {
     let mut disk = Disk::default();
     let (mut journal, _) = start(&disk, 1, NOW);
