@@ -134,6 +134,9 @@ pub struct Oracle {
     pub gates: Gates,
     /// What is not kept any more, by channel and serial.
     gone: BTreeMap<String, BTreeMap<String, Gone>>,
+    /// What nobody had heard of and was there at a start although the disk had failed, by channel and serial;
+    /// with how many continuities had begun before.
+    come_back: BTreeMap<String, BTreeMap<String, usize>>,
 }
 
 /// Stands for one of several connections.
@@ -435,7 +438,7 @@ impl Oracle {
                 let may_be_missing = match self.fate(channel, serial) {
                     Some(Gone::Silently) => true,
                     Some(Gone::Noticed) => *is_told && *serial <= start,
-                    None => false,
+                    None => self.is_passed(channel, serial, at),
                 };
                 let is_due = is_sent(event) && !may_be_missing;
                 received.contains(serial)

@@ -4,6 +4,9 @@
 //! `fsynced` nothing with the host, other channels may lose anything; and a disk that does not hold what was
 //! written to it may lose that. What is gone may be missed by those alone who are told of a gap, with one
 //! exception: a torn end of the log nobody can tell from what has never been.
+//!
+//! The other way round, what a disk that failed was to have cut off again may be there at the next start. Who
+//! was further by then is not sent it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,6 +100,12 @@ impl Oracle {
         self.gone.get(channel)?.get(serial).copied()
     }
 
+    /// Whether somebody may have been past an event when it came back.
+    pub(super) fn is_passed(&self, channel: &str, serial: &str, segment: usize) -> bool {
+        let began = self.come_back.get(channel).and_then(|known| known.get(serial));
+        began.is_some_and(|began| segment < *began)
+    }
+
     /// Whether ids that clients have chosen are known across starts: those of as many messages come back as
     /// memory has room for.
     pub(super) fn keeps_ids(&self) -> bool {
@@ -165,6 +174,14 @@ impl Oracle {
         }
         let mut found = Vec::new();
         for (channel, level) in &self.levels {
+            let unheard = |serial: &&String| {
+                self.orders.get(*channel).is_none_or(|order| !order.contains_key(*serial))
+            };
+            if ending.is_unsure {
+                let back = kept[channel].iter().filter(unheard);
+                let back = back.map(|serial| (serial.clone(), self.segments.len()));
+                self.come_back.entry((*channel).to_owned()).or_default().extend(back);
+            }
             let Some(order) = self.orders.get(*channel) else { continue };
             let may_be_gone = match level {
                 Ack::Memory => !ending.is_orderly || ending.is_damaged,

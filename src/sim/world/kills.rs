@@ -168,16 +168,19 @@ impl World {
     /// What the new start has is read before anybody else comes.
     fn take_stock(&mut self, ending: &Ending) {
         let channels: Vec<&str> = self.oracle.levels.keys().copied().collect();
-        let mut kept = BTreeMap::new();
+        let (mut kept, mut histories) = (BTreeMap::new(), Vec::new());
         for channel in channels {
             let history = self.ask(channel, Call::history);
             let shown = publications(&mut self.oracle, channel, &history);
             let serials: BTreeSet<String> = shown.iter().map(|(it, _)| it.clone()).collect();
             kept.insert(channel, serials);
-            self.take_history(channel, &history);
+            histories.push((channel, history));
         }
         let retention_ms = self.config.history.persisted_retention.as_millis() as u64;
         let oldest_ms = self.host.now.unix_ms.saturating_sub(retention_ms) + 1000;
         self.oracle.take_stock(&kept, ending, oldest_ms);
+        for (channel, history) in histories {
+            self.take_history(channel, &history);
+        }
     }
 }
