@@ -222,6 +222,21 @@ fn a_reload_that_bounds_addresses_counts_who_is_there_already() {
 }
 
 #[test]
+fn a_drain_tells_everybody_that_the_load_generator_has_brought() {
+    let mut daemon = Daemon::start_with(&["--key", "app.key:hush", "--shards", "2"]);
+    let output = Command::new(env!("CARGO_BIN_EXE_ringcast"))
+        .args(["bench", "--key", "app.key:hush", "--subscribers", "60", "--stall-percent", "10"])
+        .args(["--messages", "3", "--idle", "1", "--drain"])
+        .args(["--server", &daemon.address.to_string(), "--pid", &daemon.pid().to_string()])
+        .output()
+        .expect("was built with this test");
+    let said =
+        String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned();
+    assert!(output.status.success() && said.contains("SIGTERM to all told"), "{said}");
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
 fn an_inherited_socket_is_shared_by_all_shards_and_one_called_admin_has_the_metrics() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
     // As a manager hands it over; the address in the configuration does not count.

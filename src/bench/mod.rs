@@ -13,6 +13,7 @@ mod subscribers;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -78,6 +79,9 @@ pub struct BenchArgs {
     /// Process whose CPU time and memory are the server's
     #[arg(long, value_name = "PID")]
     pid: u32,
+    /// End the server afterwards (SIGTERM), and check that everybody is told so before the connection ends
+    #[arg(long, conflicts_with = "floor")]
+    drain: bool,
     /// The server is benches/floor.rs; messages are bytes to its port plus one
     #[arg(long)]
     floor: bool,
@@ -112,6 +116,20 @@ struct Report {
     latency_us_p50: u64,
     latency_us_p99: u64,
     latency_us_p999: u64,
+    drain: Option<Drained>,
+}
+
+/// How the server ended.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Drained {
+    /// From the signal to when a tenth, half and all of the subscribers that read were told.
+    told_us_p10: u64,
+    told_us_p50: u64,
+    told_us_max: u64,
+    /// CPU of the server from the signal on, by subscriber.
+    server_us_per_subscriber: f64,
+    /// From the signal to the end of the process.
+    ended_us: u64,
 }
 
 /// Runs one measurement and prints it.
@@ -168,21 +186,35 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     }
     let seconds = publishing.elapsed().as_secs_f64();
     let end = Reading::take(args.pid)?;
+    let reading = args.subscribers - parts.iter().map(|part| part.stalled).sum::<u32>();
+    let has_drained = args.drain && running();
+    let mut drained = match has_drained {
+        true => Some(drain(args, &shared, reading, &mut progress)?),
+        false => None,
+    };
     progress.clear();
 
     shared.messages.store(args.messages, Ordering::Relaxed);
-    let mut latency = Histogram::default();
-    let failed = !running();
-    publisher.nudge(args.messages)?;
+    let (mut latency, mut told) = (Histogram::default(), Histogram::default());
+    let failed = !has_drained && !running();
+    if !has_drained {
+        publisher.nudge(args.messages)?;
+    }
     for thread in threads {
         if failed && !thread.is_finished() {
             // Another part has failed and says why; this one waits for messages that do not come.
             continue;
         }
-        latency.add(&thread.join().expect("no part panics")?);
+        let outcome = thread.join().expect("no part panics")?;
+        latency.add(&outcome.latency);
+        told.add(&outcome.told);
+    }
+    if let Some(drained) = &mut drained {
+        drained.told_us_p10 = told.quantile(0.1);
+        drained.told_us_p50 = told.quantile(0.5);
+        drained.told_us_max = told.quantile(1.0);
     }
 
-    let reading = args.subscribers - parts.iter().map(|part| part.stalled).sum::<u32>();
     let deliveries = u64::from(reading) * args.messages;
     ensure!(shared.delivered.load(Ordering::Relaxed) >= deliveries, "deliveries are missing");
     let subscribers = f64::from(args.subscribers);
@@ -219,6 +251,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         latency_us_p50: latency.quantile(0.5),
         latency_us_p99: latency.quantile(0.99),
         latency_us_p999: latency.quantile(0.999),
+        drain: drained,
     };
     report.print()?;
     if let Some(path) = &args.json {
@@ -272,6 +305,44 @@ fn publish(
         bail!("message {delivered} has not reached everybody within {} s", STUCK.as_secs());
     }
     Ok(())
+}
+
+/// Ends the server and waits until it has gone. When subscribers were told is known to their threads.
+fn drain(
+    args: &BenchArgs,
+    shared: &Shared,
+    reading: u32,
+    progress: &mut Progress,
+) -> anyhow::Result<Drained> {
+    let start = Reading::take(args.pid)?;
+    let mut last = start;
+    let begun = Instant::now();
+    shared.drain_us.store(shared.now_us(), Ordering::Release);
+    let signal = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", args.pid)).status();
+    ensure!(signal.context("sh")?.success(), "process {} cannot be told to end", args.pid);
+    let (mut told, mut moved) = (0, Instant::now());
+    // One that has ended and that nobody has waited for has no memory left.
+    while let Ok(now) = Reading::take(args.pid)
+        && now.resident_bytes > 0
+    {
+        last = now;
+        let count = shared.told.load(Ordering::Relaxed);
+        if count > told {
+            (told, moved) = (count, Instant::now());
+        }
+        if moved.elapsed() > STUCK {
+            bail!("{told} of {reading} were told, and none more within {} s", STUCK.as_secs());
+        }
+        progress.show("told", told.into());
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(Drained {
+        told_us_p10: 0,
+        told_us_p50: 0,
+        told_us_max: 0,
+        server_us_per_subscriber: last.process_us_since(&start) / f64::from(args.subscribers),
+        ended_us: begun.elapsed().as_micros() as u64,
+    })
 }
 
 /// Shares the subscribers out: as few threads as the limit on direct descriptors allows.
@@ -362,6 +433,13 @@ impl Report {
         row("publish to last max, us", self.last_us_max.to_string())?;
         row("delivery p50, us", self.latency_us_p50.to_string())?;
         row("delivery p99, us", self.latency_us_p99.to_string())?;
-        row("delivery p99.9, us", self.latency_us_p999.to_string())
+        row("delivery p99.9, us", self.latency_us_p999.to_string())?;
+        let Some(drained) = &self.drain else { return Ok(()) };
+        let seconds = |us: u64| format!("{:.2}", us as f64 / 1e6);
+        row("SIGTERM to a tenth told, s", seconds(drained.told_us_p10))?;
+        row("SIGTERM to half told, s", seconds(drained.told_us_p50))?;
+        row("SIGTERM to all told, s", seconds(drained.told_us_max))?;
+        row("SIGTERM to the server's end, s", seconds(drained.ended_us))?;
+        row("server CPU/subscriber gone, us", format!("{:.1}", drained.server_us_per_subscriber))
     }
 }

@@ -45,6 +45,10 @@ pub(super) struct Shared {
     pub lost: AtomicU32,
     /// Messages after which the threads end; set once that is known.
     pub messages: AtomicU64,
+    /// When the server was told to end, in microseconds since the start; the greatest number: it was not.
+    pub drain_us: AtomicU64,
+    /// Subscribers that were told since that they are to go.
+    pub told: AtomicU32,
 }
 
 impl Shared {
@@ -63,6 +67,8 @@ impl Shared {
             frame_bytes: AtomicU64::new(0),
             lost: AtomicU32::new(0),
             messages: AtomicU64::new(u64::MAX),
+            drain_us: AtomicU64::new(u64::MAX),
+            told: AtomicU32::new(0),
         }
     }
 
@@ -88,8 +94,17 @@ pub(super) struct Part {
     pub stalled: u32,
 }
 
-/// First byte of a ping.
+/// First bytes of a ping and of a close frame.
 const PING: u8 = 0x89;
+const CLOSE: u8 = 0x88;
+
+/// What one part has measured, in microseconds.
+pub(super) struct Outcome {
+    /// From a publish to each delivery.
+    pub latency: Histogram,
+    /// From the end of the server's service to when each subscriber was told.
+    pub told: Histogram,
+}
 
 /// How far one subscriber is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -101,6 +116,8 @@ enum Stage {
     Attaching,
     Attached,
     Stalled,
+    /// Told that the server goes away.
+    Told,
     Gone,
 }
 
@@ -121,18 +138,23 @@ struct Checker<'a> {
     /// By message: subscribers of this thread that have it.
     counts: Vec<u32>,
     latency: Histogram,
+    told: Histogram,
+    /// Subscribers that read and have not been told to go, or have not gone.
+    staying: u32,
+    /// Subscribers whose connection the server has closed.
+    closing: Vec<u32>,
     wrong: Option<String>,
     /// Subscribers that owe a pong.
     pinged: Vec<u32>,
     data: memmem::Finder<'static>,
 }
 
-/// Runs one part until all messages were delivered to it. Returns the latencies in microseconds.
+/// Runs one part until all messages were delivered to it, or all its subscribers were sent away.
 pub(super) fn run(
     part: &Part,
     shared: &Arc<Shared>,
     publisher: &Thread,
-) -> anyhow::Result<Histogram> {
+) -> anyhow::Result<Outcome> {
     let mut ring = SocketRing::for_clients(&SocketRingConfig {
         ring_entries: 4096,
         table_entries: part.count.max(16),
@@ -146,6 +168,9 @@ pub(super) fn run(
         subscribers: Vec::new(),
         counts: vec![0; WINDOW],
         latency: Histogram::default(),
+        told: Histogram::default(),
+        staying: part.count - part.stalled,
+        closing: Vec::new(),
         wrong: None,
         pinged: Vec::new(),
         data: memmem::Finder::new(b"\"data\":\""),
@@ -197,14 +222,15 @@ pub(super) fn run(
                             connecting -= 1;
                             stalls.push(slot.0);
                         }
-                        Stage::Greeting | Stage::Gone => {}
+                        Stage::Greeting | Stage::Told | Stage::Gone => {}
                     }
                 } else if has_outgoing {
                     sends.push((slot.0, Bytes::new()));
                 }
             }
             Event::ReceiveEnded(slot, _) | Event::Sent(slot, Err(_)) => checker.lose(slot.0),
-            Event::Sent(..) | Event::Closed(_) | Event::Peer(..) => {}
+            Event::Closed(slot) => checker.lose(slot.0),
+            Event::Sent(..) | Event::Peer(..) => {}
             Event::Accepted(..) | Event::AcceptStopped(..) => unreachable!("nobody connects to us"),
         });
         if let Some(errno) = failed {
@@ -227,9 +253,15 @@ pub(super) fn run(
         }
         receives.drain(..).for_each(|slot| ring.start_receive(Slot(slot)));
         stalls.drain(..).for_each(|slot| ring.pause_receive(Slot(slot)));
+        checker.closing.drain(..).for_each(|slot| ring.close(Slot(slot)));
+        if checker.staying == 0 && checker.is_draining() {
+            let Checker { latency, told, .. } = checker;
+            return Ok(Outcome { latency, told });
+        }
         let messages = shared.messages.load(Ordering::Relaxed);
         if messages != u64::MAX && checker.is_done(messages) {
-            return Ok(checker.latency);
+            let Checker { latency, told, .. } = checker;
+            return Ok(Outcome { latency, told });
         }
     }
 }
@@ -242,11 +274,16 @@ impl Checker<'_> {
         self.subscribers.iter().all(done)
     }
 
+    fn is_draining(&self) -> bool {
+        self.shared.drain_us.load(Ordering::Acquire) != u64::MAX
+    }
+
     fn lose(&mut self, index: u32) {
         let subscriber = &mut self.subscribers[index as usize];
         match subscriber.stage {
             // What becomes of those that do not read is the server's decision.
             Stage::Stalled | Stage::Gone => {}
+            Stage::Told => self.staying -= 1,
             Stage::Attached => {
                 self.shared.lost.fetch_add(1, Ordering::Relaxed);
                 self.wrong = Some("a subscriber that reads was disconnected".into());
@@ -333,6 +370,10 @@ impl Checker<'_> {
             self.pinged.push(index);
             return;
         }
+        if frame[0] == CLOSE && self.subscribers[index as usize].stage == Stage::Told {
+            self.closing.push(index);
+            return;
+        }
         let payload = &frame[header..];
         match self.subscribers[index as usize].stage {
             Stage::Attaching => {
@@ -351,16 +392,29 @@ impl Checker<'_> {
                         std::str::from_utf8(digits).ok()?.parse().ok()
                     }),
                 };
-                // Heartbeats carry no data.
-                let Some(message) = message else { return };
+                // Heartbeats carry no data, and neither does the end.
+                let Some(message) = message else { return self.note_end(now_us, index, payload) };
                 if message != next {
                     self.wrong = Some(format!("message {message} came where {next} was due"));
                 }
                 self.subscribers[index as usize].next = next + 1;
                 self.note_delivery(now_us, next as usize % WINDOW, frame.len());
             }
-            Stage::Greeting | Stage::Upgrading | Stage::Stalled | Stage::Gone => {}
+            Stage::Greeting | Stage::Upgrading | Stage::Stalled | Stage::Told | Stage::Gone => {}
         }
+    }
+
+    /// A subscriber was told to go, perhaps, because the server goes away.
+    fn note_end(&mut self, now_us: u64, index: u32, payload: &[u8]) {
+        if !payload.starts_with(b"{\"action\":6") || !self.is_draining() {
+            return;
+        }
+        if memmem::find(payload, b"\"code\":50320").is_none() {
+            self.wrong = Some(String::from_utf8_lossy(payload).into_owned());
+        }
+        self.subscribers[index as usize].stage = Stage::Told;
+        self.told.record(now_us.saturating_sub(self.shared.drain_us.load(Ordering::Relaxed)));
+        self.shared.told.fetch_add(1, Ordering::Relaxed);
     }
 
     fn note_delivery(&mut self, now_us: u64, at: usize, frame_bytes: usize) {
