@@ -101,6 +101,9 @@ fn scripts_show_first_and_put_back_what_they_have_changed() {
         assert_eq!(host.files(), files, "showing changes nothing");
         host.run(script, &[arguments, &["--apply"]].concat());
     }
+    // Of the two CPUs one has a governor, as no CPU of most guests has.
+    let shown = host.run("cpu-isolation", &["2-3"]);
+    assert!(shown.contains("CPU 3 has no governor: ") && !shown.contains("CPU 2 has"), "{shown}");
     for (path, value) in [
         ("proc/irq/30/smp_affinity_list", "0"),
         ("proc/irq/31/smp_affinity_list", "1"),

@@ -58,7 +58,10 @@ undo() {
 # change FILE VALUE WHY MEASURE
 change() {
   local file=$1 value=$2 why=$3 measure=$4 old
-  [ -e "$root$file" ] || return 0
+  if [ ! -e "$root$file" ]; then
+    echo "$file is not here: nothing to set"
+    return 0
+  fi
   old=$(cat "$root$file" 2>/dev/null) || {
     echo "$file cannot be read: left alone"
     return 0
