@@ -1270,6 +1270,9 @@ impl Journal {
         let in_use = [self.current, self.spare].map(|open| open.map(|open| open.id));
         let sealing = self.sealing.as_ref().filter(|it| it.stage == Stage::Writing);
         let sealing = sealing.map(|it| it.segment);
+        let is_in_use = |id: SegmentId| {
+            in_use.contains(&Some(id)) || sealing == Some(id) || self.is_waited_for(id)
+        };
         // Oldest first, whichever shard wrote them, and those of one shard in their order, whatever the clock
         // did: then what is left of a channel has no gap, and a segment that is missing has not gone with age.
         let mut own: Vec<(u64, SegmentId, Known)> = Vec::new();
@@ -1285,8 +1288,7 @@ impl Journal {
             if last_ms >= oldest_ms && bytes <= self.config.bytes_max {
                 break;
             }
-            let is_in_use = in_use.contains(&Some(id)) || sealing == Some(id);
-            if stays.contains(&id.shard) || is_in_use || self.is_waited_for(id) {
+            if stays.contains(&id.shard) || is_in_use(id) {
                 stays.insert(id.shard);
                 continue;
             }
@@ -1301,10 +1303,8 @@ impl Journal {
             dropped.iter().map(|(id, _)| (id.shard, *id)).collect();
         for last in last.into_values() {
             let behind = self.segments.range(last.and_behind()).skip(1);
-            let unused = behind
-                .take_while(|(id, known)| !known.is_used && !in_use.contains(&Some(**id)))
-                .map(|(id, known)| (*id, known.last_ms));
-            dropped.extend(unused);
+            let unused = behind.take_while(|(id, known)| !known.is_used && !is_in_use(**id));
+            dropped.extend(unused.map(|(id, known)| (*id, known.last_ms)));
         }
         for (id, last_ms) in dropped {
             self.floor_ms = self.floor_ms.max(last_ms);
