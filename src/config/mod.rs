@@ -182,6 +182,8 @@ pub struct LogBounds {
     pub shard_bytes_max: usize,
     /// Bytes that may wait for the disk, of one shard.
     pub waiting_bytes_max: usize,
+    /// Bytes of memory for where the messages lie, of one shard.
+    pub index_bytes_max: usize,
 }
 
 impl Default for Config {
@@ -248,6 +250,7 @@ impl Default for Config {
                 retention: Duration::from_secs(24 * 60 * 60),
                 shard_bytes_max: 1024 * MIB,
                 waiting_bytes_max: 8 * MIB,
+                index_bytes_max: 128 * MIB,
             },
             keys: Vec::new(),
             apps: Vec::new(),
@@ -740,6 +743,8 @@ impl LogBounds {
         section.read("shard_bytes_max", &mut self.shard_bytes_max, bytes)?;
         let bytes = units::bytes(64 * KIB..=8 * MIB);
         section.read("waiting_bytes_max", &mut self.waiting_bytes_max, bytes)?;
+        let bytes = units::bytes(16 * MIB..=1024 * 1024 * MIB);
+        section.read("index_bytes_max", &mut self.index_bytes_max, bytes)?;
         section.finish()
     }
 
@@ -748,6 +753,7 @@ impl LogBounds {
             retention: self.retention,
             bytes_max: self.shard_bytes_max as u64,
             waiting_bytes_max: self.waiting_bytes_max as u64,
+            index_bytes_max: self.index_bytes_max as u64,
             ..JournalConfig::default()
         }
     }

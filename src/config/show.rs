@@ -140,6 +140,7 @@ impl Config {
         add(section, "retention", duration(self.log.retention));
         add(section, "shard_bytes_max", bytes(self.log.shard_bytes_max));
         add(section, "waiting_bytes_max", bytes(self.log.waiting_bytes_max));
+        add(section, "index_bytes_max", bytes(self.log.index_bytes_max));
         section = "admin";
         add(section, "listen", self.admin.listen.map_or_else(|| text("off"), text));
         let socket = match &self.admin.socket {

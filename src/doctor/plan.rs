@@ -171,6 +171,9 @@ impl Plan {
             let detail = format!("the message log, {} for each shard", size(journal.bytes_max));
             let takes = journal.bytes_max * count;
             rows.push(row("bytes on disk", takes, detail, beside.disk_bytes, "free or its own"));
+            let index = journal.index_bytes_max;
+            let detail = format!("where its messages lie, {} for each shard at most", size(index));
+            rows.push(row("bytes of the log", index * count, detail, memory, "memory"));
         }
         if beside.rules_bytes_max > 0 {
             let detail = "events of rules that wait, at most".into();
@@ -197,13 +200,14 @@ impl Plan {
     }
 
     fn own_memory(&self) -> impl Iterator<Item = (&Row, &'static str)> {
-        const OWN: [(&str, &str); 6] = [
+        const OWN: [(&str, &str); 7] = [
             ("bytes of rings", "socket.receive_buffers"),
             ("bytes of connections", "socket.connections_max"),
             ("bytes of TLS", "socket.connections_max"),
             ("bytes of history", "history.shard_bytes_max"),
             ("bytes of channels", "limits.channels_max"),
             ("bytes of rules", "rules.waiting_bytes_max"),
+            ("bytes of the log", "log.index_bytes_max"),
         ];
         OWN.into_iter().filter_map(|(resource, key)| Some((self.find(resource)?, key)))
     }

@@ -100,6 +100,20 @@ pub struct Query {
 }
 
 impl Query {
+    /// Everything that is kept of a channel.
+    pub fn all_of(channel: Arc<str>) -> Query {
+        Query {
+            channel,
+            after: None,
+            until: None,
+            start_ms: 0,
+            end_ms: u64::MAX,
+            direction: Direction::Forwards,
+            messages_max: u32::MAX,
+            bytes_max: u64::MAX,
+        }
+    }
+
     pub(super) fn wants(&self, serial: &ChannelSerial, timestamp_ms: u64) -> bool {
         self.after.is_none_or(|after| *serial > after)
             && self.until.is_none_or(|until| *serial <= until)
@@ -116,12 +130,28 @@ impl Query {
     }
 }
 
+/// What there is of a segment.
+#[derive(Default)]
+struct Held {
+    /// Those that have events in it.
+    channels: Vec<Arc<str>>,
+    /// Of all of these.
+    runs: usize,
+}
+
+impl Held {
+    /// What it takes, beside the names.
+    fn bytes(&self) -> usize {
+        self.channels.len() * (size_of::<Part>() + size_of::<Arc<str>>())
+            + self.runs * size_of::<Run>()
+    }
+}
+
 /// See the module text.
 #[derive(Default)]
 pub(super) struct Index {
     channels: HashMap<Arc<str>, VecDeque<Part>>,
-    /// Which channels have events in a segment.
-    of_segments: HashMap<SegmentId, Vec<Arc<str>>>,
+    of_segments: HashMap<SegmentId, Held>,
     /// Of segments that are gone, with channels that may still have entries of it.
     forgetting: VecDeque<(SegmentId, Vec<Arc<str>>)>,
     runs: usize,
@@ -138,6 +168,11 @@ impl Index {
         self.runs
     }
 
+    /// Bytes that the entries of a segment take, about.
+    pub fn bytes_of(&self, segment: SegmentId) -> u64 {
+        self.of_segments.get(&segment).map_or(0, Held::bytes) as u64
+    }
+
     /// The newest event of a channel, and what was waited for before it was told.
     pub fn newest(&self, channel: &str) -> Option<(ChannelSerial, Option<Safety>)> {
         let last = self.channels.get(channel)?.back()?;
@@ -150,7 +185,12 @@ impl Index {
         let place = Run { from: *from, to: *to, first: *serial };
         let last = self.channels.get_mut(channel).and_then(VecDeque::back_mut);
         match last.filter(|part| part.segment == segment) {
-            Some(part) => self.runs += usize::from(part.note(place, *awaits)),
+            Some(part) => {
+                if part.note(place, *awaits) {
+                    self.runs += 1;
+                    self.of_segments.entry(segment).or_default().runs += 1;
+                }
+            }
             None => self.add(channel, Part::new(segment, place, *awaits)),
         }
     }
@@ -170,7 +210,9 @@ impl Index {
             return;
         }
         parts.push_back(part);
-        self.of_segments.entry(segment).or_default().push(channel);
+        let held = self.of_segments.entry(segment).or_default();
+        held.channels.push(channel);
+        held.runs += runs;
         self.runs += runs;
     }
 
@@ -182,7 +224,8 @@ impl Index {
         passed: usize,
         count: usize,
     ) -> Option<impl Iterator<Item = (&str, &Part)>> {
-        let channels = self.of_segments.get(&segment)?.get(passed..).filter(|it| !it.is_empty())?;
+        let channels = &self.of_segments.get(&segment)?.channels;
+        let channels = channels.get(passed..).filter(|it| !it.is_empty())?;
         Some(channels.iter().take(count).filter_map(move |channel| {
             let parts = self.channels.get(channel)?.iter();
             Some((&**channel, parts.rev().find(|part| part.segment == segment)?))
@@ -199,13 +242,15 @@ impl Index {
 
     /// Forgets what was noted from byte `from` of a segment on, because it is written again elsewhere.
     pub fn cut(&mut self, segment: SegmentId, from: u32) {
-        for channel in self.of_segments.get(&segment).into_iter().flatten() {
+        let Some(held) = self.of_segments.get_mut(&segment) else { return };
+        for channel in &held.channels {
             let Some(parts) = self.channels.get_mut(channel) else { continue };
             let Some(at) = parts.iter().rposition(|part| part.segment == segment) else { continue };
             let part = &mut parts[at];
             let before = part.runs.len();
             part.runs.retain(|run| run.from < from);
             self.runs -= before - part.runs.len();
+            held.runs -= before - part.runs.len();
             match part.runs.last_mut() {
                 Some(run) => run.to = run.to.min(from),
                 None => drop(parts.remove(at)),
@@ -218,8 +263,8 @@ impl Index {
 
     /// Forgets a segment that is gone; some channels at a time, see [`go_on`](Self::go_on).
     pub fn forget(&mut self, segment: SegmentId) {
-        if let Some(channels) = self.of_segments.remove(&segment) {
-            self.forgetting.push_back((segment, channels));
+        if let Some(held) = self.of_segments.remove(&segment) {
+            self.forgetting.push_back((segment, held.channels));
         }
     }
 
@@ -290,16 +335,8 @@ mod tests {
     }
 
     fn query(after: Option<u64>, until: Option<u64>, direction: Direction) -> Query {
-        Query {
-            channel: "a".into(),
-            after: after.map(serial),
-            until: until.map(serial),
-            start_ms: 0,
-            end_ms: u64::MAX,
-            direction,
-            messages_max: 100,
-            bytes_max: 1 << 20,
-        }
+        let (after, until) = (after.map(serial), until.map(serial));
+        Query { after, until, direction, ..Query::all_of("a".into()) }
     }
 
     /// Three segments with an event of `a` every 1000 bytes and one of `b` behind each.
@@ -337,6 +374,8 @@ mod tests {
     fn a_plan_holds_all_that_is_wanted_and_little_else() {
         let (index, notes) = index();
         assert!(index.len() < 50, "{}", index.len());
+        let bytes = index.bytes_of(segment(0)) as usize;
+        assert_eq!(3 * (bytes - 2 * (size_of::<Part>() + 16)), index.len() * size_of::<Run>());
         for (after, until) in [(None, None), (Some(0), Some(300)), (Some(150), Some(160))] {
             let plan = index.plan(&query(after, until, Direction::Forwards));
             let times = times(&plan, &notes);
@@ -370,6 +409,6 @@ mod tests {
         }
         while index.go_on() {}
         assert!(!index.has("a") && !index.has("b"));
-        assert_eq!(index.len(), 0);
+        assert_eq!((index.len(), index.bytes_of(segment(2))), (0, 0));
     }
 }

@@ -72,6 +72,9 @@ pub struct JournalConfig {
     pub retention: Duration,
     /// Bytes of all files of a shard; beyond it the oldest are dropped.
     pub bytes_max: u64,
+    /// Bytes of memory for where events lie, beside the names of channels; beyond it the oldest files are
+    /// dropped.
+    pub index_bytes_max: u64,
 }
 
 impl Default for JournalConfig {
@@ -81,6 +84,7 @@ impl Default for JournalConfig {
             waiting_bytes_max: 8 << 20,
             retention: Duration::from_secs(24 * 60 * 60),
             bytes_max: 1 << 30,
+            index_bytes_max: 128 << 20,
         }
     }
 }
@@ -1263,7 +1267,7 @@ impl Journal {
         });
     }
 
-    /// Drops the oldest segments, as far as they are too old or there are too many bytes.
+    /// Drops the oldest segments, as far as they are too old or there are too many bytes, on disk or of the index.
     fn drop_old(&mut self) {
         let oldest_ms = self.now.unix_ms.saturating_sub(self.config.retention.as_millis() as u64);
         let mut bytes = self.disk_bytes();
@@ -1282,10 +1286,12 @@ impl Journal {
             let last_ms = known.last_ms.max(known.created_ms).max(before_ms);
             own.push((last_ms, *id, *known));
         }
+        let mut index_bytes: u64 = own.iter().map(|(_, id, _)| self.index.bytes_of(*id)).sum();
         own.sort_unstable_by_key(|(last_ms, id, _)| (*last_ms, *id));
         let (mut dropped, mut stays) = (Vec::new(), HashSet::new());
         for (last_ms, id, known) in own {
-            if last_ms >= oldest_ms && bytes <= self.config.bytes_max {
+            let fits = bytes <= self.config.bytes_max && index_bytes <= self.config.index_bytes_max;
+            if last_ms >= oldest_ms && fits {
                 break;
             }
             if stays.contains(&id.shard) || is_in_use(id) {
@@ -1293,6 +1299,7 @@ impl Journal {
                 continue;
             }
             bytes -= known.bytes;
+            index_bytes -= self.index.bytes_of(id);
             dropped.push((id, known.last_ms));
         }
         if dropped.is_empty() {

@@ -15,6 +15,7 @@ fn config() -> JournalConfig {
         waiting_bytes_max: 2048,
         retention: Duration::from_secs(3600),
         bytes_max: 1 << 30,
+        index_bytes_max: 1 << 30,
     }
 }
 
@@ -51,16 +52,7 @@ fn append(journal: &mut Journal, channel: &str, time_ms: u64, wants_sync: bool) 
 }
 
 fn all(channel: &str) -> Query {
-    Query {
-        channel: channel.into(),
-        after: None,
-        until: None,
-        start_ms: 0,
-        end_ms: u64::MAX,
-        direction: Direction::Forwards,
-        messages_max: u32::MAX,
-        bytes_max: u64::MAX,
-    }
+    Query::all_of(channel.into())
 }
 
 fn read(journal: &mut Journal, disk: &mut Disk, query: Query) -> Answer {
@@ -792,6 +784,41 @@ fn what_went_with_age_is_no_gap_for_who_goes_on_from_behind_it() {
     assert_eq!(fifth.floor("app:room", Some(Safety::Written)).time_ms(), went);
     let (sixth, damage) = start(&disk, 6, at(3_700_001));
     assert_eq!((sixth.floor("app:room", Some(Safety::Written)).time_ms(), damage), (went, vec![]));
+}
+
+#[test]
+fn an_index_beyond_its_bound_takes_the_oldest_segments_with_it() {
+    let mut disk = Disk::default();
+    let (mut journal, _) = start(&disk, 1, NOW);
+    journal.config.index_bytes_max = 4096;
+    let index_bytes = |journal: &Journal| {
+        journal.segments.keys().map(|id| journal.index.bytes_of(*id)).sum::<u64>()
+    };
+    let mut now = NOW;
+    for time_ms in 1..=200 {
+        // Every event is of another channel.
+        append(&mut journal, &format!("app:{time_ms}"), NOW.unix_ms + time_ms, false);
+        settle(&mut journal, &mut disk);
+        if time_ms % 10 == 0 {
+            now = Now { mono_ms: now.mono_ms + 1000, unix_ms: now.unix_ms + 1000 };
+            journal.handle_timeout(now);
+            settle(&mut journal, &mut disk);
+            // One segment at most is more than fits, since they go as a whole.
+            assert!(index_bytes(&journal) <= 4096 + 2048, "{}", index_bytes(&journal));
+        }
+    }
+    assert!(journal.gauges().index_entries < 60, "{}", journal.gauges().index_entries);
+    assert!(!journal.has("app:1") && journal.has("app:200"));
+    let floor = journal.floor("app:200", Some(Safety::Synced));
+    assert!(floor > serial(&journal, NOW.unix_ms), "{floor}");
+    // The next start reads all that is left, and keeps to the bound as well.
+    append(&mut journal, "app:201", NOW.unix_ms + 201, false);
+    settle(&mut journal, &mut disk);
+    let (mut next, _) = start(&disk, 2, now);
+    next.config.index_bytes_max = 1024;
+    assert!(next.has("app:201"));
+    next.handle_timeout(Now { mono_ms: now.mono_ms + 1000, ..now });
+    assert!(index_bytes(&next) <= 1024, "{}", index_bytes(&next));
 }
 
 #[test]
