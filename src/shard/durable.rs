@@ -496,16 +496,9 @@ impl Shard {
         let bytes_max = self.config.history.channel_bytes_max;
         let oldest_ms = self.now.unix_ms.saturating_sub(self.homes.persisted_ms());
         let keeping = self.homes.keeping.as_mut()?;
-        let query = Query {
-            channel: key.as_str().into(),
-            after: None,
-            until: None,
-            start_ms: oldest_ms,
-            end_ms: u64::MAX,
-            direction: Direction::Backwards,
-            messages_max: u32::MAX,
-            bytes_max,
-        };
+        let (start_ms, direction) = (oldest_ms, Direction::Backwards);
+        let all = Query::all_of(key.as_str().into());
+        let query = Query { start_ms, direction, bytes_max, ..all };
         let number = keeping.journal.read(query)?;
         keeping.queries.insert(number, Purpose::Load(key.clone()));
         Some(keeping)

@@ -13,6 +13,9 @@ const MASK_BIT: u8 = 0x80;
 const LENGTH_BITS: u8 = 0x7F;
 const LENGTH_IS_U16: u8 = 126;
 const LENGTH_IS_U64: u8 = 127;
+/// The shortest payloads whose lengths are written like that (§5.2).
+const U16_PAYLOAD_BYTES_MIN: u64 = 126;
+const U64_PAYLOAD_BYTES_MIN: u64 = 1 << 16;
 
 /// Longest header of a client frame, in bytes.
 pub const HEADER_BYTES_MAX: usize = 14;
@@ -66,11 +69,11 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(Header, usize)>, DecodeError> {
     let (payload_bytes, shortest, rest) = match short_length {
         LENGTH_IS_U16 => {
             let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
-            (u64::from(u16::from_be_bytes(*length)), u64::from(LENGTH_IS_U16), rest)
+            (u64::from(u16::from_be_bytes(*length)), U16_PAYLOAD_BYTES_MIN, rest)
         }
         LENGTH_IS_U64 => {
             let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
-            (u64::from_be_bytes(*length), 1 << 16, rest)
+            (u64::from_be_bytes(*length), U64_PAYLOAD_BYTES_MIN, rest)
         }
         length => (u64::from(length), 0, rest),
     };

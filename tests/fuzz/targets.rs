@@ -6,9 +6,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use ringcast::ably::{
-    self, Capability, ChannelName, ChannelParams, ChannelSerial, Direction, Directory, Filter,
-    Format, Identity, KeySpec, Operation, PresenceRequest, Publisher, SeriesId, Subject,
-    TokenRequest,
+    self, Capability, ChannelName, ChannelParams, ChannelSerial, Directory, Filter, Format,
+    Identity, KeySpec, Operation, PresenceRequest, Publisher, SeriesId, Subject, TokenRequest,
 };
 use ringcast::base::record::{write_bytes, write_record};
 use ringcast::base::{Entropy, Now};
@@ -377,16 +376,7 @@ fn read_journal_after(
     channel: &str,
     after: Option<ChannelSerial>,
 ) -> journal::Answer {
-    let query = Query {
-        channel: channel.into(),
-        after,
-        until: None,
-        start_ms: 0,
-        end_ms: u64::MAX,
-        direction: Direction::Forwards,
-        messages_max: u32::MAX,
-        bytes_max: u64::MAX,
-    };
+    let query = Query { after, ..Query::all_of(channel.into()) };
     journal.read(query).expect("nobody else reads");
     settle(journal, disk);
     journal.poll_answer().expect("the disk has answered")
