@@ -25,6 +25,9 @@ enum Stage {
     Waits,
     /// It was asked, under this number.
     Asked(u64),
+    /// All of it was published before, so nobody needs to be asked, if that is still known when it is first in
+    /// line.
+    Repeated,
     /// It is published, or refused, when it is first in line.
     Decided(Result<(), ErrorInfo>),
 }
@@ -68,8 +71,12 @@ impl Gates {
         self.waiting
     }
 
-    fn take_first(&mut self, key: &ChannelKey) -> Option<Held> {
+    /// The first in a channel's line, if it is decided; `home` is that of the channel.
+    fn take_first(&mut self, key: &ChannelKey, home: Option<&HomeChannel>) -> Option<Held> {
         let line = self.lines.get_mut(key)?;
+        if let Some(first) = line.front_mut() {
+            first.recall(home);
+        }
         let held = line.pop_front_if(|held| matches!(held.stage, Stage::Decided(_)))?;
         if line.is_empty() {
             self.lines.remove(key);
@@ -81,13 +88,33 @@ impl Gates {
 }
 
 impl Held {
+    /// It is first in line. What it repeats may be forgotten by now, and it is new: then it is to be asked about.
+    fn recall(&mut self, home: Option<&HomeChannel>) {
+        if let Stage::Repeated = self.stage {
+            match has_published(home, &self.accepted) {
+                true => self.stage = Stage::Decided(Ok(())),
+                false => self.go_on(),
+            }
+        }
+    }
+
     /// The next rule has let it pass.
     fn pass(&mut self) {
         self.rules.pop_front();
+        self.go_on();
+    }
+
+    /// It waits for the next rule, or for nothing.
+    fn go_on(&mut self) {
         self.stage = match self.rules.is_empty() {
             true => Stage::Decided(Ok(())),
             false => Stage::Waits,
         };
+    }
+
+    /// Whether it waits for no rule, as far as is known.
+    fn may_go(&self) -> bool {
+        matches!(self.stage, Stage::Decided(_) | Stage::Repeated)
     }
 
     /// The next rule has not decided; `why` is for the publisher.
@@ -118,8 +145,9 @@ impl Shard {
             return Ok(Some(accepted));
         }
         let rules = self.rules_to_ask(key, &accepted);
+        let is_repeated = has_published(self.homes.get(key), &accepted);
         let line = self.gates.lines.get(key).map_or(0, VecDeque::len);
-        if rules.is_empty() && line == 0 {
+        if (rules.is_empty() || is_repeated) && line == 0 {
             return Ok(Some(accepted));
         }
         if line >= self.config.line_max
@@ -129,7 +157,11 @@ impl Shard {
             let text = "as many publishes wait for the answer of a rule as may wait; try again";
             return Err(ErrorInfo::new(ErrorCode::TOO_MANY_EVENTS_WAITING, text));
         }
-        let stage = if rules.is_empty() { Stage::Decided(Ok(())) } else { Stage::Waits };
+        let stage = match rules.is_empty() {
+            true => Stage::Decided(Ok(())),
+            false if is_repeated => Stage::Repeated,
+            false => Stage::Waits,
+        };
         let bytes = accepted.size_bytes();
         self.gates.waiting += 1;
         self.gates.bytes += bytes;
@@ -143,9 +175,6 @@ impl Shard {
     /// The rules that have a say in a publish, in the order of their configuration.
     fn rules_to_ask(&mut self, key: &ChannelKey, accepted: &Accepted) -> VecDeque<Arc<Rule>> {
         let is_asked = |rule: &&Arc<Rule>| rule.gate.is_some() && !accepted.passes(rule);
-        if has_published(self.homes.get(key), accepted) {
-            return VecDeque::new();
-        }
         if let Some(rules) = self.homes.rules_of(key) {
             return rules.iter().filter(is_asked).cloned().collect();
         }
@@ -156,7 +185,8 @@ impl Shard {
     /// Publishes what is decided at the front of a channel's line, and asks about what is next.
     fn advance_line(&mut self, key: &ChannelKey) {
         loop {
-            while let Some(Held { reply_to, accepted, stage, .. }) = self.gates.take_first(key) {
+            while let Some(held) = self.gates.take_first(key, self.homes.get(key)) {
+                let Held { reply_to, accepted, stage, .. } = held;
                 let Stage::Decided(decision) = stage else { unreachable!("taken when decided") };
                 let result = match decision {
                     Ok(()) => self.publish_here(key, accepted),
@@ -188,11 +218,11 @@ impl Shard {
                 };
                 let gate = rule.gate.expect("found as one");
                 if at >= gate.concurrency {
-                    return matches!(line[0].stage, Stage::Decided(_));
+                    return line[0].may_go();
                 }
                 // The first of two that are the same may have been published meanwhile.
                 if has_published(home, &held.accepted) {
-                    held.stage = Stage::Decided(Ok(()));
+                    held.stage = Stage::Repeated;
                     continue;
                 }
                 let number = self.gates.next_number;
@@ -208,7 +238,7 @@ impl Shard {
                 self.counters.questions += 1;
             }
         }
-        matches!(line[0].stage, Stage::Decided(_))
+        line[0].may_go()
     }
 
     /// A rule has answered, or will not.
@@ -280,7 +310,7 @@ impl Shard {
         let rules = self.homes.rules();
         let of_gone = |held: &Held| match held.stage {
             Stage::Asked(number) => rules.gate(&held.rules[0].id).is_none().then_some(number),
-            Stage::Waits | Stage::Decided(_) => None,
+            Stage::Waits | Stage::Repeated | Stage::Decided(_) => None,
         };
         let mut numbers: Vec<u64> =
             self.gates.lines.values().flatten().filter_map(of_gone).collect();

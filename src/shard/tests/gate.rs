@@ -297,6 +297,47 @@ fn a_repetition_is_asked_about_once_and_published_once() {
 }
 
 #[test]
+fn a_repetition_of_what_was_forgotten_while_it_waited_is_asked_about() {
+    let mut host = host(2, 6, &[Gate { timeout: Duration::from_secs(300), ..GATE }]);
+    let (publisher, subscriber) = (host.connect(0, ""), host.connect(1, ""));
+    host.attach(subscriber, "gated:room");
+    host.messages(publisher);
+    let send = |host: &mut Host, serial: u64, id: &str, data: &str| {
+        let message = json!({"id": id, "data": data});
+        host.send(
+            publisher,
+            &json!({"action": 15, "msgSerial": serial, "channel": "gated:room", "messages": [message]}),
+        );
+        host.settle();
+    };
+    let pass = |host: &mut Host, tens: u32| {
+        for _ in 0..tens {
+            host.pass(Duration::from_secs(10));
+            for client in [publisher, subscriber] {
+                host.send(client, &json!({"action": 0}));
+            }
+            host.settle();
+        }
+    };
+    send(&mut host, 0, "chosen", "good");
+    let inquiry = host.inquiry();
+    host.answer(&inquiry, &accept());
+    pass(&mut host, 10);
+    send(&mut host, 1, "other", "in the way");
+    let in_the_way = host.inquiry();
+    send(&mut host, 2, "chosen", "bad");
+    // What was published under the id is not kept any more when its turn comes.
+    pass(&mut host, 6);
+    host.answer(&in_the_way, &accept());
+    let inquiry = host.inquiry();
+    assert_eq!(asked(&inquiry), "bad");
+    host.answer(&inquiry, &json!({"action": "reject"}));
+    assert_eq!(host.data(subscriber, "gated:room"), ["good", "in the way"]);
+    let codes: Vec<_> = host.outcomes(publisher).into_iter().map(|(_, code, _)| code).collect();
+    assert_eq!(codes, [None, None, Some(42211)]);
+}
+
+#[test]
 fn what_skips_the_rule_is_not_asked_about_but_waits_in_line() {
     let mut host = host(1, 7, &[GATE]);
     let (publisher, subscriber) = (host.connect(0, ""), host.connect(0, ""));
