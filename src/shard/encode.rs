@@ -102,10 +102,7 @@ impl<'a> EncodedOnce<'a> {
             Broadcast::Messages(publication) => self.messages(subscriber, publication, deflating),
             Broadcast::Annotations(_) | Broadcast::Presence(_) => {
                 let (event, Subscriber { format, display_name, .. }) = (self.event, subscriber);
-                let encode = || match view.events {
-                    Some(shape) => encode_http_event(event, shape, display_name, None),
-                    None => encode_event(event, *format, display_name),
-                };
+                let encode = || encode_for(view, event, *format, display_name);
                 Some((self.once(subscriber, false, deflating, encode), Link::None))
             }
         }
@@ -246,6 +243,19 @@ fn encode(
     })
 }
 
+/// All of an event as those get it who look at its channel so: a WebSocket frame, or a chunk.
+pub(super) fn encode_for(
+    view: &View,
+    event: &Broadcast,
+    format: Format,
+    display_name: &str,
+) -> Bytes {
+    match view.events {
+        Some(shape) => encode_http_event(event, shape, display_name, None),
+        None => encode_event(event, format, display_name),
+    }
+}
+
 /// The complete WebSocket frame of an event.
 pub(super) fn encode_event(event: &Broadcast, format: Format, display_name: &str) -> Bytes {
     frame(format, event.size_bytes(), |out| event.encode(format, display_name, out))
@@ -348,10 +358,9 @@ impl<'a> Replay<'a> {
                         }
                     }
                 }
-                Broadcast::Annotations(_) | Broadcast::Presence(_) => match view.events {
-                    Some(shape) => encode_http_event(event, shape, display_name, None),
-                    None => encode_event(event, *format, display_name),
-                },
+                Broadcast::Annotations(_) | Broadcast::Presence(_) => {
+                    encode_for(view, event, *format, display_name)
+                }
             };
             if !piece.is_empty() && piece.len() + frame.len() > SEND_BYTES_MAX {
                 replay.pieces.push(piece.split().freeze());

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::Shard;
+use super::encode::encode_for;
 use super::mail::Append;
 use super::streams::Stream;
 use crate::ably::ChannelSerial;
@@ -43,7 +44,9 @@ impl Shard {
             true => frame,
             false => {
                 stream.wholes.note(message, serial);
-                Shard::encode_for(stream, &Broadcast::Messages(version))
+                let (view, name) = (&stream.view, &stream.name);
+                let whole = Broadcast::Messages(version);
+                encode_for(view, &whole, name.format, &name.display_name)
             }
         };
         self.handle_frame(reference, serial, publisher, has_members, Some((frame, Link::None)));

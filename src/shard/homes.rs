@@ -12,7 +12,6 @@ use super::encode::{Deflating, EncodedOnce, Joining, Replay, encode_event, sync}
 use super::mail::{Append, ConnectionNews, Joined, MembersChange};
 use super::occupancy::occupancy_frame;
 use super::replays::{Replayed, Replays};
-use super::streams::Stream;
 use super::{Mail, ReturnAddress, Shard, inspect};
 use crate::ably::vcdiff::Encoder;
 use crate::ably::{
@@ -933,11 +932,6 @@ impl Shard {
         });
         let ReturnAddress { shard, transport, request } = reply_to;
         self.post(usize::from(shard), Mail::Answer { transport, request, answer });
-    }
-
-    /// The complete WebSocket frame of a message for a stream of this shard.
-    pub(super) fn encode_for(stream: &Stream, event: &Broadcast) -> Bytes {
-        encode_event(event, stream.name.format, &stream.name.display_name)
     }
 
     pub(super) fn sweep_homes(&mut self) {

@@ -66,6 +66,29 @@ fn listeners_and_websockets_on_every_shard_see_one_order() {
 }
 
 #[test]
+fn a_listener_that_comes_after_a_message_hears_all_of_it_when_it_is_appended_to() {
+    for seed in 1..=4 {
+        let mut host = Host::new(2, seed);
+        let publisher = host.connect(0, "");
+        host.messages(publisher);
+        host.publish(publisher, 0, "mutable:room", "one");
+        host.settle();
+        let ack = host.messages(publisher).pop().expect("an ACK");
+        let serial = &ack["res"][0]["serials"][0];
+        let listener = host.listen(1, "channels=mutable:room");
+        for (msg_serial, data) in [(1, " two"), (2, " three")] {
+            let append = json!({"action": 5, "serial": serial, "data": data});
+            host.send(
+                publisher,
+                &json!({"action": 15, "msgSerial": msg_serial, "channel": "mutable:room", "messages": [append]}),
+            );
+            host.settle();
+        }
+        assert_eq!(host.heard_data(listener).0, ["one two", " three"], "seed={seed}");
+    }
+}
+
+#[test]
 fn a_listener_to_many_channels_that_comes_back_misses_nothing() {
     for seed in 1..=20 {
         let mut host = Host::new(3, seed);
