@@ -6,6 +6,7 @@
 //! | `host.rs` | shards, sockets, the mesh; unit tests of the shards use it too |
 //! | `disk.rs` | files that survive the process, and a disk that fails |
 //! | `sdk/` | a client as Ably's SDKs are |
+//! | `listener.rs` | a client that listens over HTTP |
 //! | `rest.rs` | requests over HTTP |
 //! | `revocations.rs` | tokens that were revoked, and what may not happen to them |
 //! | `wire.rs` | JSON and MessagePack, as clients read and write them |
@@ -16,6 +17,8 @@
 //! | `rules.rs` | rules that a run has |
 //! | `helper.rs` | who delivers what is for rules, and asks them |
 //! | `world.rs` | what happens in a run |
+//! | `world/additions.rs` | what happens in runs that can do more |
+//! | `world/listeners.rs` | what happens to those who listen over HTTP |
 //! | `world/rules.rs` | what rules are told and decide |
 //! | `world/kills.rs` | ends of the process and the host, and starts behind them |
 //! | `oracle.rs` | who judges it |
@@ -27,6 +30,7 @@ mod disk;
 pub mod frame;
 mod helper;
 mod host;
+mod listener;
 mod members;
 mod oracle;
 mod payload;

@@ -96,6 +96,8 @@ struct Segment {
     whole: BTreeSet<String>,
     /// Up to where it is known to be complete; `None`: to the last that was received.
     complete_to: Option<String>,
+    /// Up to where its client was told that it has been sent everything.
+    placed: Option<String>,
     /// Own connections whose messages it is not sent.
     skips: Vec<String>,
 }
@@ -329,6 +331,7 @@ impl Oracle {
             over: self.start,
             whole: BTreeSet::new(),
             complete_to: None,
+            placed: None,
             skips: Vec::new(),
         });
         self.segments.len() - 1
@@ -347,7 +350,7 @@ impl Oracle {
         if is_whole {
             self.segments[segment].whole.insert(serial.to_owned());
         }
-        let Segment { client, channel, start, rewound, rewinds, received, .. } =
+        let Segment { client, channel, start, rewound, rewinds, received, placed, .. } =
             &mut self.segments[segment];
         let is_rewound = *rewinds && *serial <= **start;
         let after = received.last().filter(|_| !is_rewound || *rewound > 0);
@@ -355,6 +358,7 @@ impl Oracle {
             Some(last) => **last < *serial,
             None => is_rewound || **start < *serial,
         };
+        let is_in_order = is_in_order && placed.as_deref().is_none_or(|placed| placed < serial);
         if is_in_order {
             *rewound += usize::from(is_rewound);
             received.push(serial.to_owned());
@@ -363,6 +367,12 @@ impl Oracle {
                 format!("client {client} {channel}: {serial} behind {received:?} from {start}");
             self.find("order", text);
         }
+    }
+
+    /// The client of an attachment is told that it has been sent everything up to `serial`.
+    pub fn place(&mut self, segment: usize, serial: &str) {
+        let placed = &mut self.segments[segment].placed;
+        *placed = placed.take().max(Some(serial.to_owned()));
     }
 
     /// The run ends, and this attachment has been sent everything.
@@ -419,11 +429,8 @@ impl Oracle {
             0 => Bound::Excluded(segment.start.clone()),
             _ => Bound::Included(segment.received[0].clone()),
         };
-        let end = match (&segment.complete_to, segment.received.last()) {
-            (Some(end), _) => end.clone(),
-            (None, Some(last)) => last.clone(),
-            (None, None) => return,
-        };
+        let told = segment.received.last().max(segment.placed.as_ref());
+        let Some(end) = segment.complete_to.as_ref().or(told).cloned() else { return };
         let Some(order) = self.orders.get(&segment.channel) else { return };
         let is_sent = |event: &Event| {
             let Segment { skips, .. } = segment;

@@ -36,6 +36,10 @@ pub struct Repertoire {
     pub has_gates: bool,
     /// Rules are told of publishes.
     pub has_told: bool,
+    /// Some clients listen over HTTP.
+    pub has_listeners: bool,
+    /// Clients lose what the next delta starts from.
+    pub has_lost_bases: bool,
 }
 
 impl Repertoire {
@@ -48,6 +52,7 @@ impl Repertoire {
         let (has_changes, has_deltas) = (chance(3), chance(3));
         let mut chance = |one_in| seed >= WIDEST_FROM && random.chance(one_in);
         let (has_gates, has_told) = (chance(3), chance(3));
+        let (has_listeners, has_lost_bases) = (chance(3), has_deltas && chance(2));
         Repertoire {
             random,
             has_formats,
@@ -56,6 +61,8 @@ impl Repertoire {
             has_deltas,
             has_gates,
             has_told,
+            has_listeners,
+            has_lost_bases,
         }
     }
 
@@ -69,6 +76,22 @@ impl Repertoire {
             rules.extend(rules::told(&mut self.random));
         }
         rules
+    }
+
+    /// How many bytes a subscriber may lag behind. What has waited for a rule is published together, which
+    /// would be too much for everybody where that is little, again and again: who comes back sends it again.
+    pub fn lag(&self, bytes_max: u32) -> u32 {
+        if self.has_gates { bytes_max.max(64 << 10) } else { bytes_max }
+    }
+
+    /// How many clients listen over HTTP.
+    pub fn listeners(&mut self) -> usize {
+        if self.has_listeners { 1 + self.random.below(3) } else { 0 }
+    }
+
+    /// Whether a client loses its base now.
+    pub fn loses_base(&mut self) -> bool {
+        self.has_lost_bases && self.random.chance(10)
     }
 
     /// How many publishes of a channel may wait for the answers of rules.

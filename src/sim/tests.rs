@@ -269,6 +269,45 @@ fn publishes_of_one_connection_that_change_places_are_noticed() {
     assert_eq!(oracle.findings.first().map(|finding| finding.kind), Some("turn"));
 }
 
+#[test]
+fn an_event_that_a_listener_is_not_sent_is_missed() {
+    let found = first_finding_of(WIDEST_FROM..WIDEST_FROM + 400, || {
+        let is_event = |bytes: &Bytes| bytes.windows(14).any(|it| it == b"event: message");
+        let tamper = move |random: &mut Random, mail: Mail| match mail {
+            Mail::Frame { frame: Some(bytes), .. } if is_event(&bytes) && random.chance(4) => {
+                Vec::new()
+            }
+            mail => vec![mail],
+        };
+        Sabotage { tamper: Some(Box::new(tamper)), ..Sabotage::default() }
+    });
+    assert!(["gap", "gap or end"].contains(&found), "{found}");
+}
+
+#[test]
+fn who_is_told_a_place_has_been_sent_everything_up_to_there_and_nothing_of_it_again() {
+    let serials = ["01800000000001-000@s", "01800000000002-000@s"];
+    let kind_of = |sent: &[&str], place: &str, behind: &[&str]| {
+        let mut oracle = Oracle::default();
+        oracle.begin_start(vec!["s".into()]);
+        let segment = oracle.begin_segment(0, "a", "0", false, false);
+        for serial in serials {
+            let publish = oracle.begin_publish("a", 1, Kind::Text, false, 0);
+            oracle.attempt(publish, None);
+            oracle.told(publish, Ok(vec![format!("{serial}:0")]), None);
+        }
+        sent.iter().for_each(|serial| oracle.receive(segment, serial, true));
+        oracle.place(segment, place);
+        behind.iter().for_each(|serial| oracle.receive(segment, serial, true));
+        oracle.judge();
+        oracle.findings.first().map(|finding| finding.kind)
+    };
+    assert_eq!(kind_of(&serials, serials[1], &[]), None);
+    assert_eq!(kind_of(&serials[..1], serials[0], &serials[1..]), None);
+    assert_eq!(kind_of(&serials[..1], serials[1], &[]), Some("gap"));
+    assert_eq!(kind_of(&serials[..1], serials[1], &serials[1..]), Some("order"));
+}
+
 /// Runs seeds with rules until one has a finding; returns what kind it is.
 fn first_finding_about_rules(sabotage: impl Fn() -> Sabotage) -> &'static str {
     first_finding_of(WIDEST_FROM..WIDEST_FROM + 400, sabotage)

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::credentials::{self, GRANTS_COUNT, permits};
 use super::disk::{Disk, EIO};
 use super::host::{Host, Sabotage};
+use super::listener::Listener;
 use super::oracle::{Gates, Oracle};
 use super::random::Random;
 use super::repertoire::Repertoire;
@@ -25,6 +26,7 @@ use crate::shard::ShardConfig;
 use self::kills::Kills;
 
 mod kills;
+mod listeners;
 mod rules;
 
 /// Channels without qualifier.
@@ -70,6 +72,7 @@ struct World {
     report: Report,
     plan: Plan,
     sdks: Vec<Sdk>,
+    listeners: Vec<Listener>,
     calls: Vec<Call>,
     bases: &'static [&'static str],
     names: &'static [&'static str],
@@ -129,7 +132,7 @@ impl World {
                 channel_bytes_max: bounds(&[1 << 10, 8 << 10, 64 << 10], 4 << 20),
                 shard_bytes_max: bounds(&[4 << 10, 64 << 10], 64 << 20),
             },
-            lag_bytes_max: bounds(&[1 << 10, 4 << 10, 64 << 10], 1 << 20) as u32,
+            lag_bytes_max: repertoire.lag(bounds(&[1 << 10, 4 << 10, 64 << 10], 1 << 20) as u32),
             replay_bytes_max: bounds(&[1 << 10, 8 << 10, 1 << 20], 4 << 20) as u32,
             mail_max: bounds(&[4, 10, 40], 16_384) as usize,
             dormant_max: bounds(&[1, 3, 1000], 65_536) as usize,
@@ -195,6 +198,7 @@ impl World {
             report: Report::new(seed, is_traced),
             plan,
             sdks,
+            listeners: Vec::new(),
             calls: Vec::new(),
             bases,
             names,
@@ -209,6 +213,7 @@ impl World {
         };
         world.begin_rules(doubt, retold);
         world.begin_told();
+        world.begin_listeners();
         world
     }
 
@@ -405,6 +410,7 @@ impl World {
             let shard = self.some_shard();
             self.with_sdk(who, |sdk, scene| sdk.connect(scene, shard));
         }
+        self.advance_listeners();
         self.poll_calls();
     }
 
@@ -445,6 +451,7 @@ impl World {
         for sdk in &mut self.sdks {
             sdk.is_calm = true;
         }
+        self.listeners.iter_mut().for_each(|listener| listener.is_calm = true);
         if self.lost_key.is_some() {
             self.reload();
         }
@@ -477,6 +484,7 @@ impl World {
             }
         }
         self.complete_told();
+        self.complete_listeners();
         self.oracle.judge();
         if self.oracle.findings.is_empty() {
             self.leave();
@@ -494,13 +502,16 @@ impl World {
 
     /// Everybody gets to where it wants to be; false, and a finding, when that does not come about.
     fn come_to_rest(&mut self) -> bool {
-        let is_at_rest =
-            |world: &World| world.sdks.iter().all(Sdk::is_settled) && world.calls.is_empty();
+        let is_at_rest = |world: &World| {
+            world.sdks.iter().all(Sdk::is_settled)
+                && world.listeners.iter().all(Listener::is_settled)
+                && world.calls.is_empty()
+        };
         if self.settle(is_at_rest) {
             return true;
         }
         let states: Vec<String> = self.sdks.iter().map(Sdk::state).collect();
-        let text = format!("{states:#?}, calls {:?}", self.calls);
+        let text = format!("{states:#?}, calls {:?}, {:?}", self.calls, self.listeners);
         self.oracle.find("does not settle", text);
         false
     }
@@ -629,6 +640,7 @@ impl World {
                 }),
             }
         }
+        self.dismiss_listeners();
         self.pass_slowly(10, Duration::from_secs(1));
         self.pass_slowly(40, Duration::from_secs(20));
         let mut found = Vec::new();

@@ -58,6 +58,10 @@ pub struct Channel {
     wants_deltas: bool,
     /// What the next delta starts from.
     delta_base: Option<Base>,
+    /// Whether the client has lost that, and cannot decode the next delta.
+    has_lost_base: bool,
+    /// Whether it waits for ATTACHED since it could not decode one (RTL18).
+    recovers: bool,
     /// The continuity that goes on.
     pub segment: Option<usize>,
     pub(super) modes: u64,
@@ -94,6 +98,8 @@ impl Sdk {
                 rewind,
                 wants_deltas,
                 delta_base: None,
+                has_lost_base: false,
+                recovers: false,
                 segment: None,
                 modes: 0,
                 members: Members::default(),
@@ -189,8 +195,17 @@ impl Sdk {
                     let text = format!("client {} is not attached: {message}", self.number);
                     return scene.oracle.find("attach", text);
                 }
-                if action != 16 && serial.is_some() {
+                if channel.recovers && action == 15 {
+                    // RTL18b: it is sent again.
+                    return;
+                }
+                let before = channel.serial.clone();
+                if action != 16 && serial.is_some() && !channel.recovers {
                     channel.serial = serial.map(str::to_owned);
+                }
+                if action == 15 && channel.has_lost_base && delta::starts_from_another(message) {
+                    channel.serial = before;
+                    return self.recover(scene, &name);
                 }
                 match action {
                     15 => self.take_message(scene, &name, message),
@@ -198,6 +213,25 @@ impl Sdk {
                 }
             }
             _ => scene.oracle.find("wire", format!("client {}: {message}", self.number)),
+        }
+    }
+
+    /// Loses what the next delta starts from.
+    pub fn lose_base(&mut self, name: &str) {
+        if let Some(channel) = self.channels.get_mut(name)
+            && channel.delta_base.take().is_some()
+        {
+            channel.has_lost_base = true;
+        }
+    }
+
+    /// RTL18: a delta could not be decoded; it attaches again, from where it was.
+    fn recover(&mut self, scene: &mut Scene<'_>, name: &str) {
+        let channel = self.channels.get_mut(name).expect("known to the caller");
+        (channel.recovers, channel.has_lost_base) = (true, false);
+        if channel.stand != Stand::Detaching {
+            channel.stand = Stand::Attaching;
+            self.send_attach(scene, name);
         }
     }
 
@@ -214,9 +248,10 @@ impl Sdk {
             return;
         }
         let is_first = !std::mem::replace(&mut channel.is_open, true);
-        if is_first || !is_resumed {
-            channel.delta_base = None;
+        if is_first || !is_resumed || channel.recovers {
+            (channel.delta_base, channel.has_lost_base) = (None, false);
         }
+        channel.recovers = false;
         channel.stand = Stand::Attached;
         channel.modes = flags;
         if channel.base.starts_with("vip:") && self.by_token && self.client_id.is_none() {
@@ -286,6 +321,7 @@ impl Sdk {
             };
             match whole {
                 Ok((whole, is_delta)) => {
+                    channel.has_lost_base = false;
                     tags.push(scene.oracle.read(&channel.base, &whole));
                     scene.report.deltas += u64::from(is_delta);
                 }

@@ -12,6 +12,11 @@ pub(super) struct Base {
     payload: Vec<u8>,
 }
 
+/// Whether a protocol message begins with a delta, so that what came before it is needed.
+pub(super) fn starts_from_another(message: &Value) -> bool {
+    message["messages"][0]["extras"]["delta"].is_object()
+}
+
 /// `message` in full, which is the base of the next one; and whether it was a delta.
 ///
 /// # Errors

@@ -24,6 +24,12 @@ impl World {
         {
             helper.is_stalled = !helper.is_stalled && self.repertoire.random.chance(2);
         }
+        self.disturb_listeners();
+        if self.repertoire.loses_base() {
+            let name = *self.repertoire.random.one_of(&DELTA_NAMES);
+            let who = self.repertoire.random.below(self.sdks.len());
+            self.sdks[who].lose_base(name);
+        }
         let Repertoire { random, has_changes, has_deltas, .. } = &mut self.repertoire;
         if *has_changes && random.chance(2) {
             self.work_on_messages();

@@ -89,6 +89,7 @@ impl World {
             for who in 0..self.sdks.len() {
                 self.with_sdk(who, Sdk::advance);
             }
+            self.hear_listeners();
             self.poll_calls();
             if self.host.shards.iter().all(Shard::is_drained) && self.host.disk_commands.is_empty()
             {
@@ -127,6 +128,7 @@ impl World {
         for who in 0..self.sdks.len() {
             self.with_sdk(who, Sdk::advance);
         }
+        self.hear_listeners();
         self.poll_calls();
         self.oracle.end_start(&ending);
         let Kills { random, spoil, .. } = &mut self.kills;
