@@ -439,9 +439,9 @@ impl Oracle {
             })
         };
         let expected: Vec<&String> = order
-            .range((first, Bound::Included(end)))
+            .range((first, Bound::Included(end.clone())))
             .filter(|(serial, event)| {
-                let Segment { channel, whole, received, start, is_told, .. } = segment;
+                let Segment { channel, received, start, is_told, .. } = segment;
                 let may_be_missing = match self.fate(channel, serial) {
                     Some(Gone::Silently) => true,
                     Some(Gone::Noticed) => *is_told && *serial <= start,
@@ -449,7 +449,7 @@ impl Oracle {
                 };
                 let is_due = is_sent(event) && !may_be_missing;
                 received.contains(serial)
-                    || is_due && !self.is_collapsed(channel, serial, &event.tags, whole)
+                    || is_due && !self.is_collapsed(segment, &end, serial, event)
             })
             .map(|(serial, _)| serial)
             .collect();

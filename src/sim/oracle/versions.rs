@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{Oracle, channel_serial, publish_of};
+use super::{Event, Oracle, Publish, Segment, channel_serial, publish_of};
 use crate::sim::payload::Payload;
 
 /// What is done to a message.
@@ -39,7 +39,7 @@ impl Action {
 }
 
 /// A change that a client has asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// What is done.
     pub action: Action,
@@ -116,23 +116,34 @@ impl Oracle {
         changes
     }
 
-    /// Whether an append came to an attachment with a later one: who comes back is sent a run of them as one.
+    /// Whether an append came to an attachment with a later one: who comes back is sent a run of them as one. Of
+    /// one that was cut off at `end` the later one may have been on its way.
     pub(super) fn is_collapsed(
         &self,
-        channel: &str,
+        segment: &Segment,
+        end: &str,
         serial: &str,
-        tags: &[String],
-        whole: &BTreeSet<String>,
+        event: &Event,
     ) -> bool {
-        let Some(change) = tags.first().and_then(|tag| self.change_of(tag)) else { return false };
+        let tag = event.tags.first();
+        let Some(change) = tag.and_then(|tag| self.change_of(tag)) else { return false };
         if change.action != Action::Append {
             return false;
         }
+        let Segment { channel, whole, complete_to, .. } = segment;
+        let is_cut_off = complete_to.is_none();
         let changes = self.changes(channel);
         let of_message = changes.get(&*change.target).map_or(&[][..], Vec::as_slice);
         let behind = of_message.iter().filter(|(other, ..)| *other > serial);
         let mut run = behind.take_while(|(.., action)| *action == Action::Append);
-        run.any(|(other, ..)| whole.contains(*other))
+        // Nobody was told of it.
+        let is_another = |publish: &Publish| {
+            publish.change.as_ref() == Some(change)
+                && publish.tags != event.tags
+                && publish.outcomes.is_empty()
+        };
+        run.any(|(other, ..)| whole.contains(*other) || is_cut_off && *other > end)
+            || is_cut_off && self.publishes.iter().any(is_another)
     }
 
     /// Holds what was shown of messages against what was done to them.
