@@ -779,6 +779,8 @@ impl Mail {
             | Mail::Synced { .. }
             | Mail::Frame { .. }
             | Mail::Append(_)
+            | Mail::WantRoom { .. }
+            | Mail::Room { .. }
             | Mail::Nonce { .. }
             | Mail::Change { .. }
             | Mail::Directory { .. }

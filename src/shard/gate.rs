@@ -1,7 +1,8 @@
 //! Publishes that wait for the answer of a rule (15.9), on their channel's home.
 //!
 //! Those of one channel stand in a line and go on in the order in which they came: what is decided waits
-//! for those before it. Channels whose rules are only told of things have no line.
+//! for those before it. Channels whose rules are only told of things have no line. What was decided together
+//! is published in portions (`pace.rs`).
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -84,6 +85,11 @@ impl Gates {
         self.waiting -= 1;
         self.bytes -= held.bytes;
         Some(held)
+    }
+
+    /// Whether the first in a channel's line waits for no rule.
+    fn may_go(&self, key: &ChannelKey) -> bool {
+        self.lines.get(key).and_then(VecDeque::front).is_some_and(Held::may_go)
     }
 }
 
@@ -182,14 +188,21 @@ impl Shard {
         rules.iter().filter(is_asked).cloned().collect()
     }
 
-    /// Publishes what is decided at the front of a channel's line, and asks about what is next.
-    fn advance_line(&mut self, key: &ChannelKey) {
+    /// Publishes what is decided at the front of a channel's line, as far as subscribers have room for it, and
+    /// asks about what is next.
+    pub(super) fn advance_line(&mut self, key: &ChannelKey) {
         loop {
-            while let Some(held) = self.gates.take_first(key, self.homes.get(key)) {
+            while self.gates.may_go(key)
+                && self.has_room(key)
+                && let Some(held) = self.gates.take_first(key, self.homes.get(key))
+            {
                 let Held { reply_to, accepted, stage, .. } = held;
                 let Stage::Decided(decision) = stage else { unreachable!("taken when decided") };
                 let result = match decision {
-                    Ok(()) => self.publish_here(key, accepted),
+                    Ok(()) => {
+                        self.pacing.note(key, accepted.size_bytes());
+                        self.publish_here(key, accepted)
+                    }
                     Err(error) => {
                         self.counters.rejected_publishes += 1;
                         Err(error)
@@ -198,7 +211,7 @@ impl Shard {
                 let ReturnAddress { shard, transport, request } = reply_to;
                 self.post_of(key, shard, Mail::Published { transport, request, result });
             }
-            if !self.ask_next(key) {
+            if !self.ask_next(key) || self.pacing.holds(key) {
                 break;
             }
         }

@@ -281,6 +281,23 @@ pub enum Mail {
     },
     /// From the home: one append to a message; boxed, since it is rare and would make all mail larger.
     Append(Box<Append>),
+    /// From the home, behind frames of the stream: more waits until there is room for it; answered with
+    /// [`Mail::Room`].
+    WantRoom {
+        /// The channel.
+        channel: ChannelKey,
+        /// The stream that is to have room.
+        stream: StreamRef,
+        /// The home's own number for the question.
+        number: u64,
+    },
+    /// To the home: a stream of the channel has room.
+    Room {
+        /// The channel.
+        channel: ChannelKey,
+        /// Of the question.
+        number: u64,
+    },
     /// To the shard that remembers a nonce: note it; answered with [`Mail::Answer`].
     Nonce {
         /// Where the answer goes.

@@ -27,6 +27,7 @@
 //! | `replays.rs` | what was made lately for those who have missed something |
 //! | `hooks.rs` | events on their way to the endpoints of rules |
 //! | `gate.rs` | publishes that wait for the answer of a rule |
+//! | `pace.rs` | how fast such publishes go on that were decided together |
 //! | `registrar.rs` | changes of the directory |
 //! | `gauges.rs` | how much it holds, how long things take |
 //! | `inspect.rs` | what operators see of it |
@@ -52,6 +53,7 @@ mod lifecycle;
 mod mail;
 mod nonces;
 mod occupancy;
+mod pace;
 mod presence;
 mod realtime;
 mod registrar;
@@ -79,6 +81,7 @@ use self::hooks::HookOutbox;
 use self::inspect::Taps;
 use self::lifecycle::Lifecycles;
 use self::nonces::Nonces;
+use self::pace::Pacing;
 use self::registrar::{Enforcement, Registrar};
 use self::seats::{Addresses, Seats};
 pub use self::seats::{Holder, Seat};
@@ -286,6 +289,7 @@ pub struct Shard {
     homes: Homes,
     hooks: HookOutbox,
     gates: Gates,
+    pacing: Pacing,
     held: Held,
     stats: Stats,
     lifecycles: Lifecycles,
@@ -346,6 +350,7 @@ impl Shard {
             rounds: VecDeque::new(),
             hooks: HookOutbox::default(),
             gates: Gates::default(),
+            pacing: Pacing::default(),
             held: Held::default(),
             homes,
             stats: Stats::default(),
@@ -501,6 +506,7 @@ impl Shard {
             }
         }
         self.expire_questions();
+        self.expire_paces();
         self.expire_dormant();
         self.tell_summaries();
         self.withdraw_due_members();
@@ -517,10 +523,11 @@ impl Shard {
         }
         let others = [self.homes.next_timeout_ms(), self.dormant.next_ms(), self.next_drain_ms()];
         let question = self.gates.next_ms();
+        let room = self.pacing.next_ms(self.now.mono_ms);
         let occupancy = self.occupancy_due.front().map(|(due_ms, _)| *due_ms);
         others
             .into_iter()
-            .chain([self.wheel.next_ms(), leaving, occupancy, question])
+            .chain([self.wheel.next_ms(), leaving, occupancy, question, room])
             .flatten()
             .min()
     }
@@ -529,6 +536,7 @@ impl Shard {
     /// everything that was published before it.
     pub fn settle(&mut self) {
         self.report_counts();
+        self.tell_room();
         self.deliver_own_mail();
         if self.is_enforcing() {
             self.enforce_directory();
@@ -539,6 +547,7 @@ impl Shard {
         self.tell_lifecycles();
         self.deliver_own_mail();
         self.commit_staged();
+        self.pacing.end_turn();
         self.advance_drain();
         if self.is_draining() && self.open_transports == 0 {
             self.end_journal();
@@ -621,6 +630,10 @@ impl Shard {
                 self.handle_frame(stream, serial, publisher, has_members, frame);
             }
             Mail::Append(append) => self.handle_append(*append),
+            Mail::WantRoom { channel, stream, number } => {
+                self.handle_want_room(from, channel, stream, number);
+            }
+            Mail::Room { channel, number } => self.handle_room(&channel, number),
             Mail::Nonce { reply_to, nonce } => self.handle_nonce(reply_to, nonce),
             Mail::Change { reply_to, change } => self.handle_change(reply_to, &change),
             Mail::Directory { version, directory, enforce } => {

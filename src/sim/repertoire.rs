@@ -78,12 +78,6 @@ impl Repertoire {
         rules
     }
 
-    /// How many bytes a subscriber may lag behind. What has waited for a rule is published together, which
-    /// would be too much for everybody where that is little, again and again: who comes back sends it again.
-    pub fn lag(&self, bytes_max: u32) -> u32 {
-        if self.has_gates { bytes_max.max(64 << 10) } else { bytes_max }
-    }
-
     /// How many clients listen over HTTP.
     pub fn listeners(&mut self) -> usize {
         if self.has_listeners { 1 + self.random.below(3) } else { 0 }

@@ -132,7 +132,7 @@ impl World {
                 channel_bytes_max: bounds(&[1 << 10, 8 << 10, 64 << 10], 4 << 20),
                 shard_bytes_max: bounds(&[4 << 10, 64 << 10], 64 << 20),
             },
-            lag_bytes_max: repertoire.lag(bounds(&[1 << 10, 4 << 10, 64 << 10], 1 << 20) as u32),
+            lag_bytes_max: bounds(&[1 << 10, 4 << 10, 64 << 10], 1 << 20) as u32,
             replay_bytes_max: bounds(&[1 << 10, 8 << 10, 1 << 20], 4 << 20) as u32,
             mail_max: bounds(&[4, 10, 40], 16_384) as usize,
             dormant_max: bounds(&[1, 3, 1000], 65_536) as usize,

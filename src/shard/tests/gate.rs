@@ -481,6 +481,118 @@ fn a_line_is_bounded_and_whoever_comes_beyond_is_told() {
     assert_eq!((codes.len(), codes[0], codes[1023], codes[1024]), (1030, 42211, 42211, 70003));
 }
 
+/// Bytes that a subscriber may lag behind, and publishes in a line of many times as much.
+const LAG_BYTES: u32 = 4096;
+const LONG_LINE: u64 = 400;
+
+/// A host with a long line on `gated:room`, its publisher, and a subscriber on each shard.
+fn host_with_long_line(shards: usize, seed: u64, gate: Gate) -> (Host, usize, Vec<usize>) {
+    let mut config = ShardConfig { lag_bytes_max: LAG_BYTES, ..ShardConfig::default() };
+    config.connection.publishes_in_flight_max = 4096;
+    let mut host = Host::with_config(shards, seed, config);
+    host.set_rules(Rules::new([rule("a", gate)]));
+    let publisher = host.connect(0, "");
+    let subscribers: Vec<usize> = (0..shards).map(|shard| host.connect(shard, "")).collect();
+    for &subscriber in &subscribers {
+        host.attach(subscriber, "gated:room");
+    }
+    for serial in 0..LONG_LINE {
+        host.publish(publisher, serial, "gated:room", &format!("{serial:0100}"));
+    }
+    host.settle();
+    (host, publisher, subscribers)
+}
+
+impl Host {
+    fn publishes_waiting(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.gauges().publishes_waiting).sum()
+    }
+
+    fn slow_consumers(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.counters().slow_consumers).sum()
+    }
+
+    /// Steps until no publish waits for a rule, without any time passing.
+    fn settle_line(&mut self) {
+        for _ in 0..100 {
+            self.settle();
+            if self.publishes_waiting() == 0 {
+                return self.settle();
+            }
+        }
+        panic!("{} publishes still wait", self.publishes_waiting());
+    }
+}
+
+#[test]
+fn a_long_line_that_is_let_go_at_once_is_not_too_much_for_those_who_read() {
+    for seed in 1..12 {
+        let gate = Gate { on_failure: OnFailure::Publish, ..GATE };
+        let shards = 1 + seed as usize % 3;
+        let (mut host, publisher, subscribers) = host_with_long_line(shards, seed, gate);
+        host.pass(GATE.timeout);
+        while host.publishes_waiting() == LONG_LINE {
+            host.step();
+        }
+        assert!(host.publishes_waiting() > LONG_LINE / 2, "seed {seed}: a portion at a time");
+        // What comes now waits behind, whether a rule is asked about it or not.
+        let extras = json!({"privileged": {"skipRule": "a"}});
+        host.send(
+            publisher,
+            &json!({"action": 15, "msgSerial": LONG_LINE, "channel": "gated:room",
+                "messages": [{"data": "last", "extras": extras}]}),
+        );
+        host.settle_line();
+        let mut expected: Vec<String> = (0..LONG_LINE).map(|at| format!("{at:0100}")).collect();
+        expected.push("last".to_owned());
+        for subscriber in subscribers {
+            assert_eq!(host.data(subscriber, "gated:room"), expected, "seed {seed}");
+        }
+        assert_eq!(host.slow_consumers(), 0, "seed {seed}");
+        let outcomes = host.outcomes(publisher).into_iter().map(|(serial, code, _)| (serial, code));
+        assert!(outcomes.eq((0..=LONG_LINE).map(|serial| (serial, None))), "seed {seed}");
+    }
+}
+
+#[test]
+fn answers_that_come_all_at_once_are_not_too_much_for_those_who_read() {
+    for seed in 1..8 {
+        let gate = Gate { concurrency: LONG_LINE as usize, ..GATE };
+        let (mut host, _, subscribers) = host_with_long_line(2, seed, gate);
+        for inquiry in host.inquiries().into_iter().rev() {
+            let shard = &mut host.shards[usize::from(inquiry.shard)];
+            shard.handle_verdict((inquiry.number, Verdict::Accept));
+        }
+        host.settle_line();
+        let expected: Vec<String> = (0..LONG_LINE).map(|at| format!("{at:0100}")).collect();
+        for subscriber in subscribers {
+            assert_eq!(host.data(subscriber, "gated:room"), expected, "seed {seed}");
+        }
+        assert_eq!(host.slow_consumers(), 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn who_does_not_read_holds_a_line_up_for_a_while_and_is_cut_off() {
+    for seed in 1..8 {
+        let gate = Gate { on_failure: OnFailure::Publish, ..GATE };
+        let (mut host, _, subscribers) = host_with_long_line(2, seed, gate);
+        host.stalled.push(subscribers[0]);
+        host.pass(GATE.timeout);
+        host.settle();
+        assert!(host.publishes_waiting() > LONG_LINE / 2, "seed {seed}: it is waited for");
+        for _ in 0..20 {
+            host.pass(Duration::from_millis(100));
+            host.settle();
+        }
+        host.settle_line();
+        assert_eq!(host.slow_consumers(), 1, "seed {seed}");
+        let data = host.data(subscribers[1], "gated:room");
+        assert_eq!(data.len() as u64, LONG_LINE, "seed {seed}");
+        assert!(data.is_sorted(), "seed {seed}");
+    }
+}
+
 #[test]
 fn questions_that_nobody_takes_do_not_pile_up() {
     let mut host = host(1, 14, &[GATE]);
