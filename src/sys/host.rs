@@ -100,12 +100,15 @@ pub fn page_bytes() -> u64 {
 }
 
 /// Bytes of memory that the process may ever have: the host's, or fewer where its cgroup has fewer; `None`: the
-/// host does not say.
+/// host does not say. Asks the kernel itself, since /proc/meminfo is not there where the service manager hides it.
 pub fn memory_bytes() -> Option<u64> {
-    let facts = fs::read_to_string("/proc/meminfo").ok()?;
-    let total = facts.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = total.split_ascii_whitespace().next()?.parse().ok()?;
-    memory_max_bytes().into_iter().chain([kib * 1024]).min()
+    let mut facts = MaybeUninit::<libc::sysinfo>::uninit();
+    // SAFETY: `facts` is a place for one `sysinfo`.
+    let has_answered = unsafe { libc::sysinfo(facts.as_mut_ptr()) } == 0;
+    // SAFETY: the call has succeeded, so the kernel's answer is there.
+    let facts = has_answered.then(|| unsafe { facts.assume_init() })?;
+    let total = facts.totalram * u64::from(facts.mem_unit);
+    memory_max_bytes().into_iter().chain([total]).min()
 }
 
 /// Bytes of memory that cgroups grant; `None`: any number.
