@@ -403,6 +403,8 @@ impl Host {
             let next = self.random.below(self.disk_commands.len());
             let (shard, command) = self.disk_commands.swap_remove(next);
             self.shards[shard].handle_journal(disk.execute(command));
+            // A channel that was waited for may have asked: that is handed over in the turn in which it is.
+            self.hand_over_hooks(shard);
         }
     }
 

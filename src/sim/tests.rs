@@ -15,7 +15,7 @@ use crate::channel::log::Link;
 use crate::shard::Mail;
 
 /// Seeds that have found something once, with what it was.
-const PAST: [(u64, &str); 32] = [
+const PAST: [(u64, &str); 33] = [
     (33, "what was owed was sent although a new token did not permit it any more"),
     (367, "a SYNC that was refused left an attachment that its client took for failed"),
     (388, "ATTACHED named a serial of messages that its client had not been sent"),
@@ -54,6 +54,10 @@ const PAST: [(u64, &str); 32] = [
     (1_400_983, "a start was taken to have lost what its shard had never had, and went with age"),
     (5_021_242, "what was refused by a disk that failed was there again, and others were past it"),
     (2_134_151, "a file of the log was dropped to which something was still to be written"),
+    (
+        6_205_731,
+        "a question waited for the next turn, which came too late for anybody to hear of it",
+    ),
 ];
 
 /// How many more are run wherever these tests are.
