@@ -501,6 +501,7 @@ struct EndOfShard {
 
 impl Drop for EndOfShard {
     fn drop(&mut self) {
-        let _ = self.news.try_send(News::Ended { shard: self.shard });
+        // It may wait for room: the shard has nothing else to do any more. The monitor may have ended.
+        let _ = self.news.send(News::Ended { shard: self.shard });
     }
 }

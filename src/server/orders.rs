@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::time::Duration;
 
-use glommio::io::BufferedFile;
-
-use super::bell::Bell;
+use super::bell::{self, Bell};
 use super::tls::TlsCounters;
 use crate::ably::{Answered, Directory, Rules};
 use crate::admin::{Question, ReloadOutcome, Reply, ShardQuestion};
@@ -125,6 +123,23 @@ pub(super) fn news() -> (SyncSender<News>, Receiver<News>) {
     mpsc::sync_channel(NEWS_MAX)
 }
 
+/// Orders with a number that a shard has carried out, until the monitor has room to hear of it: whoever has
+/// ordered them waits for each. There are as many as that one has given, a few at most.
+#[derive(Default)]
+pub(super) struct Installs(Vec<u64>);
+
+impl Installs {
+    /// One more is carried out.
+    pub(super) fn note(&mut self, number: u64) {
+        self.0.push(number);
+    }
+
+    /// Tells the monitor, as far as there is room now.
+    pub(super) fn tell(&mut self, news: &SyncSender<News>) {
+        self.0.retain(|&number| news.try_send(News::Installed(number)).is_err());
+    }
+}
+
 /// The monitor's end of the line to one shard.
 pub(super) struct OrderSender {
     orders: Sender<Order>,
@@ -186,17 +201,21 @@ pub(super) struct Orders {
 impl OrderReceiver {
     /// Takes it into use on this core; orders ring `bell`.
     pub(super) fn open(self, bell: &Rc<Bell>) -> io::Result<Orders> {
+        let (orders, wake, signalled) = self.split(bell);
+        bell::watch(&wake, signalled)?;
+        Ok(orders)
+    }
+
+    /// The orders, and what is to be done whenever the eventfd was signalled.
+    fn split(self, bell: &Rc<Bell>) -> (Orders, EventFd, impl Fn() + 'static) {
+        let OrderReceiver { orders, verdicts, wake } = self;
         let arrived = Rc::new(Cell::new(false));
-        let file: BufferedFile = self.wake.reader()?;
         let (flag, bell) = (Rc::clone(&arrived), Rc::clone(bell));
-        glommio::spawn_local(async move {
-            while file.read_at(0, size_of::<u64>()).await.is_ok() {
-                flag.set(true);
-                bell.ring();
-            }
-        })
-        .detach();
-        Ok(Orders { orders: self.orders, verdicts: self.verdicts, arrived })
+        let signalled = move || {
+            flag.set(true);
+            bell.ring();
+        };
+        (Orders { orders, verdicts, arrived }, wake, signalled)
     }
 }
 
@@ -210,5 +229,172 @@ impl Orders {
         let order = self.orders.try_recv().ok().or_else(verdicts);
         self.arrived.set(order.is_some());
         order
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Wake, Waker};
+
+    use super::*;
+
+    #[test]
+    fn what_is_installed_is_told_once_although_there_was_no_room() {
+        let (sender, news) = mpsc::sync_channel(2);
+        sender.try_send(News::Ready).expect("there is room");
+        let mut installs = Installs::default();
+        [7, 7, 8].into_iter().for_each(|number| installs.note(number));
+        installs.tell(&sender);
+        let mut told = Vec::new();
+        for _ in 0..3 {
+            for item in news.try_iter() {
+                if let News::Installed(number) = item {
+                    told.push(number);
+                }
+            }
+            installs.tell(&sender);
+        }
+        assert_eq!(told, [7, 7, 8]);
+    }
+
+    /// Every way in which choices can fall, one after another.
+    #[derive(Default)]
+    struct Choices {
+        /// What was chosen in this way, and of how many.
+        taken: Vec<(usize, usize)>,
+        at: usize,
+    }
+
+    impl Choices {
+        fn choose(&mut self, among: usize) -> usize {
+            if self.at == self.taken.len() {
+                self.taken.push((0, among));
+            }
+            self.at += 1;
+            self.taken[self.at - 1].0
+        }
+
+        /// Goes on to the next way. False: there is none.
+        fn next(&mut self) -> bool {
+            self.at = 0;
+            while let Some((chosen, among)) = self.taken.pop() {
+                if chosen + 1 < among {
+                    self.taken.push((chosen + 1, among));
+                    return true;
+                }
+            }
+            false
+        }
+    }
+
+    /// A task that was woken.
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Where the shard is: looking for orders, about to look again after others on its core, about to sleep, or
+    /// asleep.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Shard {
+        Turns,
+        Yields,
+        LiesDown,
+        Sleeps,
+    }
+
+    /// Has the monitor and the hooks thread send `sent` orders and verdicts to a shard, one step of somebody
+    /// after another: a push, a signal, a read of the eventfd, a look. Returns how many have arrived once
+    /// nobody can go on. With `pushes_first` each pushes before it signals.
+    fn run(choices: &mut Choices, sent: [usize; 2], pushes_first: bool) -> usize {
+        let (orders, verdicts, receiver) = line().expect("there is an eventfd");
+        let bell = Rc::new(Bell::default());
+        let (inbox, _eventfd, signalled) = receiver.split(&bell);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        // Of each sender: steps that it has made, two for each thing sent.
+        let mut steps = [0; 2];
+        let mut counter = 0_u64;
+        let mut has_read = false;
+        let mut shard = Shard::Turns;
+        let mut was_busy = false;
+        let mut arrived = 0;
+        loop {
+            let can_send = |who: usize| steps[who] < 2 * sent[who];
+            // Other tasks of the core run only when the shard's has let them.
+            let can_signal = has_read && matches!(shard, Shard::Yields | Shard::Sleeps);
+            let can_turn = shard != Shard::Sleeps || woken.0.load(Ordering::Relaxed);
+            let can = [can_send(0), can_send(1), counter > 0 && !has_read, can_signal, can_turn];
+            let able: Vec<usize> = (0..can.len()).filter(|&who| can[who]).collect();
+            if able.is_empty() {
+                return arrived;
+            }
+            match able[choices.choose(able.len())] {
+                who @ (0 | 1) => {
+                    let is_push = (steps[who] % 2 == 0) == pushes_first;
+                    steps[who] += 1;
+                    match (is_push, who) {
+                        (false, _) => counter += 1,
+                        (true, 0) => {
+                            let order = Order::Drain(Duration::ZERO);
+                            orders.orders.send(order).expect("the shard is there");
+                        }
+                        (true, _) => {
+                            verdicts.verdicts.try_send(Vec::new()).expect("there is room");
+                        }
+                    }
+                }
+                2 => (counter, has_read) = (0, true),
+                3 => {
+                    has_read = false;
+                    signalled();
+                }
+                _ => match shard {
+                    Shard::Turns if inbox.poll().is_some() => {
+                        arrived += 1;
+                        was_busy = true;
+                    }
+                    Shard::Turns if std::mem::take(&mut was_busy) => shard = Shard::Yields,
+                    Shard::Turns => shard = Shard::LiesDown,
+                    Shard::Yields => shard = Shard::Turns,
+                    Shard::LiesDown | Shard::Sleeps => {
+                        woken.0.store(false, Ordering::Relaxed);
+                        let waits = pin!(bell.wait());
+                        let is_rung = waits.poll(&mut Context::from_waker(&waker)).is_ready();
+                        shard = if is_rung { Shard::Turns } else { Shard::Sleeps };
+                    }
+                },
+            }
+        }
+    }
+
+    /// In how many ways all arrived, and in how many not.
+    fn search(sent: [usize; 2], pushes_first: bool) -> (usize, usize) {
+        let (mut choices, mut whole, mut short) = (Choices::default(), 0, 0);
+        loop {
+            match run(&mut choices, sent, pushes_first) == sent.iter().sum::<usize>() {
+                true => whole += 1,
+                false => short += 1,
+            }
+            if !choices.next() {
+                return (whole, short);
+            }
+        }
+    }
+
+    #[test]
+    fn no_order_is_left_with_a_shard_asleep_however_the_steps_of_the_threads_fall() {
+        for sent in [[1, 0], [0, 1], [2, 0], [1, 1]] {
+            let (whole, short) = search(sent, true);
+            assert!(whole > 5 && short == 0, "{sent:?}: {whole} arrive, {short} do not");
+        }
+        let (_, short) = search([1, 0], false);
+        assert!(short > 0, "the search finds what a signal before the push loses");
     }
 }

@@ -10,15 +10,14 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_lite::future;
-use glommio::io::BufferedFile;
 use glommio::timer::Timer;
 
 use super::ServerConfig;
-use super::bell::Bell;
+use super::bell::{self, Bell};
 use super::journal::JournalFiles;
 use super::log::Log;
 use super::mesh::MeshEnds;
-use super::orders::{News, Order, Orders, Report};
+use super::orders::{Installs, News, Order, Orders, Report};
 use super::tls::TlsSockets;
 use crate::admin::{ShardQuestion, Watcher};
 use crate::base::{Level, LogLine, Now};
@@ -132,6 +131,7 @@ pub(super) struct Pump {
     report: Report,
     report_at_ms: u64,
     is_ready: bool,
+    installs: Installs,
     has_told_drained: bool,
     /// Why it could not be found out where a client comes from.
     unlearnt: Option<i32>,
@@ -159,7 +159,8 @@ impl Pump {
             let mut ring = make_ring(&config.ring, &mut line).await?;
             let eventfd = EventFd::new()?;
             ring.register_eventfd(&eventfd)?;
-            spawn_waker(&eventfd, &bell)?;
+            let rung = Rc::clone(&bell);
+            bell::watch(&eventfd, move || rung.ring())?;
             rings.push(ring);
         }
         let mut tls = TlsSockets::default();
@@ -182,6 +183,7 @@ impl Pump {
             report: Report { transports_max: config.connections_max.into(), ..Report::default() },
             report_at_ms: 0,
             is_ready: false,
+            installs: Installs::default(),
             has_told_drained: false,
             unlearnt: None,
             has_told_unlearnt: false,
@@ -256,12 +258,12 @@ impl Pump {
                 }
                 Order::Accept(number, acceptor) => {
                     self.tls.set_acceptor(acceptor);
-                    let _ = self.line.news.try_send(News::Installed(number));
+                    self.installs.note(number);
                 }
                 Order::Limit(number, limits) => {
                     self.shard.set_limits(&limits);
                     self.has_told_unlearnt = false;
-                    let _ = self.line.news.try_send(News::Installed(number));
+                    self.installs.note(number);
                 }
                 Order::Asked(question) => self.answer(question),
                 Order::Stall => loop {
@@ -530,13 +532,10 @@ impl Pump {
     fn tell(&mut self, now: Now) {
         let Line { shard: id, news, report_interval, .. } = &self.line;
         if !self.is_ready {
-            self.is_ready = true;
-            // Whoever waits for the daemon may have gone; the shard runs on.
-            let _ = news.try_send(News::Ready);
+            self.is_ready = news.try_send(News::Ready).is_ok();
         }
-        for number in self.shard.take_installed() {
-            let _ = news.try_send(News::Installed(number));
-        }
+        self.shard.take_installed().into_iter().for_each(|number| self.installs.note(number));
+        self.installs.tell(news);
         if now.mono_ms >= self.report_at_ms {
             // How many were left is told to the operator if the end comes before theirs.
             let interval = match self.shard.is_draining() {
@@ -581,17 +580,4 @@ async fn make_ring(config: &SocketRingConfig, line: &mut Line) -> io::Result<Soc
             made => return made,
         }
     }
-}
-
-/// Rings the bell whenever `eventfd` is signalled.
-fn spawn_waker(eventfd: &EventFd, bell: &Rc<Bell>) -> io::Result<()> {
-    let file: BufferedFile = eventfd.reader()?;
-    let bell = Rc::clone(bell);
-    glommio::spawn_local(async move {
-        while file.read_at(0, size_of::<u64>()).await.is_ok() {
-            bell.ring();
-        }
-    })
-    .detach();
-    Ok(())
 }

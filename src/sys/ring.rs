@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{self, Ordering};
 
 use io_uring::Probe;
 use io_uring::register::Restriction;
@@ -546,6 +547,9 @@ impl SocketRing {
     /// sleep only when it says no.
     pub fn arm_wakeup(&mut self) {
         self.ring.completion().enable_eventfd();
+        // We write "armed" and then look for work; the kernel notes work and then looks for "armed". One of the
+        // two has to see the other's note, which a release alone does not give on every processor.
+        atomic::fence(Ordering::SeqCst);
     }
 
     /// While the owner is awake, a signal per completion would be wasted.
