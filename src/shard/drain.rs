@@ -73,9 +73,11 @@ impl Shard {
         self.drain.is_some()
     }
 
-    /// Whether a drain has left no transport open, and everything is written that is to be.
+    /// Whether a drain has left no transport open, everything is written that is to be, and what rules are to
+    /// be told is handed over.
     pub fn is_drained(&self) -> bool {
-        self.is_draining() && self.open_transports == 0 && self.has_ended_journal()
+        let is_empty = self.open_transports == 0 && !self.has_hooks();
+        self.is_draining() && is_empty && self.has_ended_journal()
     }
 
     /// Transports that a drain has not come to yet, or waits for.

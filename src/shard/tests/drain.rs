@@ -1,6 +1,7 @@
 //! The end of a shard.
 
 use super::*;
+use crate::ably::{ChannelFilter, RequestShape, Rule, RuleSource, Rules, WhenFull};
 
 impl Host {
     fn drain(&mut self, window: Duration) {
@@ -220,4 +221,25 @@ fn what_is_owed_to_one_that_was_cut_is_not_sent_to_whoever_comes_next() {
     assert_eq!(shard.poll_close(), Some(0));
     shard.handle_closed(0);
     assert!(shard.poll_transmit().is_none());
+}
+
+#[test]
+fn a_shard_has_not_drained_while_rules_are_to_be_told_of_what_was_acknowledged() {
+    let filter = ChannelFilter::compile("").expect("a filter");
+    let (source, shape, full) = (RuleSource::Message, RequestShape::Batch, WhenFull::Refuse);
+    let rule = Rule::new("r", "app", source, filter, shape, Format::Json, full, 1 << 20);
+    let mut host = Host::new(1, 9);
+    host.set_rules(Rules::new([Arc::new(rule)]));
+    let client = host.connect(0, "");
+    host.publish(client, 0, "room", "acknowledged");
+    host.settle();
+    host.drain(Duration::ZERO);
+    for _ in 0..500 {
+        host.pass(Duration::from_millis(10));
+        host.settle_quickly();
+    }
+    assert!(host.clients[client].is_closed);
+    assert!(!host.shards[0].is_drained(), "an event waits");
+    assert_eq!(host.shards[0].take_hooks().len(), 1);
+    assert!(host.shards[0].is_drained());
 }
