@@ -18,7 +18,7 @@ pub(super) struct Known {
     /// The latest time of a serial in it.
     pub last_ms: u64,
     pub events: u32,
-    /// Whether anything was ever written to it.
+    /// Whether anything was ever written to it, and is whole.
     pub is_used: bool,
     pub key: (SeriesId, u32),
 }
@@ -305,7 +305,8 @@ impl Recovery {
         let Header { series, salt, created_ms, before, beginning } = *header;
         let Seal { after, has_ended, last_ms, events, .. } = *seal;
         self.events += u64::from(events);
-        let (is_used, key) = (has_ended.is_some(), (series, salt));
+        // One whose first record was torn tells as little as one that has none.
+        let (is_used, key) = (after.is_some() || events > 0, (series, salt));
         self.segments
             .insert(id, Known { bytes: *bytes, created_ms, last_ms, events, is_used, key });
         let before = before.filter(|before| *before < id.number);

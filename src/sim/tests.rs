@@ -15,7 +15,7 @@ use crate::channel::log::Link;
 use crate::shard::Mail;
 
 /// Seeds that have found something once, with what it was.
-const PAST: [(u64, &str); 33] = [
+const PAST: [(u64, &str); 34] = [
     (33, "what was owed was sent although a new token did not permit it any more"),
     (367, "a SYNC that was refused left an attachment that its client took for failed"),
     (388, "ATTACHED named a serial of messages that its client had not been sent"),
@@ -58,6 +58,7 @@ const PAST: [(u64, &str); 33] = [
         6_205_731,
         "a question waited for the next turn, which came too late for anybody to hear of it",
     ),
+    (6_401_409, "a file whose first record was torn said nothing of what had gone with age"),
 ];
 
 /// How many more are run wherever these tests are.
