@@ -32,8 +32,13 @@ use crate::channel::revisions::{Revised, SUMMARY_PAUSE_MS};
 use crate::channel::view::Past;
 use crate::connection::ConnectionId;
 
-/// Pause between two sweeps over the channels, in milliseconds.
+/// Pause between two sweeps over the channels, in milliseconds, and what it comes down to when there are many.
 const SWEEP_MS: u64 = 1000;
+const SWEEP_MIN_MS: u64 = 16;
+
+/// In which all channels are looked at once, if they are not too many for that, so that those that come and go
+/// do not pile up.
+const SWEEP_ROUND_MS: u64 = 8000;
 
 /// Channels that one sweep looks at, so that it never holds up a turn.
 const SWEEP_CHANNELS: usize = 4096;
@@ -137,7 +142,7 @@ impl Homes {
 
     /// When there is something to do: a sweep, members that leave, a summary that waits.
     pub fn next_timeout_ms(&self) -> Option<u64> {
-        let sweep = (!self.channels.is_empty()).then(|| self.swept_ms + SWEEP_MS);
+        let sweep = (!self.channels.is_empty()).then(|| self.swept_ms + self.sweep_pause_ms());
         let leave = self.leaving.first().map(|(leave_at_ms, _)| *leave_at_ms);
         let summary = self.summary_pauses.front().map(|(until_ms, ..)| *until_ms);
         let keeping = self.keeping.as_ref().and_then(|keeping| keeping.next_timeout_ms());
@@ -258,9 +263,14 @@ impl Homes {
         self.channels.get(key).is_some().then(|| self.change(now, key, change))
     }
 
+    fn sweep_pause_ms(&self) -> u64 {
+        let sweeps = self.channels.len().div_ceil(SWEEP_CHANNELS).max(1) as u64;
+        (SWEEP_ROUND_MS / sweeps).clamp(SWEEP_MIN_MS, SWEEP_MS)
+    }
+
     /// Forgets what has run out, some channels at a time.
     fn sweep(&mut self, now: Now) {
-        if now.mono_ms < self.swept_ms + SWEEP_MS {
+        if now.mono_ms < self.swept_ms + self.sweep_pause_ms() {
             return;
         }
         self.swept_ms = now.mono_ms;

@@ -404,6 +404,22 @@ fn who_comes_first_after_a_pause_of_the_machine_is_looked_at_too() {
 }
 
 #[test]
+fn channels_that_come_and_go_do_not_pile_up() {
+    let mut host = Host::new(1, 8);
+    for number in 0..100_000 {
+        let key = ChannelKey::new("app", &format!("short-{number}"));
+        host.shards[0].homes.open(host.now, key);
+    }
+    // One sweep a second would take a quarter longer.
+    for _ in 0..200 {
+        host.pass(Duration::from_millis(100));
+        host.shards[0].begin_turn(host.now);
+        host.shards[0].handle_timeout();
+    }
+    assert_eq!(host.shards[0].gauges().channels, 0);
+}
+
+#[test]
 fn a_transport_is_small_while_it_idles() {
     // Beside the transport: a boxed connection, its boxed attachment and a cursor.
     let bytes = size_of::<Transport>() + size_of::<Connection>() + 12 + 16;
