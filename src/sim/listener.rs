@@ -158,13 +158,7 @@ impl Listener {
         if self.link != Link::Up {
             return;
         }
-        scene.report.trace(|| format!("{} loses its transport", self.number));
-        scene.report.drops += 1;
-        match is_cut {
-            true => scene.host.cut(self.socket),
-            false => scene.host.hang_up(self.socket),
-        }
-        scene.host.stalled.retain(|&client| client != self.socket);
+        scene.end_transport(self.number, self.socket, is_cut);
         let pause_ms = *scene.repertoire.random.one_of(&[0, 0, 5, 900, 20_000]);
         self.link = Link::Down { until_ms: scene.host.now.mono_ms + pause_ms };
     }

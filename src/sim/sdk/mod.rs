@@ -54,6 +54,19 @@ pub struct Scene<'a> {
     pub repertoire: &'a mut Repertoire,
 }
 
+impl Scene<'_> {
+    /// The transport of somebody, by number, is lost on the way or let go of.
+    pub fn end_transport(&mut self, number: usize, socket: usize, is_cut: bool) {
+        self.report.trace(|| format!("{number} loses its transport"));
+        self.report.drops += 1;
+        match is_cut {
+            true => self.host.cut(socket),
+            false => self.host.hang_up(socket),
+        }
+        self.host.stalled.retain(|&client| client != socket);
+    }
+}
+
 /// Where a client stands with its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
@@ -264,17 +277,11 @@ impl Sdk {
         if self.socket().is_none() {
             return;
         }
-        scene.report.trace(|| format!("{} loses its transport", self.number));
-        scene.report.drops += 1;
-        match is_cut {
-            true => scene.host.cut(self.socket),
-            false => scene.host.hang_up(self.socket),
-        }
+        scene.end_transport(self.number, self.socket, is_cut);
         self.wait(scene);
     }
 
     fn wait(&mut self, scene: &mut Scene<'_>) {
-        scene.host.stalled.retain(|&client| client != self.socket);
         let pause_ms = *scene.host.random.one_of(&[0, 0, 0, 5, 900, 20_000]);
         self.link = Link::Down { until_ms: scene.host.now.mono_ms + pause_ms };
     }
