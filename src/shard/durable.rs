@@ -39,11 +39,20 @@ const OWED_MAX: usize = 65_536;
 /// memory, and it is read when somebody needs it.
 const LOADING_MAIL_MAX: usize = 65_536;
 
+/// Of `lag_bytes_max`, what a channel's subscribers may be sent in one turn because the disk has caught up, or
+/// the channel is loaded: beyond it they would be cut off for a lag that is none of theirs. Frames are longer
+/// than the events in them, and a subscriber may be behind already.
+const BURST_DIVISOR: u32 = 2;
+
 /// Who waits for the same part of a channel's past, at most.
 const READERS_MAX: usize = 65_536;
 
 /// Bytes that are read for one page of history.
 const PAGE_BYTES_MAX: u64 = 2 << 20;
+
+/// Why an event is refused that would have to wait for the disk with too many others.
+pub(super) const DISK_IS_BEHIND: &str =
+    "the disk is behind with what is to be kept of this channel; try again";
 
 /// What a home has told and nobody hears yet.
 struct Waiting {
@@ -67,12 +76,28 @@ struct Awaited {
     /// The event that is waited for, by its number: the channel's newest, or one behind it.
     until: u64,
     newest: u64,
+    /// What subscribers have not heard of: bytes of each event, with what it waits for.
+    unheard: VecDeque<(u64, u64)>,
+    unheard_bytes: u64,
+}
+
+impl Awaited {
+    fn new(safety: Safety) -> Awaited {
+        Awaited { safety, until: 0, newest: 0, unheard: VecDeque::new(), unheard_bytes: 0 }
+    }
+
+    /// What waits for this event and those before is told.
+    fn settle(&mut self, progress: u64) {
+        while let Some((_, bytes)) = self.unheard.pop_front_if(|(until, _)| *until <= progress) {
+            self.unheard_bytes -= bytes;
+        }
+    }
 }
 
 /// Where what is told of one channel waits.
 pub(super) struct OwedQueue<'a> {
     queue: &'a mut VecDeque<Waiting>,
-    until: u64,
+    awaited: &'a mut Awaited,
     of: u64,
 }
 
@@ -80,6 +105,12 @@ impl OwedQueue<'_> {
     /// The same for what waits, and holds whatever becomes of that: presence is not kept.
     pub fn for_presence(self, is_presence: bool) -> Self {
         OwedQueue { of: if is_presence { 0 } else { self.of }, ..self }
+    }
+
+    /// An event of about so many bytes is told to subscribers.
+    pub fn count(&mut self, bytes: u64) {
+        self.awaited.unheard.push_back((self.awaited.until, bytes));
+        self.awaited.unheard_bytes += bytes;
     }
 
     pub fn push_mail(&mut self, to: u16, mail: Mail) {
@@ -91,8 +122,17 @@ impl OwedQueue<'_> {
     }
 
     fn push(&mut self, owed: Owed) {
-        self.queue.push_back(Waiting { until: self.until, of: self.of, owed });
+        self.queue.push_back(Waiting { until: self.awaited.until, of: self.of, owed });
     }
+}
+
+/// What waits for a channel to be loaded.
+#[derive(Default)]
+struct Loading {
+    /// With whom it is from.
+    mail: Vec<(u16, Mail)>,
+    /// Of the publishes among it.
+    publish_bytes: u64,
 }
 
 /// What a query to the journal is for.
@@ -125,8 +165,8 @@ pub(super) struct Keeping {
     owed: [VecDeque<Waiting>; 2],
     queries: HashMap<u64, Purpose>,
     readers: usize,
-    /// Mail for channels that are being loaded, with whom it is from.
-    loading: HashMap<ChannelKey, Vec<(u16, Mail)>>,
+    /// Channels that are being loaded.
+    loading: HashMap<ChannelKey, Loading>,
     loading_mail: usize,
     /// Whether any namespace is kept.
     has_persisted: bool,
@@ -157,11 +197,20 @@ impl Keeping {
         if self.awaited.is_empty() {
             return None;
         }
-        let Awaited { safety, until, newest } = self.awaited.get_mut(key)?;
-        let queue = &mut self.owed[*safety as usize];
+        let awaited = self.awaited.get_mut(key)?;
+        let queue = &mut self.owed[awaited.safety as usize];
         // What was told of another channel before may wait for longer; the queue keeps its order.
-        *until = queue.back().map_or(*until, |last| last.until.max(*until));
-        Some(OwedQueue { queue, until: *until, of: *newest })
+        let last = queue.back().map_or(0, |last| last.until);
+        awaited.until = awaited.until.max(last);
+        let of = awaited.newest;
+        Some(OwedQueue { queue, awaited, of })
+    }
+
+    /// Whether another event of the channel may wait for the disk, if it has to: of the channel no more waits
+    /// than subscribers may be sent at once.
+    pub fn has_room(&self, key: &ChannelKey, burst_bytes_max: u64) -> bool {
+        let awaited = self.awaited.get(key);
+        awaited.is_none_or(|it| it.unheard_bytes < burst_bytes_max && self.owed_count() < OWED_MAX)
     }
 
     /// Has a channel that begins go on where what is kept of it ends; what happened before `oldest_ms` is
@@ -278,7 +327,12 @@ impl Shard {
                     Owed::Event(event) => self.hooks.push(event),
                 }
             }
-            keeping.awaited.retain(|_, it| it.safety != safety || it.until > progress);
+            keeping.awaited.retain(|_, it| {
+                if it.safety == safety {
+                    it.settle(progress);
+                }
+                it.safety != safety || it.until > progress
+            });
         }
         self.take_back();
         while let Some(keeping) = &mut self.homes.keeping
@@ -314,7 +368,7 @@ impl Shard {
                 && !self.homes.keeping.as_ref().is_some_and(|it| it.loading.contains_key(&key))
                 && let Some(keeping) = self.load(&key)
             {
-                keeping.loading.insert(key, Vec::new());
+                keeping.loading.insert(key, Loading::default());
             }
         }
         let mut to_answer_again = Vec::new();
@@ -398,6 +452,11 @@ impl Shard {
         }
     }
 
+    /// Bytes that a channel's subscribers may be sent at once, about.
+    pub(super) fn burst_bytes_max(&self) -> u64 {
+        u64::from(self.config.lag_bytes_max / BURST_DIVISOR)
+    }
+
     /// Whether another event of the channel can be kept, if it is to be. Asked before it has a place in the
     /// order.
     pub(super) fn check_journal(&self, key: &ChannelKey) -> Result<(), ErrorInfo> {
@@ -407,9 +466,7 @@ impl Shard {
         }
         let text = match keeping.journal.check() {
             Ok(()) if keeping.owed_count() < OWED_MAX => return Ok(()),
-            Ok(()) | Err(Refusal::Behind) => {
-                "the disk is behind with what is to be kept of this channel; try again"
-            }
+            Ok(()) | Err(Refusal::Behind) => DISK_IS_BEHIND,
             Err(Refusal::Failing) => {
                 "this channel's messages are kept on disk, which is full or fails; try again later"
             }
@@ -443,24 +500,32 @@ impl Shard {
             keeping.awaited.get_mut(key).into_iter().for_each(|it| it.newest = number);
             return;
         };
-        let (until, newest) = (number, number);
-        match keeping.awaited.get_mut(key) {
-            // What waits for less safety is let go first. What waits for more is not overtaken, although
-            // the namespace may ask for less by now.
-            Some(it) => *it = Awaited { safety: safety.max(it.safety), until, newest },
-            None => drop(keeping.awaited.insert(key.clone(), Awaited { safety, until, newest })),
-        }
+        let awaited = keeping.awaited.entry(key.clone()).or_insert_with(|| Awaited::new(safety));
+        // What waits for less safety is let go first. What waits for more is not overtaken, although the
+        // namespace may ask for less by now.
+        awaited.safety = safety.max(awaited.safety);
+        (awaited.until, awaited.newest) = (number, number);
     }
 
     /// Has mail wait for the channel that it is for, if that is not loaded; otherwise gives it back.
     pub(super) fn wait_for_channel(&mut self, from: u16, mail: Mail) -> Option<Mail> {
+        let burst_bytes_max = self.burst_bytes_max();
         let keeping = self.homes.keeping.as_mut().filter(|keeping| keeping.has_persisted);
         let (Some(keeping), Some((key, opens))) = (keeping, mail.channel_at_home()) else {
             return Some(mail);
         };
-        if let Some(waiting) = keeping.loading.get_mut(key) {
+        if let Some(loading) = keeping.loading.get_mut(key) {
+            if let Mail::Publish { reply_to, accepted, .. } = &mail {
+                if loading.publish_bytes >= burst_bytes_max {
+                    let ReturnAddress { shard, transport, request } = *reply_to;
+                    let result = Err(ErrorInfo::new(ErrorCode::BUSY, DISK_IS_BEHIND));
+                    self.post(shard.into(), Mail::Published { transport, request, result });
+                    return None;
+                }
+                loading.publish_bytes += accepted.size_bytes();
+            }
             keeping.loading_mail += 1;
-            waiting.push((from, mail));
+            loading.mail.push((from, mail));
             return None;
         }
         if !opens
@@ -483,7 +548,8 @@ impl Shard {
         match self.load(&key) {
             Some(keeping) => {
                 keeping.loading_mail += 1;
-                keeping.loading.insert(key, vec![(from, mail)]);
+                let loading = Loading { mail: vec![(from, mail)], publish_bytes: 0 };
+                keeping.loading.insert(key, loading);
                 None
             }
             None => Some(mail),
@@ -514,7 +580,7 @@ impl Shard {
         let is_damaged = is_damaged || events.len() < count;
         match purpose {
             Purpose::Load(key) => {
-                let waiting = keeping.loading.remove(&key).expect("it was being loaded");
+                let waiting = keeping.loading.remove(&key).expect("it was being loaded").mail;
                 keeping.loading_mail -= waiting.len();
                 let home = self.homes.open(self.now, key.clone());
                 // Where something is missing, what is in memory begins with what comes now, and all before

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::durable::Keeping;
+use super::durable::{DISK_IS_BEHIND, Keeping};
 use super::encode::{Deflating, EncodedOnce, Joining, Replay, encode_event, sync};
 use super::mail::{Append, ConnectionNews, Joined, MembersChange};
 use super::occupancy::occupancy_frame;
@@ -520,6 +520,11 @@ impl Shard {
         let Homes { channels, encoder, deflating, keeping, .. } = &mut self.homes;
         let Some(home) = channels.get_mut(key) else { return };
         let mut owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
+        if let Some(owed) = &mut owed
+            && !home.subscribers().is_empty()
+        {
+            owed.count(whole.size_bytes());
+        }
         let increment = Broadcast::Messages(Arc::clone(increment));
         let (serial, has_members) = (whole.serial(), home.has_members());
         let publisher = whole.connection_id().and_then(PublisherId::of);
@@ -558,8 +563,8 @@ impl Shard {
         self.hook(key, &increment);
     }
 
-    /// Whether every core that subscribes to the channel keeps up. Events are refused before they have
-    /// a place in the order: a frame that exists is never dropped.
+    /// Whether every core that subscribes to the channel keeps up, and the disk that it waits for. Events are
+    /// refused before they have a place in the order: a frame that exists is never dropped.
     pub(super) fn check_subscribers(&self, key: &ChannelKey) -> Result<(), ErrorInfo> {
         let subscribers = self.homes.get(key).map_or(&[][..], HomeChannel::subscribers);
         let congested = |subscriber: &Subscriber| {
@@ -569,6 +574,11 @@ impl Shard {
         if subscribers.iter().any(congested) {
             let text = "a core that subscribes to this channel is behind; try again";
             return Err(ErrorInfo::new(ErrorCode::BUSY, text));
+        }
+        let burst_bytes_max = self.burst_bytes_max();
+        let keeping = self.homes.keeping.as_ref();
+        if keeping.is_some_and(|keeping| !keeping.has_room(key, burst_bytes_max)) {
+            return Err(ErrorInfo::new(ErrorCode::BUSY, DISK_IS_BEHIND));
         }
         Ok(())
     }
@@ -597,6 +607,11 @@ impl Shard {
         let Some(home) = channels.get_mut(key) else { return };
         let owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
         let mut owed = owed.map(|owed| owed.for_presence(event.is_presence()));
+        if let Some(owed) = &mut owed
+            && !home.subscribers().is_empty()
+        {
+            owed.count(event.size_bytes());
+        }
         let (serial, has_members) = (event.serial(), home.has_members());
         let publisher = event.connection_id().and_then(PublisherId::of);
         let mut encoded = EncodedOnce::new(event, home, encoder);

@@ -495,6 +495,86 @@ fn whoever_publishes_faster_than_the_disk_is_read_no_further() {
     assert_eq!(host.history("kept:room", "forwards", 50), numbers(1..=41));
 }
 
+/// With room for a lag of 4 KiB.
+fn narrow_host(disk: Disk, start: u8) -> Host {
+    let config = ShardConfig { lag_bytes_max: 4096, ..ShardConfig::default() };
+    let unix_ms = 1_800_000_000_000 + 10_000 * u64::from(start);
+    host_with(config, 2, 21, (disk, start), unix_ms)
+}
+
+impl Host {
+    /// Publishes `count` messages of 300 bytes, those behind the first ephemeral or not, and has the disk go
+    /// on; how many were refused since it was behind.
+    fn publish_many(&mut self, client: usize, channel: &str, count: u64, ephemeral: bool) -> u64 {
+        for number in 0..count {
+            let extras = json!({"ephemeral": ephemeral && number > 0});
+            let messages = json!([{"data": "x".repeat(300), "extras": extras}]);
+            let publish = json!({"action": 15, "channel": channel, "msgSerial": number,
+                "messages": messages});
+            self.send(client, &publish);
+            self.settle_quickly();
+        }
+        self.is_disk_stalled = false;
+        self.settle();
+        let answers = self.messages(client);
+        let refused = answers.iter().filter(|it| it["action"] == 2).map(|it| {
+            assert_eq!(it["error"]["code"], 50004, "{it}");
+            it["count"].as_u64().expect("a number")
+        });
+        refused.sum()
+    }
+}
+
+#[test]
+fn a_disk_that_catches_up_cuts_no_subscriber_off() {
+    // What is ephemeral waits for what is kept, and counts too.
+    for ephemeral in [false, true] {
+        let mut host = narrow_host(Disk::default(), 1);
+        let (publisher, subscriber) = (host.connect(0, ""), host.connect(1, ""));
+        host.attach(subscriber, "kept:room");
+        host.messages(publisher);
+        host.settle();
+        host.is_disk_stalled = true;
+        let refused = host.publish_many(publisher, "kept:room", 40, ephemeral);
+        assert!((20..40).contains(&refused), "{refused}");
+        assert_eq!(host.data(subscriber, "kept:room").len() as u64, 40 - refused);
+        host.publish(publisher, 40, "kept:room", "goes on");
+        host.settle();
+        assert_eq!(host.data(subscriber, "kept:room"), ["goes on"]);
+    }
+}
+
+#[test]
+fn a_disk_that_is_behind_refuses_nothing_for_want_of_subscribers() {
+    let mut host = narrow_host(Disk::default(), 1);
+    let publisher = host.connect(0, "");
+    host.messages(publisher);
+    host.settle();
+    host.is_disk_stalled = true;
+    assert_eq!(host.publish_many(publisher, "kept:room", 10, false), 0);
+}
+
+#[test]
+fn what_waits_for_a_channel_to_be_loaded_cuts_no_subscriber_off() {
+    let mut host = narrow_host(Disk::default(), 1);
+    let publisher = host.connect(0, "");
+    host.messages(publisher);
+    host.publish(publisher, 0, "loose:room", "before");
+    host.settle();
+    let mut host = narrow_host(host.into_disk(), 2);
+    let (publisher, subscriber) = (host.connect(0, ""), host.connect(1, ""));
+    host.messages(publisher);
+    host.messages(subscriber);
+    host.is_disk_stalled = true;
+    host.send(subscriber, &json!({"action": 10, "channel": "loose:room"}));
+    host.settle_quickly();
+    let refused = host.publish_many(publisher, "loose:room", 40, false);
+    assert!((20..40).contains(&refused), "{refused}");
+    let received = host.messages(subscriber);
+    let received = received.iter().filter(|it| it["action"] == 15).count() as u64;
+    assert_eq!(received, 40 - refused);
+}
+
 #[test]
 fn a_loose_channel_is_confirmed_at_the_pace_of_a_disk_that_is_behind() {
     let mut host = host(1, 13, Disk::default(), 1);
