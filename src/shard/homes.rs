@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::durable::{DISK_IS_BEHIND, Keeping};
+use super::durable::Keeping;
 use super::encode::{Deflating, EncodedOnce, Joining, Replay, encode_event, sync};
 use super::mail::{Append, ConnectionNews, Joined, MembersChange};
 use super::occupancy::occupancy_frame;
+use super::owed::DISK_IS_BEHIND;
 use super::replays::{Replayed, Replays};
 use super::{Mail, ReturnAddress, Shard, inspect};
 use crate::ably::vcdiff::Encoder;
@@ -183,7 +184,7 @@ impl Homes {
 
     /// Whether a channel is open, or may be where so many are at most; one that is being loaded counts.
     pub fn has_room(&self, key: &ChannelKey, channels_max: usize) -> bool {
-        let loading = self.keeping.as_ref().map_or(0, |keeping| keeping.loading_count());
+        let loading = self.keeping.as_ref().map_or(0, |keeping| keeping.reading.loading_count());
         self.channels.len() + loading < channels_max || self.channels.get(key).is_some()
     }
 
@@ -519,7 +520,7 @@ impl Shard {
         }
         let Homes { channels, encoder, deflating, keeping, .. } = &mut self.homes;
         let Some(home) = channels.get_mut(key) else { return };
-        let mut owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
+        let mut owed = keeping.as_mut().and_then(|keeping| keeping.owing.of(key));
         if let Some(owed) = &mut owed
             && !home.subscribers().is_empty()
         {
@@ -577,7 +578,7 @@ impl Shard {
         }
         let burst_bytes_max = self.burst_bytes_max();
         let keeping = self.homes.keeping.as_ref();
-        if keeping.is_some_and(|keeping| !keeping.has_room(key, burst_bytes_max)) {
+        if keeping.is_some_and(|keeping| !keeping.owing.has_room(key, burst_bytes_max)) {
             return Err(ErrorInfo::new(ErrorCode::BUSY, DISK_IS_BEHIND));
         }
         Ok(())
@@ -605,7 +606,7 @@ impl Shard {
         }
         let Homes { channels, encoder, deflating, keeping, .. } = &mut self.homes;
         let Some(home) = channels.get_mut(key) else { return };
-        let owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
+        let owed = keeping.as_mut().and_then(|keeping| keeping.owing.of(key));
         let mut owed = owed.map(|owed| owed.for_presence(event.is_presence()));
         if let Some(owed) = &mut owed
             && !home.subscribers().is_empty()

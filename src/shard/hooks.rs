@@ -94,7 +94,7 @@ impl Shard {
     /// Has the rules of the event's channel told of it.
     pub(super) fn hook(&mut self, key: &ChannelKey, event: &Broadcast) {
         let mut keeping = self.homes.keeping.take();
-        let owed = keeping.as_mut().and_then(|keeping| keeping.owed_of(key));
+        let owed = keeping.as_mut().and_then(|keeping| keeping.owing.of(key));
         let mut owed = owed.map(|owed| owed.for_presence(event.is_presence()));
         let rules = self.homes.rules_of(key).unwrap_or_default();
         let (outbox, channel) = (&mut self.hooks, key.name());

@@ -23,7 +23,9 @@
 //! | `presence.rs` | what clients ask of their members, and what becomes of those with a connection |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
 //! | `held.rs` | clients that publish faster than they are confirmed |
-//! | `durable.rs` | channels that outlive the process: to the disk, and back |
+//! | `durable.rs` | channels that outlive the process |
+//! | `owed.rs` | what they have told and nobody hears before it is safe on disk |
+//! | `past.rs` | what is kept of them, on its way back |
 //! | `replays.rs` | what was made lately for those who have missed something |
 //! | `hooks.rs` | events on their way to the endpoints of rules |
 //! | `gate.rs` | publishes that wait for the answer of a rule |
@@ -53,7 +55,9 @@ mod lifecycle;
 mod mail;
 mod nonces;
 mod occupancy;
+mod owed;
 mod pace;
+mod past;
 mod presence;
 mod realtime;
 mod registrar;
