@@ -381,6 +381,15 @@ impl Directory {
         self.apps.values().any(|app| app.namespaces.iter().any(|namespace| namespace.persisted))
     }
 
+    /// Whether the apps of `before` that are left have the namespaces that they have had.
+    pub fn has_namespaces_of(&self, before: &Directory) -> bool {
+        before.apps.iter().all(|(id, app)| {
+            let is_same =
+                |now: &Arc<App>| Arc::ptr_eq(now, app) || now.namespaces == app.namespaces;
+            self.apps.get(id).is_none_or(is_same)
+        })
+    }
+
     /// The app `id`.
     pub fn app(&self, id: &str) -> Option<&Arc<App>> {
         self.apps.get(id)

@@ -59,6 +59,17 @@ impl History {
         self.publications.front().map(|oldest| (oldest.channel_serial, oldest.timestamp_ms))
     }
 
+    /// When the one was published in the middle of those that are held.
+    pub fn middle_ms(&self) -> Option<u64> {
+        let middle = self.publications.len().checked_sub(1)? / 2;
+        Some(self.publications[middle].timestamp_ms)
+    }
+
+    /// Gives back what it has had room for and does not need.
+    pub fn release_room(&mut self) {
+        super::release_room(&mut self.publications);
+    }
+
     /// Drops the oldest publication.
     pub fn pop_oldest(&mut self) -> Option<Arc<Publication>> {
         let oldest = self.publications.pop_front()?;

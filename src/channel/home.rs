@@ -179,6 +179,8 @@ pub struct HomeChannel {
     /// Whether a change of occupancy waits to be told; also when nobody wants to hear of it any more, so
     /// that a channel waits once.
     is_occupancy_due: bool,
+    /// The tick in which it is looked at next, whether something of it has run out; 0: none.
+    look: u32,
     /// While there are subscribers with deltas.
     chain: Option<Box<Chain>>,
     /// The distinct filters of subscribers, with how many have them.
@@ -207,6 +209,7 @@ impl HomeChannel {
             watch: None,
             told_rules: None,
             is_occupancy_due: false,
+            look: 0,
             chain: None,
             filters: Vec::new(),
             history: History::default(),
@@ -920,7 +923,7 @@ impl HomeChannel {
         self.history.read_with(older, is_cut, query)
     }
 
-    /// Reads one page of history. What is too old counts until the next sweep.
+    /// Reads one page of history. What is too old counts until it is trimmed.
     pub fn read_history(&self, query: &HistoryQuery) -> HistoryPage {
         self.history.read(query, self.revisions.as_deref())
     }
@@ -993,6 +996,51 @@ impl HomeChannel {
         self.revisions.take_if(|revisions| revisions.is_empty());
         while self.ids_until.front().is_some_and(|(until, _)| *until <= now.mono_ms) {
             self.forget_oldest_id();
+        }
+    }
+
+    /// When something of it can be forgotten, or all of it, if nothing happens until then, on the monotonic clock;
+    /// `None`: never. Of what is kept that is when about half is too old: so events are looked at a few times each,
+    /// and not much is kept for longer than it is to be.
+    pub fn next_due_ms(&self, now: Now) -> Option<u64> {
+        let left_ms = |until_ms: u64| now.mono_ms + (until_ms + 1).saturating_sub(now.unix_ms);
+        let presence = self.presence.as_ref();
+        let revisions = self.revisions.as_ref();
+        let kept = [
+            self.history.middle_ms(),
+            presence.and_then(|presence| presence.history.middle_ms()),
+            revisions.and_then(|revisions| revisions.middle_annotations_ms()),
+        ];
+        let retention_ms = self.retention.as_millis() as u64;
+        let kept = kept.into_iter().flatten().map(|at_ms| left_ms(at_ms + retention_ms));
+        let middle = self.ids_until.len().div_ceil(2).checked_sub(1);
+        let ids = middle.map(|middle| self.ids_until[middle].0);
+        if let Some(due_ms) = kept.chain(ids).min() {
+            return Some(due_ms);
+        }
+        let is_in_use = !self.subscribers.is_empty() || self.has_members();
+        (!is_in_use).then(|| self.kept_until_ms.max(left_ms(self.last_serial.time_ms())))
+    }
+
+    /// The tick in which it is looked at next, of whoever does that; 0: none.
+    pub fn look(&self) -> u32 {
+        self.look
+    }
+
+    /// Notes when it is looked at next.
+    pub fn set_look(&mut self, tick: u32) {
+        self.look = tick;
+    }
+
+    /// Gives back what it has had room for and does not need.
+    pub fn release_room(&mut self) {
+        self.history.release_room();
+        if let Some(presence) = &mut self.presence {
+            presence.history.release_room();
+        }
+        super::release_room(&mut self.ids_until);
+        if self.ids.is_empty() {
+            self.ids = HashMap::new();
         }
     }
 

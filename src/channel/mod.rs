@@ -12,6 +12,7 @@ pub mod revisions;
 pub mod summary;
 pub mod view;
 
+use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -68,6 +69,16 @@ impl ChannelKey {
     /// The shard that gives this channel its order; the same on every shard, below `shards`.
     pub fn home(&self, shards: usize) -> usize {
         ChannelKey::home_of(&self.0, shards)
+    }
+}
+
+/// Entries for which a queue always may have room.
+const ROOM_MIN: usize = 16;
+
+/// Gives back what a queue has room for and has not needed lately.
+fn release_room<T>(queue: &mut VecDeque<T>) {
+    if queue.capacity() > ROOM_MIN && queue.len() < queue.capacity() / 8 {
+        queue.shrink_to(2 * queue.len());
     }
 }
 

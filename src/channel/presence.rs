@@ -476,6 +476,17 @@ impl PresenceHistory {
         self.events.push_back(events);
     }
 
+    /// When the one happened in the middle of those that are held.
+    pub fn middle_ms(&self) -> Option<u64> {
+        let middle = self.events.len().checked_sub(1)? / 2;
+        Some(self.events[middle].timestamp_ms)
+    }
+
+    /// Gives back what it has had room for and does not need.
+    pub fn release_room(&mut self) {
+        super::release_room(&mut self.events);
+    }
+
     /// Drops what happened before `oldest_ms`, and the oldest beyond `bytes_max`.
     pub fn trim(&mut self, oldest_ms: u64, bytes_max: u64) {
         while let Some(oldest) = self

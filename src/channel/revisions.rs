@@ -427,6 +427,12 @@ impl Revisions {
         self.annotations.front().map(|oldest| (oldest.channel_serial, oldest.timestamp_ms))
     }
 
+    /// When those annotations were made in the middle of what is held.
+    pub fn middle_annotations_ms(&self) -> Option<u64> {
+        let middle = self.annotations.len().checked_sub(1)? / 2;
+        Some(self.annotations[middle].timestamp_ms)
+    }
+
     /// Forgets the oldest annotations; what they have added to summaries stays.
     pub fn forget_oldest_annotations(&mut self) {
         let Some(oldest) = self.annotations.pop_front() else { return };

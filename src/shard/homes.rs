@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::durable::Keeping;
 use super::encode::{Deflating, EncodedOnce, Joining, Replay, encode_event, sync};
+use super::forget::{self, Forgetting};
 use super::mail::{Append, ConnectionNews, Joined, MembersChange};
 use super::occupancy::occupancy_frame;
 use super::owed::DISK_IS_BEHIND;
@@ -33,47 +34,31 @@ use crate::channel::revisions::{Revised, SUMMARY_PAUSE_MS};
 use crate::channel::view::Past;
 use crate::connection::ConnectionId;
 
-/// Pause between two sweeps over the channels, in milliseconds, and what it comes down to when there are many.
-const SWEEP_MS: u64 = 1000;
-const SWEEP_MIN_MS: u64 = 16;
-
-/// In which all channels are looked at once, if they are not too many for that, so that those that come and go
-/// do not pile up.
-const SWEEP_ROUND_MS: u64 = 8000;
-
-/// Channels that one sweep looks at, so that it never holds up a turn.
-const SWEEP_CHANNELS: usize = 4096;
-
 /// Members whose connections were lost and that leave in one turn, about.
 const LEAVES_PER_TURN: usize = 1000;
 
 /// Channels by key; each lives until nobody subscribes and its history has run out.
 pub(super) struct Homes {
-    channels: SpreadMap<ChannelKey, Box<HomeChannel>>,
-    /// The same channels in the order of their keys: in which they are swept, and listed.
-    keys: BTreeSet<ChannelKey>,
-    /// Up to where the last sweep has come.
-    swept_to: Option<ChannelKey>,
-    swept_ms: u64,
+    pub channels: SpreadMap<ChannelKey, Box<HomeChannel>>,
+    /// The same channels in the order of their keys.
+    pub keys: BTreeSet<ChannelKey>,
     /// Channels that have become active, or were forgotten, and are not counted yet.
-    changes: Vec<(ChannelKey, bool)>,
+    pub changes: Vec<(ChannelKey, bool)>,
     /// Channels with members that are to leave, by the time of the first.
-    leaving: BTreeSet<(u64, ChannelKey)>,
-    /// Apps that were deleted and of which channels may be left.
-    gone: Vec<Box<str>>,
+    pub leaving: BTreeSet<(u64, ChannelKey)>,
+    pub forgetting: Forgetting,
     /// Sum of the channels' histories.
-    history_bytes: u64,
-    config: HistoryConfig,
+    pub history_bytes: u64,
+    pub config: HistoryConfig,
     /// Says which channels are kept longer.
-    directory: Arc<Directory>,
+    pub directory: Arc<Directory>,
     pub series: SeriesId,
     /// Makes the deltas of all channels.
     encoder: Encoder,
     pub deflating: Deflating,
     /// Counts changes of the rules, from 1.
-    rules_version: u32,
-    /// Made since the last sweep.
-    replays: Replays,
+    pub rules_version: u32,
+    pub replays: Replays,
     /// Messages whose summary was told within the last pause, with the end of that, oldest first. Each
     /// is in it once and is kept in a history, so there are no more than that has room for.
     summary_pauses: VecDeque<(u64, ChannelKey, Position)>,
@@ -91,11 +76,9 @@ impl Homes {
         Homes {
             channels: SpreadMap::default(),
             keys: BTreeSet::new(),
-            swept_to: None,
-            swept_ms: 0,
             changes: Vec::new(),
             leaving: BTreeSet::new(),
-            gone: Vec::new(),
+            forgetting: Forgetting::default(),
             history_bytes: 0,
             config,
             directory,
@@ -141,13 +124,13 @@ impl Homes {
         self.history_bytes
     }
 
-    /// When there is something to do: a sweep, members that leave, a summary that waits.
+    /// When there is something to do: something runs out, members leave, a summary has waited.
     pub fn next_timeout_ms(&self) -> Option<u64> {
-        let sweep = (!self.channels.is_empty()).then(|| self.swept_ms + self.sweep_pause_ms());
+        let forget = [self.forgetting.next_ms(), self.replays.next_ms()];
         let leave = self.leaving.first().map(|(leave_at_ms, _)| *leave_at_ms);
         let summary = self.summary_pauses.front().map(|(until_ms, ..)| *until_ms);
         let keeping = self.keeping.as_ref().and_then(|keeping| keeping.next_timeout_ms());
-        [sweep, leave, summary, keeping].into_iter().flatten().min()
+        forget.into_iter().chain([leave, summary, keeping]).flatten().min()
     }
 
     /// The channels from where `query` begins.
@@ -210,18 +193,6 @@ impl Homes {
         })
     }
 
-    /// Takes another directory; channels hear of it with the next sweep over them, and of other rules with
-    /// their next event.
-    pub fn set_directory(&mut self, directory: Arc<Directory>) {
-        if let Some(keeping) = &mut self.keeping {
-            keeping.set_directory(&directory);
-        }
-        if !directory.rules().is_same(self.directory.rules()) {
-            self.rules_version = self.rules_version.wrapping_add(1).max(1);
-        }
-        self.directory = directory;
-    }
-
     /// Changes a channel, and keeps its history within bounds.
     pub fn change<T>(
         &mut self,
@@ -239,7 +210,11 @@ impl Homes {
         let own_max = shard_bytes_max.saturating_sub(others_bytes);
         channel.trim(now, own_max.min(channel_bytes_max));
         let leave_after = channel.next_leave_ms();
+        let look = forget::plan_look(now, channel);
         self.history_bytes = others_bytes + channel.history_bytes();
+        if let Some(tick) = look {
+            self.forgetting.put(tick, key.clone());
+        }
         if leave_before != leave_after {
             leave_before.map(|at_ms| self.leaving.remove(&(at_ms, key.clone())));
             leave_after.map(|at_ms| self.leaving.insert((at_ms, key.clone())));
@@ -262,39 +237,6 @@ impl Homes {
         change: impl FnOnce(&mut HomeChannel) -> T,
     ) -> Option<T> {
         self.channels.get(key).is_some().then(|| self.change(now, key, change))
-    }
-
-    fn sweep_pause_ms(&self) -> u64 {
-        let sweeps = self.channels.len().div_ceil(SWEEP_CHANNELS).max(1) as u64;
-        (SWEEP_ROUND_MS / sweeps).clamp(SWEEP_MIN_MS, SWEEP_MS)
-    }
-
-    /// Forgets what has run out, some channels at a time.
-    fn sweep(&mut self, now: Now) {
-        if now.mono_ms < self.swept_ms + self.sweep_pause_ms() {
-            return;
-        }
-        self.swept_ms = now.mono_ms;
-        self.replays.clear();
-        self.sweep_gone();
-        let from = self.swept_to.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let swept: Vec<ChannelKey> =
-            self.keys.range((from, Bound::Unbounded)).take(SWEEP_CHANNELS).cloned().collect();
-        // Short of the end it goes on there the next time, otherwise at the beginning.
-        self.swept_to = swept.last().filter(|_| swept.len() == SWEEP_CHANNELS).cloned();
-        let may_forget = self.keeping.as_ref().is_none_or(|keeping| keeping.may_forget());
-        for key in swept {
-            let channel = self.channels.get_mut(&key).expect("listed channels exist");
-            let before_bytes = channel.history_bytes();
-            channel.set_retention(retention(&self.config, &self.directory, &key));
-            channel.trim(now, self.config.channel_bytes_max);
-            self.history_bytes -= before_bytes - channel.history_bytes();
-            if channel.is_idle(now) && (may_forget || !channel.is_durable()) {
-                self.channels.remove(&key);
-                self.keys.remove(&key);
-                self.changes.push((key, false));
-            }
-        }
     }
 
     /// What somebody who joins a channel that is open gets of its past.
@@ -320,41 +262,8 @@ impl Homes {
         let has_base =
             last.is_some_and(|last| chain.is_some_and(|chain| chain.joins(last, is_head)));
         let replayed = Replayed { serial, resumed, error, has_base, frames };
-        replays.remember(channel, joining, head, &replayed);
+        replays.remember(now.mono_ms, channel, joining, head, &replayed);
         replayed
-    }
-
-    /// Has the channels of a deleted app forgotten, with whatever they hold.
-    pub fn forget_app(&mut self, app_id: &str) {
-        self.gone.push(app_id.into());
-    }
-
-    /// Forgets channels of one deleted app, some at a time; those with subscribers wait until these,
-    /// whose connections are being ended, have gone.
-    fn sweep_gone(&mut self) {
-        let Some(app_id) = self.gone.pop() else { return };
-        let from = Bound::Included(ChannelKey::new(&app_id, ""));
-        let keys = self.keys.range((from, Bound::Unbounded)).take_while(|key| key.is_of(&app_id));
-        let keys: Vec<ChannelKey> = keys.take(SWEEP_CHANNELS).cloned().collect();
-        if !keys.is_empty() {
-            self.gone.push(app_id);
-        }
-        for key in keys {
-            let channel = self.channels.get(&key).expect("listed channels exist");
-            if !channel.subscribers().is_empty() {
-                continue;
-            }
-            self.history_bytes -= channel.history_bytes();
-            channel.next_leave_ms().map(|at_ms| self.leaving.remove(&(at_ms, key.clone())));
-            self.channels.remove(&key);
-            self.keys.remove(&key);
-            self.changes.push((key, false));
-        }
-    }
-
-    #[cfg(test)]
-    pub fn has_channels_of(&self, app_id: &str) -> bool {
-        self.keys.iter().any(|key| key.is_of(app_id)) || !self.gone.is_empty()
     }
 
     /// Active channels of an app, one more than a page has if there are as many.
@@ -373,7 +282,11 @@ impl Homes {
 }
 
 /// How long the past of a channel is kept.
-fn retention(config: &HistoryConfig, directory: &Directory, key: &ChannelKey) -> Duration {
+pub(super) fn retention(
+    config: &HistoryConfig,
+    directory: &Directory,
+    key: &ChannelKey,
+) -> Duration {
     let app = directory.app(key.app_id());
     match app.is_some_and(|app| app.namespace(key.name()).persisted) {
         true => config.persisted_retention,
@@ -661,6 +574,7 @@ impl Shard {
         joining: &Joining,
     ) {
         self.homes.open(self.now, channel.clone());
+        self.homes.trim(self.now, &channel);
         if !self.read_for_join(reply_to, &channel, joining) {
             self.join_with(reply_to, &channel, joining, None);
         }
@@ -832,6 +746,7 @@ impl Shard {
         let keep = self.config.connection.state_ttl;
         if let Some(home) = self.homes.channels.get_mut(channel) {
             let was_last = home.unsubscribe(self.now, shard, stream, keep);
+            self.homes.note(self.now, channel);
             if was_last {
                 self.listeners_changed(channel, false);
             }
@@ -846,6 +761,7 @@ impl Shard {
         channel: &ChannelKey,
         question: &Question,
     ) {
+        self.homes.trim(self.now, channel);
         // Not opened by asking: a channel that was never used has no history and no members.
         let home = self.homes.get(channel);
         let answer = match question {
@@ -942,7 +858,10 @@ impl Shard {
         let now_ms = self.now.unix_ms;
         for (key, is_active) in std::mem::take(&mut self.homes.changes) {
             match is_active {
-                true => self.stats.channel_opened(key.app_id(), now_ms),
+                true => {
+                    self.homes.note(self.now, &key);
+                    self.stats.channel_opened(key.app_id(), now_ms);
+                }
                 false => self.stats.channel_closed(key.app_id(), now_ms),
             }
             self.hook_lifecycle(&key, is_active);
@@ -958,9 +877,5 @@ impl Shard {
         });
         let ReturnAddress { shard, transport, request } = reply_to;
         self.post(usize::from(shard), Mail::Answer { transport, request, answer });
-    }
-
-    pub(super) fn sweep_homes(&mut self) {
-        self.homes.sweep(self.now);
     }
 }

@@ -22,6 +22,7 @@
 //! | `lifecycle.rs` | what metachannels tell of channels and connections |
 //! | `presence.rs` | what clients ask of their members, and what becomes of those with a connection |
 //! | `homes.rs` | channels at home: publish, subscribe, history |
+//! | `forget.rs` | when channels at home run out |
 //! | `held.rs` | clients that publish faster than they are confirmed |
 //! | `durable.rs` | channels that outlive the process |
 //! | `owed.rs` | what they have told and nobody hears before it is safe on disk |
@@ -44,6 +45,7 @@ mod durable;
 mod encode;
 mod events;
 mod fanout;
+mod forget;
 mod gate;
 mod gauges;
 mod held;
@@ -515,7 +517,7 @@ impl Shard {
         self.tell_summaries();
         self.withdraw_due_members();
         self.advance_journal();
-        self.sweep_homes();
+        self.forget_due();
         self.tell_due_occupancy();
     }
 

@@ -12,6 +12,9 @@ use crate::channel::ChannelKey;
 /// Replays that are remembered, of all channels of a shard; beyond it the oldest is made again.
 const REPLAYS_MAX: usize = 8;
 
+/// How long they are remembered, in milliseconds: so long they may hold what the history does not hold any more.
+const REPLAYS_MS: u64 = 1000;
+
 /// What a joining attachment gets of the past, finished.
 #[derive(Clone, Debug)]
 pub(super) struct Replayed {
@@ -27,12 +30,13 @@ pub(super) struct Replayed {
     pub frames: Vec<Bytes>,
 }
 
-/// See the module text. Forgotten altogether every second or so, which bounds for how long they hold
-/// what the history does not hold any more.
+/// See the module text.
 #[derive(Default)]
 pub(super) struct Replays {
     /// Oldest first, each with what was asked for and the head of the channel then.
     made: VecDeque<(ChannelKey, Joining, ChannelSerial, Replayed)>,
+    /// Until when the oldest is remembered, and with it all.
+    until_ms: u64,
 }
 
 impl Replays {
@@ -59,6 +63,7 @@ impl Replays {
     /// messages were left out of it.
     pub fn remember(
         &mut self,
+        now_ms: u64,
         channel: &ChannelKey,
         joining: &Joining,
         head: ChannelSerial,
@@ -68,10 +73,25 @@ impl Replays {
         if !is_common || replayed.frames.is_empty() {
             return;
         }
+        if self.made.is_empty() {
+            self.until_ms = now_ms + REPLAYS_MS;
+        }
         if self.made.len() == REPLAYS_MAX {
             self.made.pop_front();
         }
         self.made.push_back((channel.clone(), joining.clone(), head, replayed.clone()));
+    }
+
+    /// Forgets all when their time is over.
+    pub fn forget_old(&mut self, now_ms: u64) {
+        if self.next_ms().is_some_and(|until_ms| until_ms <= now_ms) {
+            self.clear();
+        }
+    }
+
+    /// When that is so, on the monotonic clock.
+    pub fn next_ms(&self) -> Option<u64> {
+        (!self.made.is_empty()).then_some(self.until_ms)
     }
 
     /// Forgets all.
