@@ -15,7 +15,7 @@ use crate::channel::log::Link;
 use crate::shard::Mail;
 
 /// Seeds that have found something once, with what it was.
-const PAST: [(u64, &str); 34] = [
+const PAST: [(u64, &str); 35] = [
     (33, "what was owed was sent although a new token did not permit it any more"),
     (367, "a SYNC that was refused left an attachment that its client took for failed"),
     (388, "ATTACHED named a serial of messages that its client had not been sent"),
@@ -57,6 +57,10 @@ const PAST: [(u64, &str); 34] = [
     (
         6_205_731,
         "a question waited for the next turn, which came too late for anybody to hear of it",
+    ),
+    (
+        6_423_842,
+        "a client took the ATTACHED of a new token for its answer, which told it of a gap behind that",
     ),
     (6_401_409, "a file whose first record was torn said nothing of what had gone with age"),
 ];
@@ -311,6 +315,29 @@ fn who_is_told_a_place_has_been_sent_everything_up_to_there_and_nothing_of_it_ag
     assert_eq!(kind_of(&serials[..1], serials[0], &serials[1..]), None);
     assert_eq!(kind_of(&serials[..1], serials[1], &[]), Some("gap"));
     assert_eq!(kind_of(&serials[..1], serials[1], &serials[1..]), Some("order"));
+}
+
+#[test]
+fn what_a_client_lacks_that_is_told_so_late_is_that_and_no_more() {
+    let serials = [1, 2, 3].map(|at| format!("0180000000000{at}-000@s"));
+    let kind_of = |missing: usize| {
+        let mut oracle = Oracle::default();
+        oracle.begin_start(vec!["s".into()]);
+        let segment = oracle.begin_segment(0, "a", "0", false, false);
+        for (at, serial) in serials.iter().enumerate() {
+            let publish = oracle.begin_publish("a", 1, Kind::Text, false, 0);
+            oracle.attempt(publish, None);
+            oracle.told(publish, Ok(vec![format!("{serial}:0")]), None);
+            if at != missing {
+                oracle.receive(segment, serial, true);
+            }
+        }
+        oracle.lack(segment, serials[0].clone(), serials[1].clone());
+        oracle.complete(segment);
+        oracle.judge();
+        oracle.findings.first().map(|finding| finding.kind)
+    };
+    assert_eq!([0, 1, 2].map(kind_of), [Some("gap or end"), None, Some("gap or end")]);
 }
 
 /// Runs seeds with rules until one has a finding; returns what kind it is.

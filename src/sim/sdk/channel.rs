@@ -13,6 +13,9 @@ use crate::sim::oracle::{Action, Event, publish_of};
 const RESUMED: u64 = 4;
 const HAS_BACKLOG: u64 = 2;
 
+/// The first bit of the flags that is a mode.
+const MODES_FROM: u32 = 16;
+
 /// The mode without which no messages come.
 const SUBSCRIBE: u64 = 1 << 18;
 
@@ -62,6 +65,8 @@ pub struct Channel {
     has_lost_base: bool,
     /// Whether it waits for ATTACHED since it could not decode one (RTL18).
     recovers: bool,
+    /// What it took for that ATTACHED, and may be that of a token.
+    pub(super) taken: Option<Taken>,
     /// The continuity that goes on.
     pub segment: Option<usize>,
     pub(super) modes: u64,
@@ -69,6 +74,16 @@ pub struct Channel {
     pub members: Members,
     /// What it is in the channel itself.
     pub entered: Option<Entered>,
+}
+
+/// An ATTACHED with other modes, which a new token brings without having been asked for, is the answer to a
+/// client that waits for one just then: nothing in it says otherwise.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// What the client had asked for.
+    asked: String,
+    /// From where on it says that it is sent the channel.
+    serial: String,
 }
 
 /// The name without qualifier, and what that rewinds.
@@ -100,6 +115,7 @@ impl Sdk {
                 delta_base: None,
                 has_lost_base: false,
                 recovers: false,
+                taken: None,
                 segment: None,
                 modes: 0,
                 members: Members::default(),
@@ -122,7 +138,7 @@ impl Sdk {
         if channel.stand != Stand::Attached {
             channel.stand = Stand::Attaching;
         }
-        channel.asked = channel.serial.clone();
+        (channel.asked, channel.taken) = (channel.serial.clone(), None);
         if let Some(serial) = &channel.serial {
             attach["channelSerial"] = serial.as_str().into();
         }
@@ -248,6 +264,23 @@ impl Sdk {
             return;
         }
         let is_first = !std::mem::replace(&mut channel.is_open, true);
+        if let Some(Taken { asked, serial }) = channel.taken.take()
+            && let Some(segment) = channel.segment
+            && !is_resumed
+            && !message["error"].is_null()
+        {
+            // That was it: the client is told now, and not before, of what it lacks.
+            scene.oracle.lack(segment, asked, serial);
+        }
+        let has_other_modes = flags >> MODES_FROM != channel.modes >> MODES_FROM;
+        if channel.recovers
+            && !is_first
+            && is_resumed
+            && has_other_modes
+            && let Some(asked) = channel.asked.clone()
+        {
+            channel.taken = Some(Taken { asked, serial: serial.to_owned() });
+        }
         if is_first || !is_resumed || channel.recovers {
             (channel.delta_base, channel.has_lost_base) = (None, false);
         }
