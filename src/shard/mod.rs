@@ -112,7 +112,7 @@ pub use self::inspect::{
     ConnectionsQuery, TAPS_MAX, TapFilter, Tapped,
 };
 use self::mail::Outbox;
-pub use self::mail::{Mail, ReturnAddress};
+pub use self::mail::{Joined, Mail, ReturnAddress};
 
 /// Bytes that an open channel with a subscriber takes, at most, beside its history; docs/configuration.md.
 pub const BYTES_PER_CHANNEL: u64 = 1850;

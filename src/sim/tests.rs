@@ -1,6 +1,6 @@
 //! Seeds of the past, some more, and whether the judge has eyes.
 
-use std::ops::Range;
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use super::oracle::Oracle;
 use super::payload::Kind;
-use super::repertoire::{WIDER_FROM, WIDEST_FROM};
+use super::repertoire::{Repertoire, WIDER_FROM, WIDEST_FROM};
 use super::*;
-use crate::ably::Verdict;
+use crate::ably::{Since, Verdict};
 use crate::channel::log::Link;
-use crate::shard::Mail;
+use crate::shard::{Joined, Mail, ReturnAddress};
 
 /// Seeds that have found something once, with what it was.
 const PAST: [(u64, &str); 35] = [
@@ -113,7 +113,10 @@ fn first_finding_on(disk: fn(&mut Random, &mut Disk)) -> &'static str {
     first_finding_of(1..400, || Sabotage { disk: Some(Box::new(disk)), ..Sabotage::default() })
 }
 
-fn first_finding_of(seeds: Range<u64>, sabotage: impl Fn() -> Sabotage) -> &'static str {
+fn first_finding_of(
+    seeds: impl IntoIterator<Item = u64>,
+    sabotage: impl Fn() -> Sabotage,
+) -> &'static str {
     for seed in seeds {
         let run = || run(seed, sabotage(), false);
         match catch_unwind(AssertUnwindSafe(run)) {
@@ -249,6 +252,61 @@ fn a_delta_that_is_another_is_noticed() {
                 bytes[at + name.len()] ^= 1;
             }
         })
+    });
+    assert_eq!(found, "delta");
+}
+
+/// The kind of the first finding where the answers to clients that could not decode a delta are spoilt; such
+/// seeds are few, so the first to be tried is named.
+fn first_finding_of_recoveries(from: u64, spoil: fn(&mut Joined)) -> &'static str {
+    let has_some = |seed: &u64| Repertoire::new(*seed).has_lost_bases;
+    first_finding_of((from..).filter(has_some).take(1000), || {
+        // Nothing else joins one stream over one transport twice.
+        let (mut joins, mut recoveries) = (HashSet::new(), HashSet::new());
+        let tamper = move |_: &mut Random, mut mail: Mail| {
+            match &mut mail {
+                Mail::Join { reply_to, view, since, .. } if view.delta => {
+                    let ReturnAddress { shard, transport, request } = *reply_to;
+                    let is_again = !joins.insert((shard, transport, request >> 32));
+                    if is_again && matches!(since, Since::Serial(_)) {
+                        recoveries.insert((transport, request));
+                    }
+                }
+                Mail::Joined { transport, request, joined }
+                    if recoveries.remove(&(*transport, *request)) =>
+                {
+                    spoil(joined);
+                }
+                _ => {}
+            }
+            vec![mail]
+        };
+        Sabotage { tamper: Some(Box::new(tamper)), ..Sabotage::default() }
+    })
+}
+
+#[test]
+fn a_message_that_is_not_sent_again_to_who_could_not_decode_it_is_missed() {
+    let found = first_finding_of_recoveries(6_001_600, |joined| {
+        if joined.has_backlog {
+            joined.frames.clear();
+            joined.has_base = false;
+        }
+    });
+    assert!(["gap", "gap or end"].contains(&found), "{found}");
+}
+
+#[test]
+fn who_could_not_decode_a_delta_is_not_sent_another_first() {
+    let found = first_finding_of_recoveries(6_003_400, |joined| {
+        // What follows starts from the first one.
+        if let Some(bytes) = joined.frames.first_mut().filter(|_| joined.has_backlog)
+            && let Some((.., rest)) = frame::split(bytes)
+            && let Some((_, next, _)) = frame::split(rest)
+            && next.windows(7).any(|it| it == b"/vcdiff")
+        {
+            *bytes = bytes.slice_ref(rest);
+        }
     });
     assert_eq!(found, "delta");
 }
