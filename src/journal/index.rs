@@ -1,7 +1,7 @@
 //! Where the events of each channel lie. Sparse: one entry for all events of a channel that begin in the
 //! same block of a segment.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::Safety;
@@ -152,6 +152,8 @@ impl Held {
 pub(super) struct Index {
     channels: HashMap<Arc<str>, VecDeque<Part>>,
     of_segments: HashMap<SegmentId, Held>,
+    /// Of all segments of a shard, the sum of what they take.
+    bytes_of_shards: BTreeMap<u16, usize>,
     /// Of segments that are gone, with channels that may still have entries of it.
     forgetting: VecDeque<(SegmentId, Vec<Arc<str>>)>,
     runs: usize,
@@ -173,6 +175,22 @@ impl Index {
         self.of_segments.get(&segment).map_or(0, Held::bytes) as u64
     }
 
+    /// The same of all segments of the shards that are wanted.
+    pub fn bytes_of_shards(&self, is_wanted: impl Fn(u16) -> bool) -> u64 {
+        let wanted = self.bytes_of_shards.iter().filter(|(shard, _)| is_wanted(**shard));
+        wanted.map(|(_, bytes)| *bytes as u64).sum()
+    }
+
+    /// Notes that a segment holds more.
+    fn hold(&mut self, segment: SegmentId, channel: Option<Arc<str>>, runs: usize) {
+        let held = self.of_segments.entry(segment).or_default();
+        let before = held.bytes();
+        held.channels.extend(channel);
+        held.runs += runs;
+        *self.bytes_of_shards.entry(segment.shard).or_default() += held.bytes() - before;
+        self.runs += runs;
+    }
+
     /// The newest event of a channel, and what was waited for before it was told.
     pub fn newest(&self, channel: &str) -> Option<(ChannelSerial, Option<Safety>)> {
         let last = self.channels.get(channel)?.back()?;
@@ -187,8 +205,7 @@ impl Index {
         match last.filter(|part| part.segment == segment) {
             Some(part) => {
                 if part.note(place, *awaits) {
-                    self.runs += 1;
-                    self.of_segments.entry(segment).or_default().runs += 1;
+                    self.hold(segment, None, 1);
                 }
             }
             None => self.add(channel, Part::new(segment, place, *awaits)),
@@ -210,10 +227,7 @@ impl Index {
             return;
         }
         parts.push_back(part);
-        let held = self.of_segments.entry(segment).or_default();
-        held.channels.push(channel);
-        held.runs += runs;
-        self.runs += runs;
+        self.hold(segment, Some(channel), runs);
     }
 
     /// What there is of `count` channels in a segment, of which so many are passed over. `None`: there are no
@@ -243,6 +257,7 @@ impl Index {
     /// Forgets what was noted from byte `from` of a segment on, because it is written again elsewhere.
     pub fn cut(&mut self, segment: SegmentId, from: u32) {
         let Some(held) = self.of_segments.get_mut(&segment) else { return };
+        let before_bytes = held.bytes();
         for channel in &held.channels {
             let Some(parts) = self.channels.get_mut(channel) else { continue };
             let Some(at) = parts.iter().rposition(|part| part.segment == segment) else { continue };
@@ -259,11 +274,22 @@ impl Index {
                 self.channels.remove(channel);
             }
         }
+        let gone_bytes = before_bytes - held.bytes();
+        self.give_back(segment, gone_bytes);
+    }
+
+    fn give_back(&mut self, segment: SegmentId, bytes: usize) {
+        let of_shard = self.bytes_of_shards.get_mut(&segment.shard).expect("it holds something");
+        *of_shard -= bytes;
+        if *of_shard == 0 {
+            self.bytes_of_shards.remove(&segment.shard);
+        }
     }
 
     /// Forgets a segment that is gone; some channels at a time, see [`go_on`](Self::go_on).
     pub fn forget(&mut self, segment: SegmentId) {
         if let Some(held) = self.of_segments.remove(&segment) {
+            self.give_back(segment, held.bytes());
             self.forgetting.push_back((segment, held.channels));
         }
     }
@@ -410,5 +436,36 @@ mod tests {
         while index.go_on() {}
         assert!(!index.has("a") && !index.has("b"));
         assert_eq!((index.len(), index.bytes_of(segment(2))), (0, 0));
+    }
+
+    #[test]
+    fn the_sum_of_a_shard_is_that_of_its_segments() {
+        let mut index = Index::default();
+        let own = |number| SegmentId { shard: 1, number };
+        let agrees = |index: &Index| {
+            let sum = |name: fn(u64) -> SegmentId| (0..3).map(|at| index.bytes_of(name(at))).sum();
+            let sums: [u64; 2] = [sum(segment), sum(|number| SegmentId { shard: 1, number })];
+            let kept = [0, 1].map(|shard| index.bytes_of_shards(|it| it == shard));
+            assert_eq!(kept, sums);
+            assert_eq!(index.bytes_of_shards(|_| true), sums[0] + sums[1]);
+        };
+        for (number, at) in (0..3).flat_map(|number| (0..50).map(move |at| (number, at))) {
+            for (channel, id) in [("a", segment(number)), ("b", own(number)), ("c", own(number))] {
+                let (from, serial) = (at * 1000, serial(1 + number * 100 + u64::from(at)));
+                let channel = channel.into();
+                index.note(id, &Note { channel, serial, from, to: from + 500, awaits: None });
+            }
+            agrees(&index);
+        }
+        index.cut(own(2), 20_000);
+        agrees(&index);
+        index.cut(segment(2), 0);
+        agrees(&index);
+        for id in (0..3).flat_map(|number| [segment(number), own(number)]) {
+            index.forget(id);
+            agrees(&index);
+        }
+        while index.go_on() {}
+        assert_eq!((index.len(), index.bytes_of_shards(|_| true)), (0, 0));
     }
 }

@@ -1286,7 +1286,12 @@ impl Journal {
             let last_ms = known.last_ms.max(known.created_ms).max(before_ms);
             own.push((last_ms, *id, *known));
         }
-        let mut index_bytes: u64 = own.iter().map(|(_, id, _)| self.index.bytes_of(*id)).sum();
+        let is_own = |shard| self.is_own(SegmentId { shard, number: 0 });
+        let mut index_bytes = self.index.bytes_of_shards(is_own);
+        debug_assert_eq!(
+            index_bytes,
+            own.iter().map(|(_, id, _)| self.index.bytes_of(*id)).sum::<u64>()
+        );
         own.sort_unstable_by_key(|(last_ms, id, _)| (*last_ms, *id));
         let (mut dropped, mut stays) = (Vec::new(), HashSet::new());
         for (last_ms, id, known) in own {
