@@ -44,6 +44,18 @@ pub enum ShardQuestion {
     Tail(TapFilter, Watcher, Reply<bool>),
 }
 
+#[cfg(test)]
+impl ShardQuestion {
+    /// One for tests, and whether whoever asks it hears that it was dropped.
+    pub fn for_test() -> (ShardQuestion, impl FnMut() -> bool) {
+        let (sender, mut receiver) = oneshot::channel();
+        let query = ChannelsQuery { app: None, prefix: "".into(), after: None };
+        let is_refused =
+            move || matches!(receiver.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        (ShardQuestion::Channels(query, Reply(sender)), is_refused)
+    }
+}
+
 /// A shard's end of a line to whoever watches publications.
 #[derive(Clone, Debug)]
 pub struct Watcher(mpsc::Sender<Tapped>);

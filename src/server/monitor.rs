@@ -216,7 +216,7 @@ impl Monitor {
                     self.reload(&mut state, Some(reply));
                 }
                 Ok(News::Asked(Question::OfShard(shard, question))) => {
-                    self.orders[shard].send(Order::Asked(question));
+                    self.orders[shard].ask(question);
                 }
                 Ok(News::Ended { shard }) => return self.end_of(shard),
                 Ok(News::Signal(SIGHUP)) => self.reload(&mut state, None),
@@ -226,7 +226,7 @@ impl Monitor {
                 }
                 Ok(News::Signal(SIGTERM | SIGINT)) => self.begin_drain(&mut state),
                 Ok(News::Signal(_)) => {
-                    self.orders.last_mut().expect("there is one").send(Order::Stall);
+                    self.orders.last_mut().expect("there is one").stall();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => unreachable!("signals keep it open"),

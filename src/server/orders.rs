@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::time::Duration;
 
 use super::bell::{self, Bell};
@@ -21,6 +21,13 @@ use crate::tls::Acceptor;
 /// News that may wait for the monitor; a report that finds no room is left out, and the next one says
 /// the same with later numbers.
 const NEWS_MAX: usize = 4096;
+
+/// Orders that may wait for a shard, also for one that stands still. There are fewer: the keeper has a change
+/// carried out everywhere before it begins the next, which takes three at most, and the daemon ends once.
+const ORDERS_MAX: usize = 16;
+
+/// Questions of operators that may wait for a shard; whoever asks one more is told to ask again.
+const QUESTIONS_MAX: usize = 64;
 
 /// Batches of answers to a shard's questions that may wait for it; one that finds no room is left out, and
 /// the shard gives its questions up when their time is over.
@@ -142,7 +149,8 @@ impl Installs {
 
 /// The monitor's end of the line to one shard.
 pub(super) struct OrderSender {
-    orders: Sender<Order>,
+    orders: SyncSender<Order>,
+    questions: SyncSender<ShardQuestion>,
     wake: File,
 }
 
@@ -155,29 +163,52 @@ pub(super) struct VerdictSender {
 /// The shard's end, on its way to the shard.
 pub(super) struct OrderReceiver {
     orders: Receiver<Order>,
+    questions: Receiver<ShardQuestion>,
     verdicts: Receiver<Vec<Answered>>,
     wake: EventFd,
 }
 
 /// A line to one shard.
 pub(super) fn line() -> io::Result<(OrderSender, VerdictSender, OrderReceiver)> {
-    let (sender, orders) = mpsc::channel();
+    let (sender, orders) = mpsc::sync_channel(ORDERS_MAX);
+    let (question_sender, questions) = mpsc::sync_channel(QUESTIONS_MAX);
     let (verdict_sender, verdicts) = mpsc::sync_channel(VERDICTS_MAX);
     let wake = EventFd::new()?;
     Ok((
-        OrderSender { orders: sender, wake: wake.reader()? },
+        OrderSender { orders: sender, questions: question_sender, wake: wake.reader()? },
         VerdictSender { verdicts: verdict_sender, wake: wake.reader()? },
-        OrderReceiver { orders, verdicts, wake },
+        OrderReceiver { orders, questions, verdicts, wake },
     ))
 }
 
 impl OrderSender {
     /// Tells the shard, which takes it up in its next turn.
     pub(super) fn send(&mut self, order: Order) {
-        // A shard that has ended needs no orders; its end is news of its own.
-        if self.orders.send(order).is_ok() {
-            let _ = self.wake.write_all(&1u64.to_ne_bytes());
+        match self.orders.try_send(order) {
+            Ok(()) => self.wake(),
+            // A shard that has ended needs no orders; its end is news of its own.
+            Err(TrySendError::Disconnected(_)) => {}
+            Err(TrySendError::Full(_)) => panic!("one change at a time, and one end"),
         }
+    }
+
+    /// Asks the shard, which answers in its next turn. A question that finds no room is dropped, by which
+    /// whoever has asked it is told.
+    pub(super) fn ask(&mut self, question: ShardQuestion) {
+        if self.questions.try_send(question).is_ok() {
+            self.wake();
+        }
+    }
+
+    /// Has the shard stand still; one that does already needs no more.
+    pub(super) fn stall(&mut self) {
+        if self.orders.try_send(Order::Stall).is_ok() {
+            self.wake();
+        }
+    }
+
+    fn wake(&mut self) {
+        let _ = self.wake.write_all(&1u64.to_ne_bytes());
     }
 }
 
@@ -193,6 +224,7 @@ impl VerdictSender {
 /// The shard's end, in the shard.
 pub(super) struct Orders {
     orders: Receiver<Order>,
+    questions: Receiver<ShardQuestion>,
     verdicts: Receiver<Vec<Answered>>,
     /// Whether there may be some: a turn without orders looks at no more than this.
     arrived: Rc<Cell<bool>>,
@@ -208,14 +240,14 @@ impl OrderReceiver {
 
     /// The orders, and what is to be done whenever the eventfd was signalled.
     fn split(self, bell: &Rc<Bell>) -> (Orders, EventFd, impl Fn() + 'static) {
-        let OrderReceiver { orders, verdicts, wake } = self;
+        let OrderReceiver { orders, questions, verdicts, wake } = self;
         let arrived = Rc::new(Cell::new(false));
         let (flag, bell) = (Rc::clone(&arrived), Rc::clone(bell));
         let signalled = move || {
             flag.set(true);
             bell.ring();
         };
-        (Orders { orders, verdicts, arrived }, wake, signalled)
+        (Orders { orders, questions, verdicts, arrived }, wake, signalled)
     }
 }
 
@@ -226,7 +258,8 @@ impl Orders {
             return None;
         }
         let verdicts = || self.verdicts.try_recv().ok().map(Order::Verdicts);
-        let order = self.orders.try_recv().ok().or_else(verdicts);
+        let questions = || self.questions.try_recv().ok().map(Order::Asked);
+        let order = self.orders.try_recv().ok().or_else(verdicts).or_else(questions);
         self.arrived.set(order.is_some());
         order
     }
@@ -309,17 +342,45 @@ mod tests {
         Sleeps,
     }
 
-    /// Has the monitor and the hooks thread send `sent` orders and verdicts to a shard, one step of somebody
-    /// after another: a push, a signal, a read of the eventfd, a look. Returns how many have arrived once
-    /// nobody can go on. With `pushes_first` each pushes before it signals.
-    fn run(choices: &mut Choices, sent: [usize; 2], pushes_first: bool) -> usize {
+    #[test]
+    fn questions_beyond_the_bound_are_refused_and_orders_are_taken_beside_them() {
+        let (mut orders, _, receiver) = line().expect("there is an eventfd");
+        let (inbox, _eventfd, signalled) = receiver.split(&Rc::new(Bell::default()));
+        let mut asked = Vec::new();
+        for number in 0..QUESTIONS_MAX + 10 {
+            let (question, mut is_refused) = ShardQuestion::for_test();
+            orders.ask(question);
+            assert_eq!(is_refused(), number >= QUESTIONS_MAX);
+            asked.push(is_refused);
+        }
+        for _ in 0..ORDERS_MAX {
+            orders.send(Order::Drain(Duration::ZERO));
+        }
+        // Of these the last finds no room, and needs none.
+        orders.stall();
+        signalled();
+        for _ in 0..ORDERS_MAX {
+            assert!(matches!(inbox.poll(), Some(Order::Drain(_))));
+        }
+        for is_refused in &mut asked[..QUESTIONS_MAX] {
+            assert!(!is_refused());
+            assert!(matches!(inbox.poll(), Some(Order::Asked(_))));
+        }
+        assert!(inbox.poll().is_none());
+    }
+
+    /// Has the monitor, which asks questions too, and the hooks thread send `sent` orders, verdicts and
+    /// questions to a shard, one step of somebody after another: a push, a signal, a read of the eventfd, a
+    /// look. Returns how many have arrived once nobody can go on. With `pushes_first` each pushes before it
+    /// signals.
+    fn run(choices: &mut Choices, sent: [usize; 3], pushes_first: bool) -> usize {
         let (orders, verdicts, receiver) = line().expect("there is an eventfd");
         let bell = Rc::new(Bell::default());
         let (inbox, _eventfd, signalled) = receiver.split(&bell);
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         // Of each sender: steps that it has made, two for each thing sent.
-        let mut steps = [0; 2];
+        let mut steps = [0; 3];
         let mut counter = 0_u64;
         let mut has_read = false;
         let mut shard = Shard::Turns;
@@ -330,28 +391,33 @@ mod tests {
             // Other tasks of the core run only when the shard's has let them.
             let can_signal = has_read && matches!(shard, Shard::Yields | Shard::Sleeps);
             let can_turn = shard != Shard::Sleeps || woken.0.load(Ordering::Relaxed);
-            let can = [can_send(0), can_send(1), counter > 0 && !has_read, can_signal, can_turn];
+            let can_read = counter > 0 && !has_read;
+            let can = [can_send(0), can_send(1), can_send(2), can_read, can_signal, can_turn];
             let able: Vec<usize> = (0..can.len()).filter(|&who| can[who]).collect();
             if able.is_empty() {
                 return arrived;
             }
             match able[choices.choose(able.len())] {
-                who @ (0 | 1) => {
+                who @ 0..3 => {
                     let is_push = (steps[who] % 2 == 0) == pushes_first;
                     steps[who] += 1;
                     match (is_push, who) {
                         (false, _) => counter += 1,
                         (true, 0) => {
                             let order = Order::Drain(Duration::ZERO);
-                            orders.orders.send(order).expect("the shard is there");
+                            orders.orders.try_send(order).expect("there is room");
+                        }
+                        (true, 1) => {
+                            verdicts.verdicts.try_send(Vec::new()).expect("there is room");
                         }
                         (true, _) => {
-                            verdicts.verdicts.try_send(Vec::new()).expect("there is room");
+                            let (question, _) = ShardQuestion::for_test();
+                            orders.questions.try_send(question).expect("there is room");
                         }
                     }
                 }
-                2 => (counter, has_read) = (0, true),
-                3 => {
+                3 => (counter, has_read) = (0, true),
+                4 => {
                     has_read = false;
                     signalled();
                 }
@@ -375,7 +441,7 @@ mod tests {
     }
 
     /// In how many ways all arrived, and in how many not.
-    fn search(sent: [usize; 2], pushes_first: bool) -> (usize, usize) {
+    fn search(sent: [usize; 3], pushes_first: bool) -> (usize, usize) {
         let (mut choices, mut whole, mut short) = (Choices::default(), 0, 0);
         loop {
             match run(&mut choices, sent, pushes_first) == sent.iter().sum::<usize>() {
@@ -390,11 +456,11 @@ mod tests {
 
     #[test]
     fn no_order_is_left_with_a_shard_asleep_however_the_steps_of_the_threads_fall() {
-        for sent in [[1, 0], [0, 1], [2, 0], [1, 1]] {
+        for sent in [[1, 0, 0], [0, 1, 0], [0, 0, 1], [2, 0, 0], [1, 1, 0], [1, 0, 1], [0, 1, 1]] {
             let (whole, short) = search(sent, true);
             assert!(whole > 5 && short == 0, "{sent:?}: {whole} arrive, {short} do not");
         }
-        let (_, short) = search([1, 0], false);
+        let (_, short) = search([1, 0, 0], false);
         assert!(short > 0, "the search finds what a signal before the push loses");
     }
 }
