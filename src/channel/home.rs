@@ -1,32 +1,33 @@
 //! A channel on its home core: the one place that gives its publications their order.
+//!
+//! What those are told of its past who join is in `past.rs`; how it goes on after a restart, or without what
+//! could not be kept, in `restore.rs`.
 
-use std::collections::{HashMap, VecDeque};
+mod ids;
+mod past;
+mod restore;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::ids::{Ids, Used};
 use super::ChannelKey;
-use super::broadcast::Broadcast;
 use super::chain::Chain;
 use super::history::History;
-use super::kept::{ChosenIds, Kept};
 use super::presence::{Members, Presence, PresenceConfig};
 use super::revisions::{Revised, Revisions};
-use super::view::{Past, View};
+use super::view::View;
 use crate::ably::{
-    AnnotationPage, Annotations, AnnotationsPublication, ChannelSerial, ErrorCode, ErrorInfo,
-    Filter, Format, HistoryItem, HistoryPage, HistoryQuery, Messages, Metric, Metrics, Mutation,
-    Position, PresenceEvents, PresenceMessage, PresenceRequest, Publication, PublishResult, Rewind,
-    Rule, SerialClock, SeriesId, Since, Subject, no_such_message,
+    Annotations, AnnotationsPublication, ChannelSerial, ErrorInfo, Filter, Format, Messages,
+    Metric, Metrics, Mutation, Position, PresenceEvents, PresenceMessage, PresenceRequest,
+    Publication, PublishResult, Rule, SerialClock, SeriesId, Subject, no_such_message,
 };
 use crate::base::Now;
 
-/// Client-chosen ids that one channel remembers; beyond it the oldest is forgotten.
-const IDS_MAX: usize = 65_536;
-
-/// How long a client-chosen id is remembered (5.2), in milliseconds.
-const ID_WINDOW_MS: u64 = 120_000;
+pub use self::past::{Older, OlderWanted};
+pub use self::restore::Durable;
 
 /// Distinct filters that one channel applies to every message; the attach that brings one more is
 /// refused.
@@ -65,39 +66,6 @@ pub struct Watch {
     pub told: Metrics,
 }
 
-/// What is known of events of a channel that outlive the process.
-#[derive(Clone, Debug)]
-pub struct Durable {
-    /// The starts of the daemon whose serials are understood.
-    pub series: Arc<[SeriesId]>,
-    /// What lies before it is gone.
-    pub floor: ChannelSerial,
-}
-
-/// Events that are kept and lie before those in memory.
-#[derive(Debug)]
-pub struct Older {
-    /// Oldest first.
-    pub events: Vec<Kept>,
-    /// Up to this one; some of them may be in memory as well.
-    pub until: ChannelSerial,
-    /// Whether there are others that were asked for.
-    pub is_cut: bool,
-}
-
-/// Which of the events before those in memory somebody needs who joins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OlderWanted {
-    /// Those behind this serial; `None`: the newest.
-    pub after: Option<ChannelSerial>,
-    /// Up to this one.
-    pub until: ChannelSerial,
-    /// Not before this time, in milliseconds since the Unix epoch.
-    pub start_ms: u64,
-    /// Messages at most, of the newest.
-    pub messages_max: u32,
-}
-
 /// What became of a publish that was accepted.
 pub enum Published {
     /// It is in the channel's order now and is to be delivered.
@@ -121,28 +89,6 @@ pub enum Annotated {
     Repeated(PublishResult),
 }
 
-/// What was published under an id that a client chose: enough to answer a repetition.
-struct Remembered {
-    /// The place of the first of them.
-    first: Position,
-    count: u32,
-    publication_id: Box<str>,
-}
-
-impl Remembered {
-    fn positions(&self) -> impl Iterator<Item = Position> {
-        let Position { serial, index: first } = self.first;
-        (first..first + self.count).map(move |index| Position { serial, index })
-    }
-
-    fn result(&self) -> PublishResult {
-        PublishResult::of_positions(&self.publication_id, self.positions())
-    }
-}
-
-/// Parts the ids of annotations from those of messages.
-const ANNOTATION: &str = "annotation ";
-
 /// See the module text.
 pub struct HomeChannel {
     key: ChannelKey,
@@ -161,11 +107,8 @@ pub struct HomeChannel {
     subscribers: Vec<Subscriber>,
     /// What has become of the messages; `None` while nothing has.
     revisions: Option<Box<Revisions>>,
-    /// By client-chosen id: what it was published as. An array is found under the id of its first
-    /// message.
-    ids: HashMap<Box<str>, Remembered>,
-    /// The same ids with the time until which they count, oldest first.
-    ids_until: VecDeque<(u64, Box<str>)>,
+    /// What was published lately under ids that clients chose.
+    ids: Ids,
     /// Where the order begins: nothing is known of what lies before it.
     first_serial: ChannelSerial,
     /// Until when somebody may come back and ask for what was missed, on the monotonic clock.
@@ -217,207 +160,9 @@ impl HomeChannel {
             dropped: None,
             revisions: None,
             subscribers: Vec::new(),
-            ids: HashMap::new(),
-            ids_until: VecDeque::new(),
+            ids: Ids::default(),
             presence: None,
             durable: None,
-        }
-    }
-
-    /// A channel that begins again: its order goes on behind `newest`, the newest of its events that are
-    /// kept elsewhere.
-    #[must_use]
-    pub fn with_durable(
-        mut self,
-        now: Now,
-        durable: Durable,
-        newest: Option<ChannelSerial>,
-    ) -> HomeChannel {
-        if let Some(newest) = newest {
-            self.clock = SerialClock::behind(self.last_serial.series(), newest);
-            self.first_serial = self.clock.next(now.unix_ms);
-            self.last_serial = self.first_serial;
-        }
-        self.dropped = newest.into_iter().chain([durable.floor]).max();
-        self.durable = Some(Box::new(durable));
-        self
-    }
-
-    /// Takes the newest of its events back that are kept elsewhere, oldest first; `is_complete` tells that
-    /// these are all. Nothing has happened since it began again.
-    pub fn restore(&mut self, now: Now, events: Vec<Kept>, is_complete: bool) {
-        let (Some(first), Some(durable)) = (events.first(), &self.durable) else { return };
-        let first = first.serial().preceding();
-        self.dropped = Some(if is_complete { durable.floor } else { first.max(durable.floor) });
-        for event in events {
-            match event {
-                Kept::Messages(publication, ids) => {
-                    self.remember_restored(now, &publication, ids);
-                    self.history.push(publication);
-                }
-                Kept::Version { version, replaced } => {
-                    if let Some(replaced) = replaced {
-                        self.history.remove(replaced);
-                    }
-                    if let Some(first) = self.history.find(version.position(0)) {
-                        let revisions = self.revisions.get_or_insert_default();
-                        revisions.restore(first, &version, replaced);
-                    }
-                    self.history.push(version);
-                }
-                Kept::Annotations(publication, has_chosen_id) => {
-                    let messages = publication.annotations.iter().map(|it| it.message);
-                    if !{ messages }.all(|message| self.history.find(message).is_some()) {
-                        continue;
-                    }
-                    self.revisions.get_or_insert_default().annotate(&publication);
-                    let id = publication.annotations[0].id.as_deref();
-                    if let Some(id) = id.filter(|_| has_chosen_id) {
-                        let id = format!("{ANNOTATION}{id}").into();
-                        let count = publication.annotations.len();
-                        let first = publication.position(0);
-                        self.remember_since(now, publication.timestamp_ms, id, first, count, {
-                            &publication.id
-                        });
-                    }
-                }
-            }
-        }
-    }
-
-    /// Remembers the ids that clients chose of events that are kept elsewhere and can be read, where others
-    /// beside them cannot, so that none of these is published twice.
-    pub fn restore_ids(&mut self, now: Now, events: Vec<Kept>) {
-        for event in events {
-            if let Kept::Messages(publication, ids) = event {
-                self.remember_restored(now, &publication, ids);
-            }
-        }
-    }
-
-    /// Forgets what has got its place from `serial` on: it has not happened, and nobody was told of it. The
-    /// order goes on behind it all the same. True: what has become of messages cannot be told apart from
-    /// that, and nothing of the past is in memory any more; it is to be [restored](Self::restore).
-    pub fn take_back(&mut self, serial: ChannelSerial) -> bool {
-        self.history.cut(serial);
-        self.ids.retain(|_, known| known.first.serial < serial);
-        if let Some(chain) = &mut self.chain {
-            chain.forget_base();
-        }
-        let has_changed = self.revisions.take().is_some();
-        if has_changed {
-            self.history = History::default();
-            self.ids.clear();
-            self.dropped = Some(serial.preceding());
-        }
-        self.ids_until.retain(|(_, id)| self.ids.contains_key(id));
-        has_changed
-    }
-
-    /// Whether nothing of its past is in memory.
-    pub fn has_nothing(&self) -> bool {
-        self.history.is_empty() && self.revisions.is_none()
-    }
-
-    fn remember_restored(&mut self, now: Now, publication: &Publication, ids: ChosenIds) {
-        let (at_ms, id) = (publication.timestamp_ms, &publication.id);
-        let count = publication.messages.len();
-        let together = match ids {
-            ChosenIds::None => return,
-            ChosenIds::First => count,
-            ChosenIds::Each => 1,
-        };
-        for (index, message) in publication.messages.iter().enumerate().step_by(together) {
-            if let Some(own) = &message.id {
-                let first = publication.position(index);
-                self.remember_since(now, at_ms, own.clone(), first, together, id);
-            }
-        }
-    }
-
-    /// Remembers an id that was used at `at_ms`, for what is left of its time.
-    fn remember_since(
-        &mut self,
-        now: Now,
-        at_ms: u64,
-        id: Box<str>,
-        first: Position,
-        count: usize,
-        publication_id: &str,
-    ) {
-        let age_ms = now.unix_ms.saturating_sub(at_ms);
-        if let Some(left_ms) = ID_WINDOW_MS.checked_sub(age_ms) {
-            self.remember_until(now.mono_ms + left_ms, id, first, count, publication_id);
-        }
-    }
-
-    /// Whether its events outlive the process.
-    pub fn is_durable(&self) -> bool {
-        self.durable.is_some()
-    }
-
-    /// Notes that nothing is kept elsewhere any more of what lies before `floor`.
-    pub fn raise_floor(&mut self, floor: ChannelSerial) {
-        if let Some(durable) = &mut self.durable {
-            durable.floor = durable.floor.max(floor);
-        }
-    }
-
-    /// What lies behind it is all here; of a channel whose events outlive the process, what lies before it
-    /// may be kept elsewhere.
-    fn kept_from(&self) -> ChannelSerial {
-        self.dropped.unwrap_or(self.first_serial)
-    }
-
-    /// Whether something behind `serial` may be gone that neither memory nor what is kept elsewhere vouches for.
-    fn may_miss_behind(&self, serial: ChannelSerial) -> bool {
-        let floor = self.durable.as_ref().map(|durable| durable.floor);
-        floor.is_some_and(|floor| serial < floor && serial < self.kept_from())
-    }
-
-    /// What of its events lies behind it is in memory.
-    pub fn memory_from(&self) -> ChannelSerial {
-        let oldest = self.history.oldest().map(|(serial, _)| serial.preceding());
-        oldest.into_iter().chain([self.kept_from()]).min().expect("one at least")
-    }
-
-    /// Up to which serial what is kept elsewhere is to be read, and how many messages of that are in memory
-    /// too: some of it, since memory may drop them before the answer is there.
-    pub fn older_until(&self) -> (ChannelSerial, u32) {
-        let from = self.memory_from();
-        self.history.overlap().filter(|(serial, _)| *serial > from).unwrap_or((from, 0))
-    }
-
-    /// What somebody who joins `since` some point needs that is kept elsewhere.
-    pub fn older_wanted(&self, now: Now, since: &Since) -> Option<OlderWanted> {
-        let durable = self.durable.as_ref()?;
-        let from = self.memory_from();
-        if from <= durable.floor {
-            return None;
-        }
-        let (until, overlap) = self.older_until();
-        let all = OlderWanted { after: None, until, start_ms: 0, messages_max: u32::MAX };
-        match since {
-            Since::Head => None,
-            Since::Serial(text) => {
-                let serial: ChannelSerial = text.parse().ok()?;
-                let is_kept = serial >= durable.floor && serial < from;
-                (is_kept && durable.series.contains(&serial.series()))
-                    .then_some(OlderWanted { after: Some(serial), ..all })
-            }
-            Since::Rewind { rewind: Rewind::Count(count), .. } => {
-                let missing = count.saturating_sub(self.history.message_count());
-                let messages_max = missing.saturating_add(overlap);
-                (missing > 0).then_some(OlderWanted { messages_max, ..all })
-            }
-            Since::Rewind { rewind: Rewind::Span(span), limit } => {
-                let start_ms = now.unix_ms.saturating_sub(span.as_millis() as u64);
-                (from.time_ms() >= start_ms).then_some(OlderWanted {
-                    start_ms,
-                    messages_max: limit.saturating_add(1).saturating_add(overlap),
-                    ..all
-                })
-            }
         }
     }
 
@@ -465,14 +210,15 @@ impl HomeChannel {
     /// Gives messages their place in the order. `trim` has been called this turn.
     pub fn publish(&mut self, now: Now, messages: Messages) -> Published {
         let ids: Vec<Box<str>> = messages.chosen_ids().map(Box::from).collect();
-        let before: Vec<_> = ids.iter().map(|id| self.published(id)).collect();
+        let before: Vec<_> = ids.iter().map(|id| self.ids.published(id)).collect();
         if before.iter().any(Option::is_some) {
             return self.publish_again(now, messages, ids, &before);
         }
         let publication = self.publish_new(now, messages);
         if let Some(id) = ids.into_iter().next() {
-            let first = publication.position(0);
-            self.remember(now, id, first, publication.messages.len(), &publication.id);
+            let count = publication.messages.len();
+            let used = Used::new(publication.position(0), count, &publication.id);
+            self.ids.remember(now, id, used);
         }
         Published::New(publication)
     }
@@ -480,7 +226,7 @@ impl HomeChannel {
     /// Whether all these messages were published before, so that doing so again changes nothing.
     pub fn has_published(&self, messages: &Messages) -> bool {
         let mut ids = messages.chosen_ids().peekable();
-        ids.peek().is_some() && ids.all(|id| self.published(id).is_some())
+        ids.peek().is_some() && ids.all(|id| self.ids.published(id).is_some())
     }
 
     fn publish_new(&mut self, now: Now, messages: Messages) -> Arc<Publication> {
@@ -512,7 +258,7 @@ impl HomeChannel {
             for ((position, id), index) in unknown.zip(0..) {
                 let own = new.position(index);
                 *position = Some(own);
-                self.remember(now, id, own, 1, &new.id);
+                self.ids.remember(now, id, Used::new(own, 1, &new.id));
             }
             publication = Some(new);
         }
@@ -521,20 +267,6 @@ impl HomeChannel {
             Some(publication) => Published::Partly(publication, result),
             None => Published::Repeated(result),
         }
-    }
-
-    /// Where the message with a client-chosen id was published, alone or in an array, and the id of that
-    /// publication.
-    fn published(&self, id: &str) -> Option<(Position, Box<str>)> {
-        let in_array = || {
-            let (base, index) = id.rsplit_once(':')?;
-            let known = self.ids.get(&*format!("{base}:0"))?;
-            let position = known.positions().nth(index.parse().ok()?)?;
-            (position.index.to_string() == index).then_some((position, known))
-        };
-        let alone = self.ids.get(id).map(|known| (known.first, known));
-        let (position, known) = alone.or_else(in_array)?;
-        Some((position, known.publication_id.clone()))
     }
 
     /// Gives a change to a message its place in the order.
@@ -562,10 +294,9 @@ impl HomeChannel {
     /// # Errors
     /// 40400: there is no such message; 40000: one has as many annotations as it may have.
     pub fn annotate(&mut self, now: Now, annotations: Annotations) -> Result<Annotated, ErrorInfo> {
-        let chosen_id: Option<Box<str>> =
-            annotations.chosen_id().map(|id| format!("{ANNOTATION}{id}").into());
-        if let Some(before) = chosen_id.as_ref().and_then(|id| self.ids.get(id)) {
-            return Ok(Annotated::Repeated(before.result()));
+        let chosen_id = annotations.chosen_id().map(Ids::of_annotation);
+        if let Some(before) = chosen_id.as_deref().and_then(|id| self.ids.result(id)) {
+            return Ok(Annotated::Repeated(before));
         }
         for annotation in annotations.iter() {
             self.history.find(annotation.message).ok_or_else(no_such_message)?;
@@ -575,8 +306,9 @@ impl HomeChannel {
         let publication = Arc::new(annotations.into_publication(serial, now.unix_ms));
         let to_tell = self.revisions.get_or_insert_default().annotate(&publication);
         if let Some(id) = chosen_id {
-            let first = Position { serial, index: 0 };
-            self.remember(now, id, first, publication.annotations.len(), &publication.id);
+            let count = publication.annotations.len();
+            let used = Used::new(publication.position(0), count, &publication.id);
+            self.ids.remember(now, id, used);
         }
         Ok(Annotated::New { publication, to_tell })
     }
@@ -609,33 +341,6 @@ impl HomeChannel {
     fn next_serial(&mut self, now: Now) -> ChannelSerial {
         self.last_serial = self.clock.next(now.unix_ms);
         self.last_serial
-    }
-
-    fn remember(
-        &mut self,
-        now: Now,
-        id: Box<str>,
-        first: Position,
-        count: usize,
-        publication_id: &str,
-    ) {
-        self.remember_until(now.mono_ms + ID_WINDOW_MS, id, first, count, publication_id);
-    }
-
-    fn remember_until(
-        &mut self,
-        until_ms: u64,
-        id: Box<str>,
-        first: Position,
-        count: usize,
-        publication_id: &str,
-    ) {
-        if self.ids.len() == IDS_MAX {
-            self.forget_oldest_id();
-        }
-        let (count, publication_id) = (count as u32, publication_id.into());
-        self.ids.insert(id.clone(), Remembered { first, count, publication_id });
-        self.ids_until.push_back((until_ms, id));
     }
 
     /// Does what a client wants of its members, heard over its `transport_count`th transport; returns
@@ -824,142 +529,6 @@ impl HomeChannel {
         self.filters.len() < FILTERS_MAX || self.filters.iter().any(|(known, ..)| **known == *text)
     }
 
-    /// What somebody who joins `since` some point is sent of the past, at most `bytes_max` of it; a
-    /// continuity that cannot be kept is given up as a whole (6.6). `older` is what was
-    /// [wanted](Self::older_wanted) of what is kept elsewhere.
-    pub fn past(&self, now: Now, since: &Since, bytes_max: u64, older: Option<&Older>) -> Past {
-        let head = self.last_serial;
-        let nothing = Past { serial: head, resumed: false, error: None, events: Vec::new() };
-        match since {
-            Since::Head => nothing,
-            Since::Rewind { rewind, limit } => {
-                let latest = |oldest_ms, messages_max| {
-                    let revisions = self.revisions.as_deref();
-                    self.history.latest(oldest_ms, messages_max, bytes_max, revisions)
-                };
-                let (oldest_ms, messages_max) = match rewind {
-                    Rewind::Count(count) => (0, *count),
-                    Rewind::Span(span) => {
-                        (now.unix_ms.saturating_sub(span.as_millis() as u64), *limit)
-                    }
-                };
-                let (publications, mut is_cut) = latest(oldest_ms, messages_max);
-                let mut publications: VecDeque<Arc<Publication>> = publications.into();
-                let from = self.memory_from();
-                // Where a bound has left something out, nothing older follows: that would be a gap.
-                if let Some(older) = older.filter(|older| !is_cut && older.until >= from) {
-                    is_cut = prepend(&mut publications, older, from, messages_max, bytes_max);
-                }
-                let text = "the time to rewind holds more messages than are replayed";
-                let error = (is_cut && matches!(rewind, Rewind::Span(_)))
-                    .then(|| ErrorInfo::new(ErrorCode::HISTORY_LIMIT, text));
-                let oldest = publications.front().map(|publication| publication.channel_serial);
-                let text = "messages among those that follow are kept no longer";
-                let error = error.or_else(|| {
-                    let may_miss = oldest.is_some_and(|oldest| self.may_miss_behind(oldest));
-                    may_miss.then(|| ErrorInfo::new(ErrorCode::HISTORY_EXPIRED, text))
-                });
-                let events = publications.into_iter().map(Broadcast::Messages).collect();
-                Past { error, events, ..nothing }
-            }
-            Since::Serial(text) => match self.missed(text, bytes_max, older) {
-                Ok((serial, events)) => Past { serial, resumed: true, error: None, events },
-                Err(error) => Past { error: Some(error), ..nothing },
-            },
-        }
-    }
-
-    /// Everything behind the serial that a client names, and that serial. Of a message that was changed
-    /// these are its versions as they came, but a run of appends is one.
-    fn missed(
-        &self,
-        text: &str,
-        bytes_max: u64,
-        older: Option<&Older>,
-    ) -> Result<(ChannelSerial, Vec<Broadcast>), ErrorInfo> {
-        let lost = |code, text: &'static str| Err(ErrorInfo::new(code, text));
-        let serial = match text.parse::<ChannelSerial>() {
-            Ok(serial) if self.knows(serial.series()) => serial,
-            _ => return lost(ErrorCode::UNKNOWN_SERIES, "the channelSerial is not of this server"),
-        };
-        let from = self.memory_from();
-        let older = older.filter(|older| {
-            let is_kept = self.durable.as_ref().is_some_and(|durable| serial >= durable.floor);
-            is_kept && older.until >= from && !older.is_cut
-        });
-        if (serial < self.kept_from() && older.is_none()) || serial > self.last_serial {
-            let text = "messages were missed that are kept no longer";
-            return lost(ErrorCode::HISTORY_EXPIRED, text);
-        }
-        let before = |older: &Older| older.events.partition_point(|it| it.serial() <= from);
-        let mut events =
-            older.map_or(Vec::new(), |older| broadcasts(&older.events[..before(older)]));
-        events.extend(self.history.since(&serial).map(Arc::clone).map(Broadcast::Messages));
-        if let Some(revisions) = &self.revisions {
-            let annotations = revisions.annotations_since(&serial).map(Arc::clone);
-            events.extend(annotations.map(Broadcast::Annotations));
-            events.sort_by_key(Broadcast::serial);
-        }
-        if events.iter().map(Broadcast::size_bytes).sum::<u64>() > bytes_max {
-            let text = "more messages were missed than can be replayed";
-            return lost(ErrorCode::HISTORY_LIMIT, text);
-        }
-        Ok((serial, events))
-    }
-
-    fn knows(&self, series: SeriesId) -> bool {
-        let is_earlier = |durable: &Durable| durable.series.contains(&series);
-        series == self.last_serial.series() || self.durable.as_deref().is_some_and(is_earlier)
-    }
-
-    /// Reads one page of history that begins, or ends, with publications that are kept elsewhere; see
-    /// [`History::read_with`].
-    pub fn read_history_with(
-        &self,
-        older: &[Arc<Publication>],
-        is_cut: bool,
-        query: &HistoryQuery,
-    ) -> HistoryPage {
-        self.history.read_with(older, is_cut, query)
-    }
-
-    /// Reads one page of history. What is too old counts until it is trimmed.
-    pub fn read_history(&self, query: &HistoryQuery) -> HistoryPage {
-        self.history.read(query, self.revisions.as_deref())
-    }
-
-    /// A message in its latest version.
-    pub fn message(&self, message: Position) -> Option<HistoryItem> {
-        let first = self.history.find(message)?;
-        Some(match &self.revisions {
-            None => HistoryItem { publication: Arc::clone(first.publication), index: first.index },
-            Some(revisions) => revisions.latest(first),
-        })
-    }
-
-    /// Some versions of a message; of the query, `direction`, `limit` and `after` count.
-    pub fn versions(&self, message: Position, query: &HistoryQuery) -> Option<HistoryPage> {
-        let first = self.history.find(message)?;
-        match &self.revisions {
-            None => Some(Revisions::default().versions(first, query)),
-            Some(revisions) => Some(revisions.versions(first, query)),
-        }
-    }
-
-    /// Some annotations of a message; of the query, `direction`, `limit` and `after` count.
-    pub fn annotations(&self, message: Position, query: &HistoryQuery) -> Option<AnnotationPage> {
-        self.history.find(message)?;
-        let revisions = self.revisions.as_ref();
-        Some(revisions.map(|known| known.annotations(message, query)).unwrap_or_default())
-    }
-
-    /// JSON text of what a client has contributed to a message's summary.
-    pub fn client_summary(&self, message: Position, client_id: &str) -> Option<Arc<str>> {
-        self.history.find(message)?;
-        let revisions = self.revisions.as_ref();
-        Some(revisions.map_or_else(|| "{}".into(), |it| it.client_summary(message, client_id)))
-    }
-
     /// Keeps the past for `retention` from now on.
     pub fn set_retention(&mut self, retention: Duration) {
         self.retention = retention;
@@ -994,9 +563,7 @@ impl HomeChannel {
             }
         }
         self.revisions.take_if(|revisions| revisions.is_empty());
-        while self.ids_until.front().is_some_and(|(until, _)| *until <= now.mono_ms) {
-            self.forget_oldest_id();
-        }
+        self.ids.trim(now);
     }
 
     /// When something of it can be forgotten, or all of it, if nothing happens until then, on the monotonic clock;
@@ -1013,9 +580,7 @@ impl HomeChannel {
         ];
         let retention_ms = self.retention.as_millis() as u64;
         let kept = kept.into_iter().flatten().map(|at_ms| left_ms(at_ms + retention_ms));
-        let middle = self.ids_until.len().div_ceil(2).checked_sub(1);
-        let ids = middle.map(|middle| self.ids_until[middle].0);
-        if let Some(due_ms) = kept.chain(ids).min() {
+        if let Some(due_ms) = kept.chain(self.ids.middle_ms()).min() {
             return Some(due_ms);
         }
         let is_in_use = !self.subscribers.is_empty() || self.has_members();
@@ -1038,10 +603,7 @@ impl HomeChannel {
         if let Some(presence) = &mut self.presence {
             presence.history.release_room();
         }
-        super::release_room(&mut self.ids_until);
-        if self.ids.is_empty() {
-            self.ids = HashMap::new();
-        }
+        self.ids.release_room();
     }
 
     /// Whether nothing would be lost by forgetting the channel. One that is opened again begins with the
@@ -1063,57 +625,6 @@ impl HomeChannel {
         let annotation = annotations.map(|(serial, at_ms)| (serial, true, at_ms));
         message.into_iter().chain(annotation).min()
     }
-
-    fn forget_oldest_id(&mut self) {
-        if let Some((_, id)) = self.ids_until.pop_front() {
-            self.ids.remove(&id);
-        }
-    }
-}
-
-/// What was kept, as it was told. Of a run of appends that is the last one.
-fn broadcasts(events: &[Kept]) -> Vec<Broadcast> {
-    let mut told: Vec<Broadcast> = Vec::with_capacity(events.len());
-    for event in events {
-        let event = match event {
-            Kept::Messages(publication, _) => Broadcast::Messages(Arc::clone(publication)),
-            Kept::Version { version, replaced } => {
-                if let Some(replaced) = replaced
-                    && let Ok(at) = told.binary_search_by_key(replaced, Broadcast::serial)
-                {
-                    told.remove(at);
-                }
-                Broadcast::Messages(Arc::clone(version))
-            }
-            Kept::Annotations(publication, _) => Broadcast::Annotations(Arc::clone(publication)),
-        };
-        told.push(event);
-    }
-    told
-}
-
-/// Puts older messages before those of a rewind, which lie behind `memory_from`, within its bounds; returns
-/// whether some had to be left out.
-fn prepend(
-    publications: &mut VecDeque<Arc<Publication>>,
-    older: &Older,
-    memory_from: ChannelSerial,
-    messages_max: u32,
-    bytes_max: u64,
-) -> bool {
-    let mut messages: usize = publications.iter().map(|it| it.messages.len()).sum();
-    let mut bytes: u64 = publications.iter().map(|it| it.size_bytes()).sum();
-    let before = older.events.partition_point(|event| event.serial() <= memory_from);
-    for event in older.events[..before].iter().rev() {
-        let Kept::Messages(publication, _) = event else { continue };
-        bytes += publication.size_bytes();
-        if messages >= messages_max as usize || bytes > bytes_max {
-            return true;
-        }
-        messages += publication.messages.len();
-        publications.push_front(Arc::clone(publication));
-    }
-    older.is_cut
 }
 
 /// The indexes of those that pass.
@@ -1125,7 +636,9 @@ fn passing(filter: &Filter, subjects: &[Subject]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ably::{Data, Direction, Identity, Params, PresenceAction, PresenceChange};
+    use crate::ably::{
+        Data, Direction, HistoryQuery, Identity, Params, PresenceAction, PresenceChange,
+    };
 
     #[test]
     fn a_channel_is_not_forgotten_within_the_time_of_its_last_serial() {
