@@ -8,27 +8,48 @@
 //! before anything that was accepted needs the space.
 //!
 //! What cannot be written is kept, and written to another segment once that can be made; until then
-//! [`Journal::check`] refuses. What somebody waits for is not kept for longer than [`UNCERTAIN_MS_MAX`]:
-//! then it is given up, so that those who wait can be told.
+//! [`Journal::check`] refuses. What somebody waits for is not kept for longer than a few seconds: then it is
+//! given up, so that those who wait can be told.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `mod.rs` | events in, commands out, how far it has come |
+//! | `writing.rs` | batches, one segment after the other |
+//! | `failure.rs` | what the disk does not take |
+//! | `reading.rs` | queries |
+//! | `retention.rs` | what is too old or too much |
+//! | `sealing.rs` | full segments |
+//! | `segment.rs` | the bytes of a segment |
+//! | `seal.rs` | those of its seal |
+//! | `index.rs` | where events lie |
+//! | `recovery.rs` | what a start finds |
 
+mod failure;
 mod index;
+mod reading;
 mod recovery;
+mod retention;
 mod seal;
+mod sealing;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod writing;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use self::index::{Extent, Index, Note};
+use self::failure::RETRY_MS;
+use self::index::{Index, Note};
+use self::reading::Reading;
 use self::recovery::{Known, Past};
-use self::seal::Seal;
-use self::segment::{After, Header, events_of, write_end};
-use crate::ably::{ChannelSerial, Direction, SeriesId};
+use self::sealing::{Sealing, Stage};
+use self::segment::{After, Header, write_end};
+use self::writing::{Batch, Open, Unsynced};
+use crate::ably::{ChannelSerial, SeriesId};
 use crate::base::Now;
 
 pub use self::index::Query;
@@ -36,23 +57,6 @@ pub use self::recovery::{Added, Damage, DamageKind, Recovered, Recovery};
 #[cfg(test)]
 pub(crate) use self::segment::last_event;
 pub use self::segment::{BootId, Event, SegmentId, Stored};
-
-/// Bytes of one write, unless one event is longer.
-const WRITE_BYTES_MAX: usize = 1 << 20;
-
-/// Reads under way at once.
-const READS_MAX: usize = 4;
-
-/// Queries that wait for their answers, at most.
-const QUERIES_MAX: usize = 1024;
-
-/// Pause before what has failed is tried again, in milliseconds.
-const RETRY_MS: u64 = 1000;
-
-/// How long somebody may wait for an event after writing or synchronising it has failed, in milliseconds;
-/// with the next try behind that, [`RETRY_MS`] later at most, it is given up. A disk that does not answer
-/// at all is not one that fails: what it has been given may yet be written, and is waited for.
-const UNCERTAIN_MS_MAX: u64 = 3000;
 
 /// Pause between two looks for segments that are too old, in milliseconds.
 const SWEEP_MS: u64 = 1000;
@@ -244,103 +248,6 @@ pub struct JournalCounters {
     pub given_up: u64,
     /// Bytes read.
     pub read_bytes: u64,
-}
-
-/// The segment that is being filled, or the next one.
-#[derive(Clone, Copy)]
-struct Open {
-    id: SegmentId,
-    is_made: bool,
-}
-
-/// Events that are written together.
-struct Batch {
-    segment: SegmentId,
-    offset: u32,
-    bytes: BytesMut,
-    /// Bytes at the beginning that belong to the segment, not to events.
-    lead: usize,
-    /// What those say.
-    previous: Option<(u64, u32)>,
-    /// Number of the last event before it.
-    before: u64,
-    /// Number of the last event in it.
-    up_to: u64,
-    /// Places within the batch, without its lead.
-    notes: Vec<Note>,
-    /// Of the same events: their numbers, and what somebody waits for.
-    awaits: Vec<(u64, Option<Safety>)>,
-    wants_sync: bool,
-}
-
-impl Batch {
-    /// Takes out the events that `takes` wants, given with their numbers; returns them.
-    fn take_out(
-        &mut self,
-        mut takes: impl FnMut(&Note, u64, Option<Safety>) -> bool,
-    ) -> Vec<GivenUp> {
-        let mut taken = Vec::new();
-        let bytes = std::mem::take(&mut self.bytes);
-        self.bytes.extend_from_slice(&bytes[..self.lead]);
-        let events = &bytes[self.lead..];
-        let awaits = std::mem::take(&mut self.awaits);
-        for (mut note, (number, awaits)) in std::mem::take(&mut self.notes).into_iter().zip(awaits)
-        {
-            if takes(&note, number, awaits) {
-                taken.push(GivenUp { number, channel: note.channel, serial: note.serial });
-                continue;
-            }
-            let from = (self.bytes.len() - self.lead) as u32;
-            self.bytes.extend_from_slice(&events[note.from as usize..note.to as usize]);
-            (note.from, note.to) = (from, from + (note.to - note.from));
-            self.notes.push(note);
-            self.awaits.push((number, awaits));
-        }
-        taken
-    }
-}
-
-/// A segment that is full, on the way to its seal.
-struct Sealing {
-    segment: SegmentId,
-    after: After,
-    /// Channels that are written down.
-    channels: usize,
-    bytes: Vec<u8>,
-    /// Of the same, once it is being written.
-    length: u64,
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Its channels are being written down.
-    Listing,
-    /// It is to be written.
-    Listed,
-    /// It is being written.
-    Writing,
-}
-
-/// What was written and waits for a synchronisation.
-struct Unsynced {
-    batch: Batch,
-    /// The same bytes, frozen for the write.
-    bytes: Bytes,
-}
-
-/// A query that is being answered.
-struct Reading {
-    query: Query,
-    /// What is yet to be read.
-    plan: VecDeque<Extent>,
-    /// Events that have to be written before.
-    behind: u64,
-    /// In the order of reading; the events of each piece oldest first.
-    pieces: Vec<Vec<Stored>>,
-    messages: u32,
-    bytes: u64,
-    is_damaged: bool,
 }
 
 /// See the module text.
@@ -571,100 +478,6 @@ impl Journal {
         up_to
     }
 
-    /// Finds the batch for a record of about `bytes`, perhaps in another segment; returns how far that
-    /// one is filled.
-    fn begin_record(&mut self, bytes: usize) -> u32 {
-        let is_full = self.filled as usize + bytes > self.config.segment_bytes as usize
-            && self.filled > self.header_bytes + 64;
-        if self.current.is_none() || is_full {
-            self.next_segment();
-        }
-        let segment = self.current.expect("chosen above").id;
-        let is_open = |batch: &Batch| {
-            batch.segment == segment
-                && batch.bytes.len() < WRITE_BYTES_MAX
-                && !batch.bytes.is_empty()
-        };
-        let is_writing_last = self.writing.is_some() && self.batches.len() == 1;
-        if is_writing_last || !self.batches.back().is_some_and(is_open) {
-            let offset = self.filled;
-            self.batches.push_back(Batch {
-                segment,
-                offset,
-                bytes: BytesMut::new(),
-                lead: 0,
-                previous: None,
-                before: self.appended - 1,
-                up_to: self.appended,
-                notes: Vec::new(),
-                awaits: Vec::new(),
-                wants_sync: false,
-            });
-        }
-        self.filled
-    }
-
-    /// Takes the next segment into use.
-    fn next_segment(&mut self) {
-        if let Some(Open { id, is_made }) = self.current.take() {
-            self.previous = Some((id.number, self.filled));
-            self.to_seal.push_back((id, self.after));
-            if is_made {
-                self.full.push_back(id);
-            }
-        }
-        let next = self.spare.take().unwrap_or_else(|| {
-            let id = SegmentId { shard: self.shard, number: self.next_number };
-            self.next_number += 1;
-            self.to_make.push_back(id);
-            Open { id, is_made: false }
-        });
-        self.current = Some(next);
-        let mut lead = Vec::new();
-        self.after = After { previous: self.previous, reached_ms: self.reached_ms };
-        self.after.write(self.salt, &mut lead);
-        self.filled = self.header_bytes + lead.len() as u32;
-        self.batches.push_back(Batch {
-            segment: next.id,
-            offset: self.header_bytes,
-            lead: lead.len(),
-            previous: self.previous,
-            bytes: BytesMut::from(&lead[..]),
-            before: self.written,
-            // Until there is an event in it.
-            up_to: self.written,
-            notes: Vec::new(),
-            awaits: Vec::new(),
-            wants_sync: false,
-        });
-    }
-
-    /// Has a segment made before it is needed.
-    fn make_ready(&mut self) {
-        if self.failing.is_some() || self.is_to_make() || self.spare.is_some() {
-            return;
-        }
-        let is_needed = match &self.current {
-            None => self.is_wanted,
-            Some(current) => current.is_made && self.filled >= self.config.segment_bytes / 2,
-        };
-        if is_needed {
-            self.make_spare();
-        }
-    }
-
-    /// Whether a segment is being made, or is to be.
-    fn is_to_make(&self) -> bool {
-        self.is_making || !self.to_make.is_empty()
-    }
-
-    fn make_spare(&mut self) {
-        let id = SegmentId { shard: self.shard, number: self.next_number };
-        self.next_number += 1;
-        self.to_make.push_back(id);
-        self.spare = Some(Open { id, is_made: false });
-    }
-
     /// The number of the last event that is kept like this. Of those that nobody wants synchronised,
     /// nothing is waited for.
     pub fn progress(&self, safety: Safety) -> u64 {
@@ -740,33 +553,6 @@ impl Journal {
         self.index.newest(channel).map(|(serial, _)| serial)
     }
 
-    /// Asks for events. The answer comes through [`poll_answer`](Self::poll_answer) under the number that
-    /// is returned. `None`: too many have asked.
-    pub fn read(&mut self, query: Query) -> Option<u64> {
-        if self.queries.len() >= QUERIES_MAX {
-            return None;
-        }
-        let number = self.next_query;
-        self.next_query += 1;
-        // What is not written yet is not in the index either.
-        let of_channel = |batch: &Batch| {
-            batch.notes.iter().any(|note| *note.channel == *query.channel).then_some(batch.up_to)
-        };
-        let behind = self.batches.iter().rev().find_map(of_channel).unwrap_or(0);
-        let reading = Reading {
-            plan: self.index.plan(&query),
-            query,
-            behind,
-            pieces: Vec::new(),
-            messages: 0,
-            bytes: 0,
-            is_damaged: false,
-        };
-        self.queries.insert(number, reading);
-        self.to_read.insert(number);
-        Some(number)
-    }
-
     /// What was given up since this was asked last, in order; nobody waits for anything that is not among it
     /// then. `None`: nothing had to be.
     pub fn take_given_up(&mut self) -> Option<Vec<GivenUp>> {
@@ -801,16 +587,6 @@ impl Journal {
     /// What was counted.
     pub fn counters(&self) -> JournalCounters {
         self.counters
-    }
-
-    /// Bytes of the segments that this journal is to remove.
-    fn disk_bytes(&self) -> u64 {
-        let own = self.segments.iter().filter(|(id, _)| self.is_own(**id));
-        own.map(|(_, known)| known.bytes).sum()
-    }
-
-    fn is_own(&self, id: SegmentId) -> bool {
-        id.shard % self.shards == self.shard
     }
 
     /// The next thing to be done with files.
@@ -874,29 +650,6 @@ impl Journal {
         self.poll_read()
     }
 
-    fn poll_read(&mut self) -> Option<Command> {
-        while self.reads < READS_MAX {
-            let written = self.written;
-            let ready = |number: &&u64| self.queries[*number].behind <= written;
-            let number = *self.to_read.iter().find(ready)?;
-            self.to_read.remove(&number);
-            let reading = self.queries.get_mut(&number).expect("it waits to be read");
-            if std::mem::take(&mut reading.behind) > 0 {
-                reading.plan = self.index.plan(&reading.query);
-            }
-            let Some(extent) = reading.plan.pop_front() else {
-                self.answer(number);
-                continue;
-            };
-            self.reads += 1;
-            let Extent { segment, from, to } = extent;
-            reading.plan.push_front(extent);
-            let length = (to - from) as usize;
-            return Some(Command::Read { query: number, segment, offset: from.into(), length });
-        }
-        None
-    }
-
     /// Takes how a command went.
     pub fn handle_done(&mut self, done: Done) {
         match done {
@@ -929,407 +682,5 @@ impl Journal {
         };
         let before = self.segments.range(segment.before());
         before.rev().find(is_used).map(|(id, _)| id.number)
-    }
-
-    /// Writes down what the seal of a full segment says; some channels at a time.
-    fn go_on_sealing(&mut self) {
-        if self.sealing.is_none() {
-            let Some((segment, after)) = self.to_seal.front().copied() else { return };
-            if self.is_waited_for(segment) {
-                return;
-            }
-            self.to_seal.pop_front();
-            let (channels, bytes, length, stage) = (0, Vec::new(), 0, Stage::Listing);
-            self.sealing = Some(Sealing { segment, after, channels, bytes, length, stage });
-        }
-        let sealing = self.sealing.as_mut().expect("begun above");
-        if sealing.stage != Stage::Listing {
-            return;
-        }
-        let known = self.segments.get(&sealing.segment).filter(|known| known.events > 0);
-        // Where it would save little, or there is nothing any more that it is about.
-        let Some(known) = known.filter(|known| sealing.bytes.len() as u64 <= known.bytes / 2)
-        else {
-            self.sealing = None;
-            return;
-        };
-        let (segment, count) = (sealing.segment, seal::CHANNELS_MAX);
-        if let Some(parts) = self.index.parts_of(segment, sealing.channels, count) {
-            seal::write_parts(self.salt, parts, &mut sealing.bytes);
-            sealing.channels += count;
-            return;
-        }
-        let seal = Seal {
-            at: known.bytes as u32,
-            after: Some(sealing.after),
-            has_ended: Some(false),
-            last_ms: known.last_ms,
-            events: known.events,
-        };
-        seal.write(self.salt, &mut sealing.bytes);
-        sealing.stage = Stage::Listed;
-    }
-
-    /// Without its seal a segment is read as a whole when the daemon starts, and that is all.
-    fn handle_sealed(&mut self, sealing: &Sealing, result: Result<(), i32>) {
-        let known = self.segments.get_mut(&sealing.segment).expect("it stays meanwhile");
-        if result.is_ok() {
-            known.bytes += sealing.length;
-            self.counters.written_bytes += sealing.length;
-        } else {
-            self.counters.failures += 1;
-            self.to_cut.push_back((sealing.segment, known.bytes));
-        }
-    }
-
-    /// Whether something of a segment is yet to be written or synchronised.
-    fn is_waited_for(&self, segment: SegmentId) -> bool {
-        self.batches.iter().any(|batch| batch.segment == segment)
-            || self.unsynced.iter().any(|it| it.batch.segment == segment)
-            || self.syncing.is_some_and(|(syncing, _)| syncing == segment)
-            || self.full.contains(&segment)
-    }
-
-    fn handle_created(&mut self, segment: SegmentId, result: Result<(), i32>) {
-        self.is_making = false;
-        let is_spare = self.spare.is_some_and(|spare| spare.id == segment);
-        match result {
-            Ok(()) => {
-                let open = if is_spare { &mut self.spare } else { &mut self.current };
-                match open.as_mut().filter(|open| open.id == segment) {
-                    Some(open) => open.is_made = true,
-                    // More than it has room for was appended meanwhile.
-                    None => self.full.push_back(segment),
-                }
-                let key = (self.series, self.salt);
-                let (bytes, created_ms) = (self.header_bytes.into(), self.now.unix_ms);
-                let (last_ms, events, is_used) = (0, 0, false);
-                let known = Known { bytes, created_ms, last_ms, events, is_used, key };
-                self.segments.insert(segment, known);
-                if self.batches.is_empty() {
-                    self.recover();
-                }
-            }
-            Err(errno) => {
-                // Perhaps it was made and could not be begun.
-                self.to_remove.push_back(segment);
-                if is_spare {
-                    self.spare = None;
-                } else {
-                    self.stop();
-                }
-                self.fail(errno);
-            }
-        }
-    }
-
-    fn handle_written(&mut self, segment: SegmentId, result: Result<(), i32>) {
-        let bytes = self.writing.take().expect("one write is under way");
-        if let Err(errno) = result {
-            let batch = self.batches.front_mut().expect("it is being written");
-            batch.bytes = BytesMut::from(&bytes[..]);
-            self.to_cut.push_back((segment, batch.offset.into()));
-            self.stop();
-            return self.fail(errno);
-        }
-        let batch = self.batches.pop_front().expect("it was being written");
-        debug_assert_eq!(batch.segment, segment);
-        self.counters.writes += 1;
-        self.counters.written_bytes += bytes.len() as u64;
-        self.written = self.written.max(batch.up_to);
-        self.told_written = self.told_written.max(self.written);
-        let known = self.segments.get_mut(&segment).expect("it is written to");
-        known.bytes = u64::from(batch.offset) + bytes.len() as u64;
-        known.events += batch.notes.len() as u32;
-        known.is_used = true;
-        let base = batch.offset + batch.lead as u32;
-        for note in &batch.notes {
-            known.last_ms = known.last_ms.max(note.serial.time_ms());
-            let placed = Note { from: base + note.from, to: base + note.to, ..note.clone() };
-            self.index.note(segment, &placed);
-        }
-        // One behind another is kept as long: if that has to be written again, all behind it is.
-        if batch.wants_sync || !self.unsynced.is_empty() {
-            self.unsynced.push_back(Unsynced { batch, bytes });
-        } else {
-            self.waiting_bytes -= (bytes.len() - batch.lead) as u64;
-        }
-        self.recover();
-    }
-
-    fn handle_synced(&mut self, segment: SegmentId, result: Result<(), i32>) {
-        let (_, up_to) = self.syncing.take().expect("one is under way");
-        if let Err(errno) = result {
-            // What the kernel has of it is not to be relied on any more.
-            self.stop();
-            return self.fail(errno);
-        }
-        self.counters.syncs += 1;
-        while let Some(done) =
-            self.unsynced.pop_front_if(|it| it.batch.segment == segment && it.batch.up_to <= up_to)
-        {
-            self.waiting_bytes -= (done.bytes.len() - done.batch.lead) as u64;
-            self.synced = self.synced.max(done.batch.up_to);
-        }
-        self.undoes_end.take_if(|first| *first <= self.synced);
-        if self.uncertain.is_some() {
-            self.recover();
-        }
-    }
-
-    /// Nothing more goes to the current segment, and what is not kept may not be for long.
-    fn stop(&mut self) {
-        self.is_stopped = true;
-        self.uncertain.get_or_insert((self.now.mono_ms, self.appended));
-    }
-
-    fn fail(&mut self, errno: i32) {
-        self.counters.failures += 1;
-        if self.failing.is_none() {
-            self.notices.push_back(Notice::Failing(errno));
-        }
-        self.failing = Some(self.now.mono_ms + RETRY_MS);
-    }
-
-    /// Something was written, or can be.
-    fn recover(&mut self) {
-        let kept = self.written.min(self.progress(Safety::Synced));
-        self.uncertain.take_if(|(_, up_to)| *up_to <= kept);
-        if !self.is_stopped && self.uncertain.is_none() && self.failing.take().is_some() {
-            self.notices.push_back(Notice::Recovered);
-        }
-    }
-
-    /// Tries again what has failed.
-    fn try_again(&mut self) {
-        if self.writing.is_some() || self.syncing.is_some() || self.is_to_make() {
-            return;
-        }
-        if !self.is_stopped {
-            // It was the next segment that could not be made.
-            if self.spare.is_none() {
-                self.make_spare();
-            }
-            return;
-        }
-        self.is_stopped = false;
-        let now_ms = self.now.mono_ms;
-        let is_too_long = |(since_ms, _)| now_ms >= since_ms + UNCERTAIN_MS_MAX;
-        self.rehome(self.uncertain.is_some_and(is_too_long));
-    }
-
-    /// Has everything that is not as safe as it should be written to another segment, or `gives_up` what
-    /// of that somebody waits for.
-    fn rehome(&mut self, gives_up: bool) {
-        let unsynced = std::mem::take(&mut self.unsynced);
-        let mut cut = None;
-        for Unsynced { batch, .. } in &unsynced {
-            if cut.replace(batch.segment) != Some(batch.segment) {
-                self.index.cut(batch.segment, batch.offset);
-            }
-        }
-        let unsynced = unsynced.into_iter();
-        let mut lost: VecDeque<Batch> = unsynced
-            .map(|Unsynced { batch, bytes }| Batch { bytes: BytesMut::from(&bytes[..]), ..batch })
-            .collect();
-        lost.append(&mut self.batches);
-        self.to_seal.retain(|(id, _)| lost.iter().all(|batch| batch.segment != *id));
-        let current = self.current.take().filter(|open| open.is_made);
-        match (lost.front(), current) {
-            // Nothing before it in its segment counts, nor the segment itself.
-            (Some(first), _) if first.lead > 0 => self.previous = first.previous,
-            (Some(first), _) => self.previous = Some((first.segment.number, first.offset)),
-            (None, Some(open)) => self.previous = Some((open.id.number, self.filled)),
-            // One that was never made.
-            (None, None) => {}
-        }
-        if let Some(first) = lost.front() {
-            self.written = self.written.min(first.before);
-        }
-        if gives_up {
-            self.give_up(&mut lost);
-        }
-        self.next_segment();
-        let segment = self.current.expect("chosen above").id;
-        for mut batch in lost {
-            let _ = batch.bytes.split_to(batch.lead);
-            if batch.bytes.is_empty() {
-                // Nothing is waited for any more up to here.
-                let before = self.batches.back_mut().expect("a segment begins with one");
-                before.up_to = before.up_to.max(batch.up_to);
-                continue;
-            }
-            let length = batch.bytes.len() as u32;
-            (batch.segment, batch.offset) = (segment, self.filled);
-            (batch.lead, batch.previous) = (0, None);
-            // What it supersedes is known as long as it is itself.
-            if let Some(lead) = self.batches.pop_back_if(|last| last.lead == last.bytes.len()) {
-                (batch.offset, batch.lead, batch.previous) =
-                    (lead.offset, lead.lead, lead.previous);
-                batch.bytes = [lead.bytes, batch.bytes].concat()[..].into();
-            }
-            self.filled += length;
-            self.batches.push_back(batch);
-        }
-        debug_assert!(self.batches.iter().is_sorted_by_key(|batch| batch.up_to));
-    }
-
-    /// Takes out of `lost` what somebody waits for and was not told of, and what lies behind it in the
-    /// order of the same channel.
-    fn give_up(&mut self, lost: &mut VecDeque<Batch>) {
-        // By channel, the first.
-        let mut channels: HashMap<Arc<str>, ChannelSerial> = HashMap::new();
-        let told_written = self.told_written;
-        self.has_ended = false;
-        self.given_up.get_or_insert_default();
-        for batch in lost {
-            let events_bytes = batch.bytes.len() - batch.lead;
-            let taken = batch.take_out(|note, number, awaits| {
-                let is_awaited = match awaits {
-                    // The kernel had it, and so it was confirmed.
-                    Some(Safety::Written) => number > told_written,
-                    Some(Safety::Synced) => true,
-                    None => false,
-                };
-                if is_awaited {
-                    channels.entry(Arc::clone(&note.channel)).or_insert(note.serial);
-                }
-                channels.contains_key(&note.channel)
-            });
-            batch.wants_sync = batch.awaits.iter().any(|it| it.1 == Some(Safety::Synced));
-            self.waiting_bytes -= (events_bytes - (batch.bytes.len() - batch.lead)) as u64;
-            self.counters.given_up += taken.len() as u64;
-            self.given_up.get_or_insert_default().extend(taken);
-        }
-        // Those who read such a channel wait for nothing of this, and are not told of it.
-        for reading in self.queries.values_mut() {
-            let Some(first) = channels.get(&reading.query.channel) else { continue };
-            let until = &mut reading.query.until;
-            *until = Some(until.map_or(first.preceding(), |until| until.min(first.preceding())));
-            for piece in &mut reading.pieces {
-                piece.retain(|event| event.serial < *first);
-            }
-            if std::mem::take(&mut reading.behind) > 0 {
-                reading.plan = self.index.plan(&reading.query);
-            }
-        }
-    }
-
-    fn handle_read(&mut self, number: u64, result: Result<Vec<u8>, i32>) {
-        self.reads -= 1;
-        let reading = self.queries.get_mut(&number).expect("it is being read");
-        let extent = reading.plan.pop_front().expect("the first is being read");
-        let (events, is_damaged) = match (result, self.segments.get(&extent.segment)) {
-            (Ok(data), Some(known)) => {
-                self.counters.read_bytes += data.len() as u64;
-                let is_short = data.len() < (extent.to - extent.from) as usize;
-                let (events, is_damaged) = events_of(&reading.query.channel, known.key, data);
-                if is_damaged || is_short {
-                    self.notices.push_back(Notice::Unreadable(extent.segment, None));
-                }
-                (events, is_damaged || is_short)
-            }
-            (Err(errno), Some(_)) if errno != ENOENT => {
-                self.notices.push_back(Notice::Unreadable(extent.segment, Some(errno)));
-                (Vec::new(), true)
-            }
-            // Removed meanwhile, by this journal or the one that owns it.
-            (Ok(_) | Err(_), _) => (Vec::new(), true),
-        };
-        reading.is_damaged |= is_damaged;
-        let query = &reading.query;
-        let wanted = events.into_iter().filter(|it| query.wants(&it.serial, it.timestamp_ms));
-        let piece: Vec<Stored> = wanted.collect();
-        let messages = piece.iter().map(|event| event.messages);
-        reading.messages = messages.fold(reading.messages, u32::saturating_add);
-        reading.bytes += piece.iter().map(|event| event.body.len() as u64).sum::<u64>();
-        reading.pieces.push(piece);
-        let is_enough = reading.messages >= query.messages_max || reading.bytes >= query.bytes_max;
-        if reading.plan.is_empty() || is_enough {
-            self.answer(number);
-        } else {
-            self.to_read.insert(number);
-        }
-    }
-
-    fn answer(&mut self, number: u64) {
-        let reading = self.queries.remove(&number).expect("it is answered once");
-        let Reading { query, plan, mut pieces, is_damaged, .. } = reading;
-        if query.direction == Direction::Backwards {
-            pieces.reverse();
-        }
-        let events = pieces.into_iter().flatten().collect();
-        self.answers.push_back(Answer {
-            query: number,
-            events,
-            is_complete: plan.is_empty(),
-            is_damaged,
-        });
-    }
-
-    /// Drops the oldest segments, as far as they are too old or there are too many bytes, on disk or of the index.
-    fn drop_old(&mut self) {
-        let oldest_ms = self.now.unix_ms.saturating_sub(self.config.retention.as_millis() as u64);
-        let mut bytes = self.disk_bytes();
-        let in_use = [self.current, self.spare].map(|open| open.map(|open| open.id));
-        let sealing = self.sealing.as_ref().filter(|it| it.stage == Stage::Writing);
-        let sealing = sealing.map(|it| it.segment);
-        let is_in_use = |id: SegmentId| {
-            in_use.contains(&Some(id)) || sealing == Some(id) || self.is_waited_for(id)
-        };
-        // Oldest first, whichever shard wrote them, and those of one shard in their order, whatever the clock
-        // did: then what is left of a channel has no gap, and a segment that is missing has not gone with age.
-        let mut own: Vec<(u64, SegmentId, Known)> = Vec::new();
-        for (id, known) in self.segments.iter().filter(|(id, _)| self.is_own(**id)) {
-            let before = own.last().filter(|(_, before, _)| before.shard == id.shard);
-            let before_ms = before.map_or(0, |(before_ms, ..)| *before_ms);
-            let last_ms = known.last_ms.max(known.created_ms).max(before_ms);
-            own.push((last_ms, *id, *known));
-        }
-        let is_own = |shard| self.is_own(SegmentId { shard, number: 0 });
-        let mut index_bytes = self.index.bytes_of_shards(is_own);
-        debug_assert_eq!(
-            index_bytes,
-            own.iter().map(|(_, id, _)| self.index.bytes_of(*id)).sum::<u64>()
-        );
-        own.sort_unstable_by_key(|(last_ms, id, _)| (*last_ms, *id));
-        let (mut dropped, mut stays) = (Vec::new(), HashSet::new());
-        for (last_ms, id, known) in own {
-            let fits = bytes <= self.config.bytes_max && index_bytes <= self.config.index_bytes_max;
-            if last_ms >= oldest_ms && fits {
-                break;
-            }
-            if stays.contains(&id.shard) || is_in_use(id) {
-                stays.insert(id.shard);
-                continue;
-            }
-            bytes -= known.bytes;
-            index_bytes -= self.index.bytes_of(id);
-            dropped.push((id, known.last_ms));
-        }
-        if dropped.is_empty() {
-            return;
-        }
-        // What was never used does not tell how late those before it were, so it goes with them.
-        let last: BTreeMap<u16, SegmentId> =
-            dropped.iter().map(|(id, _)| (id.shard, *id)).collect();
-        for last in last.into_values() {
-            let behind = self.segments.range(last.and_behind()).skip(1);
-            let unused = behind.take_while(|(id, known)| !known.is_used && !is_in_use(**id));
-            dropped.extend(unused.map(|(id, known)| (*id, known.last_ms)));
-        }
-        for (id, last_ms) in dropped {
-            self.floor_ms = self.floor_ms.max(last_ms);
-            self.segments.remove(&id);
-            self.sealing.take_if(|it| it.segment == id);
-            self.index.forget(id);
-            self.to_remove.push_back(id);
-        }
-        if self.current.is_none()
-            && !self.segments.range(SegmentId::all_of(self.shard)).any(|(_, known)| known.is_used)
-        {
-            // So that the next start learns it from the one of this start.
-            self.end();
-        }
     }
 }

@@ -1,6 +1,9 @@
 //! A journal on a disk that fails when told to, and ends at any moment.
 
+use super::failure::UNCERTAIN_MS_MAX;
+use super::seal::Seal;
 use super::*;
+use crate::ably::Direction;
 use crate::sim::{Disk, EIO, ENOSPC};
 
 const NOW: Now = Now { mono_ms: 0, unix_ms: 1_800_000_000_000 };
