@@ -130,10 +130,9 @@ impl Helper {
         doubt: Option<Doubt>,
         retold: Option<Retold>,
     ) -> Helper {
-        let timeouts = rules.iter().filter_map(|rule| Some(rule.gate?.timeout.as_millis() as u64));
         Helper {
             full_since_ms: BTreeMap::new(),
-            timeout_ms: timeouts.min().unwrap_or_default(),
+            timeout_ms: shortest_timeout_ms(rules).unwrap_or_default(),
             batches_max: *random.one_of(&[1, 3, 256]),
             batches: 0,
             is_stalled: false,
@@ -145,6 +144,13 @@ impl Helper {
             random,
             doubt,
             retold,
+        }
+    }
+
+    /// There will be these rules too.
+    pub fn expect(&mut self, rules: &[Arc<Rule>]) {
+        if let Some(timeout_ms) = shortest_timeout_ms(rules) {
+            self.timeout_ms = self.timeout_ms.min(timeout_ms);
         }
     }
 
@@ -272,6 +278,11 @@ impl Helper {
         };
         self.is_stalled || self.batches == 0 && !self.questions.iter().any(is_due)
     }
+}
+
+/// How long a shard waits for the answers of these rules, at least; `None`: none is asked.
+fn shortest_timeout_ms(rules: &[Arc<Rule>]) -> Option<u64> {
+    rules.iter().filter_map(|rule| Some(rule.gate?.timeout.as_millis() as u64)).min()
 }
 
 /// When the shard gives a question up, which says when it was asked.

@@ -73,6 +73,10 @@ pub struct Publish {
     attempts: u32,
     /// Whether some attempt had an unknown end.
     is_uncertain: bool,
+    /// The set of rules that all shards had when it began, and the last that there was when its publisher was
+    /// told.
+    rules_since: usize,
+    rules_until: usize,
     /// What the client was told.
     outcomes: Vec<Result<Vec<String>, u64>>,
 }
@@ -193,6 +197,8 @@ impl Oracle {
             has_id,
             attempts: 0,
             is_uncertain: false,
+            rules_since: self.gates.installed,
+            rules_until: 0,
             outcomes: Vec::new(),
         });
         number
@@ -279,6 +285,7 @@ impl Oracle {
                 }
             }
         }
+        self.publishes[publish].rules_until = self.gates.latest();
         self.publishes[publish].outcomes.push(outcome);
     }
 
@@ -441,7 +448,10 @@ impl Oracle {
             _ => Bound::Included(segment.received[0].clone()),
         };
         let told = segment.received.last().max(segment.placed.as_ref());
-        let Some(end) = segment.complete_to.as_ref().or(told).cloned() else { return };
+        let Some(end) = segment.complete_to.as_ref().max(told).cloned() else { return };
+        if segment.rewound == 0 && end <= segment.start {
+            return; // its end came before its beginning
+        }
         let Some(order) = self.orders.get(&segment.channel) else { return };
         let is_sent = |event: &Event| {
             let Segment { skips, .. } = segment;

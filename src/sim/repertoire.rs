@@ -16,6 +16,9 @@ pub const WIDER_FROM: u64 = 2_000_000;
 /// Seeds from here on have rules too, and subscribers of other kinds.
 pub const WIDEST_FROM: u64 = 6_000_000;
 
+/// Seeds from here on change rules while they are in use, and publish what is delivered and forgotten.
+pub const LATEST_FROM: u64 = 7_000_000;
+
 /// What tells this stream from that of the run.
 const SALT: u64 = 0x5ca1_ab1e_0ddb_a11e;
 
@@ -40,6 +43,8 @@ pub struct Repertoire {
     pub has_listeners: bool,
     /// Clients lose what the next delta starts from.
     pub has_lost_bases: bool,
+    /// Rules change.
+    pub has_rule_changes: bool,
 }
 
 impl Repertoire {
@@ -53,6 +58,8 @@ impl Repertoire {
         let mut chance = |one_in| seed >= WIDEST_FROM && random.chance(one_in);
         let (has_gates, has_told) = (chance(3), chance(3));
         let (has_listeners, has_lost_bases) = (chance(3), has_deltas && chance(2));
+        let mut chance = |one_in| seed >= LATEST_FROM && random.chance(one_in);
+        let has_rule_changes = chance(2) && (has_gates || has_told);
         Repertoire {
             random,
             has_formats,
@@ -63,6 +70,7 @@ impl Repertoire {
             has_told,
             has_listeners,
             has_lost_bases,
+            has_rule_changes,
         }
     }
 
@@ -86,6 +94,11 @@ impl Repertoire {
     /// Whether a client loses its base now.
     pub fn loses_base(&mut self) -> bool {
         self.has_lost_bases && self.random.chance(10)
+    }
+
+    /// Whether rules change now.
+    pub fn changes_rules(&mut self) -> bool {
+        self.has_rule_changes && self.random.chance(12)
     }
 
     /// How many publishes of a channel may wait for the answers of rules.

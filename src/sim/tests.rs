@@ -1,6 +1,6 @@
 //! Seeds of the past, some more, and whether the judge has eyes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use super::oracle::Oracle;
 use super::payload::Kind;
-use super::repertoire::{Repertoire, WIDER_FROM, WIDEST_FROM};
+use super::repertoire::{LATEST_FROM, Repertoire, WIDER_FROM, WIDEST_FROM};
 use super::*;
-use crate::ably::{Since, Verdict};
+use crate::ably::{Directory, Since, Verdict};
 use crate::channel::log::Link;
 use crate::shard::{Joined, Mail, ReturnAddress};
 
@@ -72,7 +72,8 @@ const MORE: u64 = 120;
 fn whatever_happens_the_promise_is_kept() {
     let wider = WIDER_FROM..WIDER_FROM + MORE;
     let widest = WIDEST_FROM..WIDEST_FROM + MORE;
-    let more = (1..=MORE).chain(wider).chain(widest);
+    let latest = LATEST_FROM..LATEST_FROM + MORE;
+    let more = (1..=MORE).chain(wider).chain(widest).chain(latest);
     for seed in PAST.map(|(seed, _)| seed).into_iter().chain(more) {
         let report = run(seed, Sabotage::default(), false);
         assert!(report.findings.is_empty(), "seed={seed} {:?}", report.findings);
@@ -82,8 +83,8 @@ fn whatever_happens_the_promise_is_kept() {
 #[test]
 fn a_seed_tells_the_same_story_every_time() {
     let mut deliveries = 0;
-    for seed in (1000..1020).chain(WIDER_FROM..WIDER_FROM + 20).chain(WIDEST_FROM..WIDEST_FROM + 20)
-    {
+    let from = [1000, WIDER_FROM, WIDEST_FROM, LATEST_FROM];
+    for seed in from.into_iter().flat_map(|from| from..from + 20) {
         let first = run(seed, Sabotage::default(), false);
         deliveries += first.deliveries;
         assert_eq!(first, run(seed, Sabotage::default(), false), "seed={seed}");
@@ -460,6 +461,25 @@ fn an_event_that_a_rule_is_told_of_twice_is_one_too_many() {
     let retold = |random: &mut Random| 1 + usize::from(random.chance(10));
     let sabotage = || Sabotage { retold: Some(retold), ..Sabotage::default() };
     assert_eq!(first_finding_about_rules(sabotage), "order");
+}
+
+#[test]
+fn a_core_that_goes_on_with_rules_that_have_changed_is_noticed() {
+    let found = first_finding_of(LATEST_FROM..LATEST_FROM + 400, || {
+        let mut sent: BTreeMap<u64, Arc<Directory>> = BTreeMap::new();
+        let tamper = move |_: &mut Random, mail: Mail| match mail {
+            Mail::Directory { version, directory, enforce } => {
+                sent.entry(version).or_insert_with(|| Arc::clone(&directory));
+                // It confirms that it has them, and has those of before.
+                let before = sent.get(&(version - 1)).filter(|_| !enforce);
+                let directory = before.map_or(directory, Arc::clone);
+                vec![Mail::Directory { version, directory, enforce }]
+            }
+            mail => vec![mail],
+        };
+        Sabotage { tamper: Some(Box::new(tamper)), ..Sabotage::default() }
+    });
+    assert!(["question", "gate", "told", "gap", "gap or end"].contains(&found), "{found}");
 }
 
 #[test]

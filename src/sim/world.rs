@@ -24,6 +24,7 @@ use crate::journal::JournalConfig;
 use crate::shard::ShardConfig;
 
 use self::kills::Kills;
+use self::rules::Telling;
 
 mod kills;
 mod listeners;
@@ -86,8 +87,11 @@ struct World {
     /// The key that was taken out of the configuration, if one was.
     lost_key: Option<usize>,
     repertoire: Repertoire,
-    /// By rule and channel: what the rule is told there, as a continuity.
-    told: BTreeMap<(Box<str>, Box<str>), usize>,
+    /// What rules are told.
+    tellings: Vec<Telling>,
+    /// The set of rules that shards begin to hear of, and when the last one had reached all.
+    coming: Option<usize>,
+    installed_ms: u64,
 }
 
 /// Runs the story of `seed`.
@@ -209,7 +213,9 @@ impl World {
             drained: vec![false; shards],
             lost_key: None,
             repertoire,
-            told: BTreeMap::new(),
+            tellings: Vec::new(),
+            coming: None,
+            installed_ms: 0,
         };
         world.begin_rules(doubt, retold);
         world.begin_told();
@@ -264,6 +270,7 @@ impl World {
         self.host.step();
         self.report.turns += 1;
         self.hear_news();
+        self.hear_of_rules();
     }
 
     /// A client does what its application wants.

@@ -4,13 +4,19 @@
 //! What a rule lets pass is known by tag and name: a message that takes the place of another carries the same
 //! tag, and is named after the question. So each rule of a channel has to be asked about what the one before
 //! it has let pass, and what anybody is shown has to be what the last one has let pass.
+//!
+//! Rules may change while publishes are under way, and shards hear of that one after another. A publish may
+//! have met any set of rules between the last one that all shards had when it began and the last one that
+//! there was when its publisher was told. The set that it comes under says whom it has to pass: a rule that
+//! comes later does not ask about it, one that goes lets it pass, and one that is another asks as it is then.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Oracle, publish_of};
+use super::{Oracle, Publish, publish_of};
 use crate::ably::{ErrorCode, Gate, Inquiry, OnFailure, Rule, WhenFull};
 use crate::sim::helper::{Decision, mark};
 
@@ -23,29 +29,39 @@ const NO_ROOM: u64 = ErrorCode::TOO_MANY_EVENTS_WAITING.0 as u64;
 /// A message as a rule is asked about it: its tag, and its name if a rule has replaced it.
 type Asked = (String, Option<String>);
 
+/// Sets of rules, by number.
+type Sets = RangeInclusive<usize>;
+
 /// A question that is open.
 #[derive(Debug)]
 struct Question {
-    /// Which of the rules.
-    rule: usize,
+    /// As it was when it asked.
+    rule: Arc<Rule>,
     channel: String,
     messages: Vec<Asked>,
+    /// The first set that it may have asked as one of.
+    since: usize,
 }
 
 /// See the module text.
 #[derive(Debug, Default)]
 pub struct Gates {
-    /// All rules of the run, in the order in which they are asked.
-    pub rules: Vec<Arc<Rule>>,
+    /// All sets of rules that the run has had, each in the order in which they are asked.
+    sets: Vec<Vec<Arc<Rule>>>,
+    /// The last set that all shards have.
+    pub installed: usize,
     /// Whether lines are so short that publishes may be refused for that.
     are_lines_short: bool,
     open: BTreeMap<u64, Question>,
-    /// What each of the rules has let pass.
-    passed: BTreeSet<(usize, Asked)>,
+    /// What each rule has let pass.
+    passed: BTreeSet<(Box<str>, Asked)>,
     /// Codes with which a tag was refused.
     refused: BTreeMap<String, BTreeSet<u64>>,
-    /// Rules that were not there for all, by channel: some publishes share the fate of the one that waited.
-    absent: BTreeSet<(usize, String)>,
+    /// The same by rules that may have been gone by then, so that nobody has heard of it.
+    in_vain: BTreeMap<String, BTreeSet<u64>>,
+    /// Rules that were not there for all, by channel, and whether that lets a publish pass: some share the
+    /// fate of the one that waited.
+    absent: BTreeSet<(Box<str>, String, bool)>,
     /// As what each tag was shown.
     shown: BTreeMap<String, BTreeSet<Option<String>>>,
 }
@@ -53,51 +69,110 @@ pub struct Gates {
 /// Publishes of one channel that may wait and that no run reaches.
 const LINE_LONG: usize = 1000;
 
+fn gate(rule: &Rule) -> &Gate {
+    rule.gate.as_ref().expect("it is asked")
+}
+
+fn lets_pass(rule: &Rule) -> bool {
+    gate(rule).on_failure == OnFailure::Publish
+}
+
 impl Gates {
     /// Rules of a run, and how many publishes of a channel may wait for them.
     pub fn new(rules: Vec<Arc<Rule>>, line_max: usize) -> Gates {
-        Gates { rules, are_lines_short: line_max < LINE_LONG, ..Gates::default() }
+        let are_lines_short = line_max < LINE_LONG;
+        Gates { sets: vec![rules], are_lines_short, ..Gates::default() }
     }
 
-    fn gate(&self, rule: usize) -> &Gate {
-        self.rules[rule].gate.as_ref().expect("it is asked")
+    /// The number of the last set.
+    pub fn latest(&self) -> usize {
+        self.sets.len().saturating_sub(1)
     }
 
-    /// The rules that are asked about a channel, the last one first.
-    fn of(&self, channel: &str) -> Vec<usize> {
-        let is_asked = |at: &usize| {
-            let rule = &self.rules[*at];
-            rule.gate.is_some() && rule.filter.matches(channel)
-        };
-        (0..self.rules.len()).rev().filter(is_asked).collect()
+    /// The last set.
+    pub fn rules(&self) -> &[Arc<Rule>] {
+        self.sets.last().map_or(&[], Vec::as_slice)
     }
 
-    /// Whether all these rules, the last one first, have let a message pass as this.
-    fn have_passed(&self, rules: &[usize], channel: &str, message: &Asked) -> bool {
-        let Some((&last, before)) = rules.split_first() else { return message.1.is_none() };
-        let may_be_unasked = self.gate(last).on_failure == OnFailure::Publish
-            && self.absent.contains(&(last, channel.to_owned()));
-        self.passed.contains(&(last, message.clone()))
-            || may_be_unasked && self.have_passed(before, channel, message)
+    /// Shards begin to hear of other rules; returns the number of that set.
+    pub fn change(&mut self, rules: Vec<Arc<Rule>>) -> usize {
+        self.sets.push(rules);
+        self.latest()
+    }
+
+    /// The rules of a set that are asked about a channel, the last one first.
+    fn chain(&self, set: usize, channel: &str) -> Vec<&Arc<Rule>> {
+        let rules = self.sets.get(set).into_iter().flatten().rev();
+        rules.filter(|rule| rule.gate.is_some() && rule.filter.matches(channel)).collect()
+    }
+
+    /// Whether any rule was ever asked about a channel.
+    fn guard(&self, channel: &str) -> bool {
+        (0..self.sets.len()).any(|set| !self.chain(set, channel).is_empty())
+    }
+
+    /// Whether some of these sets is without that rule as one that is asked.
+    fn lack(&self, mut sets: Sets, id: &str) -> bool {
+        let is_it = |rule: &Arc<Rule>| *rule.id == *id && rule.gate.is_some();
+        sets.any(|set| !self.sets[set].iter().any(is_it))
+    }
+
+    /// The sets that a publish may have met.
+    fn met_by(&self, publish: &Publish) -> Sets {
+        let Publish { attempts, outcomes, is_uncertain, rules_since, rules_until, .. } = publish;
+        let is_over = !is_uncertain && outcomes.len() >= *attempts as usize;
+        *rules_since..=if is_over { *rules_until } else { self.latest() }
+    }
+
+    /// Whether all these rules, the last one first, have let a message pass as this, or were gone by then.
+    fn have_passed(
+        &self,
+        rules: &[&Arc<Rule>],
+        sets: &Sets,
+        channel: &str,
+        message: &Asked,
+    ) -> bool {
+        let Some((last, before)) = rules.split_first() else { return message.1.is_none() };
+        let may_be_unasked = self.lack(sets.clone(), &last.id)
+            || self.absent.contains(&(last.id.clone(), channel.to_owned(), true));
+        self.passed.contains(&(last.id.clone(), message.clone()))
+            || may_be_unasked && self.have_passed(before, sets, channel, message)
+    }
+
+    /// Whether a message of a publish that may have met these sets has passed all rules that it had to, or
+    /// those before `rule`.
+    fn may_pass(&self, sets: &Sets, channel: &str, message: &Asked, rule: Option<&str>) -> bool {
+        sets.clone().any(|came_under| {
+            let mut chain = self.chain(came_under, channel);
+            if let Some(rule) = rule {
+                let Some(at) = chain.iter().position(|it| *it.id == *rule) else { return false };
+                chain.drain(..=at);
+            }
+            self.have_passed(&chain, &(came_under..=*sets.end()), channel, message)
+        })
     }
 
     /// Whether a publish may be told `code`, as far as rules are the reason.
-    fn may_refuse(&self, channel: &str, tags: &[String], code: u64) -> bool {
-        let gates = self.of(channel);
+    fn may_refuse(&self, sets: &Sets, channel: &str, tags: &[String], code: u64) -> bool {
         if code == NO_ROOM {
             let refuses = |rule: &Arc<Rule>| {
                 rule.gate.is_none()
                     && rule.when_full == WhenFull::Refuse
                     && rule.filter.matches(channel)
             };
-            return !gates.is_empty() && self.are_lines_short || self.rules.iter().any(refuses);
+            // A line may outlive the rules for which it has formed.
+            let has_line = |set| !self.chain(set, channel).is_empty();
+            return self.are_lines_short && (0..=*sets.end()).any(has_line)
+                || sets.clone().any(|set| self.sets[set].iter().any(refuses));
         }
-        let is_absent = |rule: &usize| {
-            self.gate(*rule).on_failure == OnFailure::Reject
-                && self.absent.contains(&(*rule, channel.to_owned()))
+        let is_absent =
+            |rule: &Arc<Rule>| self.absent.contains(&(rule.id.clone(), channel.to_owned(), false));
+        let has_absent = |set| self.chain(set, channel).into_iter().any(is_absent);
+        let codes = |of: &BTreeMap<String, BTreeSet<u64>>, tag: &String| {
+            of.get(tag).is_some_and(|codes| codes.contains(&code))
         };
-        tags.iter().any(|tag| self.refused.get(tag).is_some_and(|codes| codes.contains(&code)))
-            || code == REJECTED && gates.iter().any(is_absent)
+        tags.iter().any(|tag| codes(&self.refused, tag) || codes(&self.in_vain, tag))
+            || code == REJECTED && sets.clone().any(has_absent)
     }
 }
 
@@ -106,11 +181,6 @@ impl Oracle {
     pub fn ask(&mut self, number: u64, inquiry: &Inquiry) {
         let body: Value = serde_json::from_slice(&inquiry.body).unwrap_or_default();
         let channel = body["channel"].as_str().unwrap_or_default().to_owned();
-        let rule = self.gates.rules.iter().position(|rule| rule.id == inquiry.rule.id);
-        let rule = rule.filter(|_| body["ruleId"] == *inquiry.rule.id);
-        let Some(rule) = rule.filter(|rule| self.gates.of(&channel).contains(rule)) else {
-            return self.find("question", format!("no rule is to be asked {body}"));
-        };
         let mut messages = Vec::new();
         for message in body["messages"].as_array().into_iter().flatten() {
             let tag = match self.payload(&channel, message) {
@@ -123,48 +193,62 @@ impl Oracle {
         let publish = messages.first().and_then(|(tag, _)| publish_of(tag));
         let publish = publish.and_then(|number| self.publishes.get(number));
         let tags: Vec<&String> = messages.iter().map(|(tag, _)| tag).collect();
-        let is_whole =
-            publish.is_some_and(|it| it.channel == channel && tags.into_iter().eq(&it.tags));
-        if !is_whole {
+        let is_whole = |it: &&Publish| it.channel == channel && tags.iter().copied().eq(&it.tags);
+        let Some(publish) = publish.filter(is_whole) else {
             return self.find("question", format!("nobody has published {body}"));
-        }
-        let before: Vec<usize> =
-            self.gates.of(&channel).into_iter().filter(|it| *it < rule).collect();
-        let has_passed = |message: &Asked| self.gates.have_passed(&before, &channel, message);
-        if !messages.iter().all(has_passed) {
+        };
+        let gates = &self.gates;
+        let mut sets = publish.rules_since..=gates.latest();
+        let rule = &inquiry.rule;
+        let is_of = |set: &usize| gates.sets[*set].iter().any(|it| Arc::ptr_eq(it, rule));
+        let since = sets.clone().find(is_of).filter(|_| body["ruleId"] == *rule.id);
+        let has_to_pass = |set: usize| gates.chain(set, &channel).iter().any(|it| it.id == rule.id);
+        let Some(since) = since.filter(|_| sets.any(has_to_pass)) else {
+            return self.find("question", format!("no rule is to be asked {body}"));
+        };
+        let sets = publish.rules_since..=gates.latest();
+        let has_passed = |message: &Asked| gates.may_pass(&sets, &channel, message, Some(&rule.id));
+        let has_passed = messages.iter().all(has_passed);
+        let is_beside = |it: &&Question| Arc::ptr_eq(&it.rule, rule) && it.channel == channel;
+        let beside = gates.open.values().filter(is_beside).count();
+        if !has_passed {
             self.find("question", format!("not what was left by the rule before: {body}"));
         }
-        let is_beside = |it: &&Question| it.rule == rule && it.channel == channel;
-        let beside = self.gates.open.values().filter(is_beside).count();
-        if beside >= self.gates.gate(rule).concurrency {
+        if beside >= gate(rule).concurrency {
             self.find("question", format!("{beside} are open, and {body}"));
         }
-        self.gates.open.insert(number, Question { rule, channel, messages });
+        let question = Question { rule: Arc::clone(rule), channel, messages, since };
+        self.gates.open.insert(number, question);
     }
 
     /// A shard was told what was decided about a question.
     pub fn decide(&mut self, number: u64, decision: Decision) {
-        let Some(question) = self.gates.open.remove(&number) else { return };
-        let Question { rule, channel, messages } = question;
+        let gates = &mut self.gates;
+        let Some(question) = gates.open.remove(&number) else { return };
+        let Question { rule, channel, messages, since } = question;
         let is_absent = matches!(decision, Decision::Unreachable | Decision::Silence);
         if is_absent {
-            self.gates.absent.insert((rule, channel));
+            gates.absent.insert((rule.id.clone(), channel, lets_pass(&rule)));
         }
-        let on_failure = self.gates.gate(rule).on_failure;
+        // What it has asked passes when it goes, whatever it would have said.
+        let refused = match gates.lack(since..=gates.latest(), &rule.id) {
+            true => &mut gates.in_vain,
+            false => &mut gates.refused,
+        };
         for (tag, name) in messages {
-            let passed = match (decision, on_failure) {
+            let passed = match (decision, gate(&rule).on_failure) {
                 (Decision::Replace, _) => Some(mark(number)),
                 (Decision::Reject(code), _) => {
-                    self.gates.refused.entry(tag).or_default().insert(code);
+                    refused.entry(tag).or_default().insert(code);
                     continue;
                 }
                 (Decision::Accept, _) | (_, OnFailure::Publish) => name,
                 (_, OnFailure::Reject) => {
-                    self.gates.refused.entry(tag).or_default().insert(REJECTED);
+                    refused.entry(tag).or_default().insert(REJECTED);
                     continue;
                 }
             };
-            self.gates.passed.insert((rule, (tag, passed)));
+            gates.passed.insert((rule.id.clone(), (tag, passed)));
         }
     }
 
@@ -173,13 +257,18 @@ impl Oracle {
         self.decide(number, Decision::Silence);
     }
 
-    /// Rules cannot be asked just now: publishes may have their fate without a question.
+    /// Rules cannot be asked just now: publishes may have their fate without a question, from any rule as it
+    /// was at some time.
     pub fn cannot_ask(&mut self) {
         let channels: BTreeSet<&String> = self.publishes.iter().map(|it| &it.channel).collect();
+        let gates = &self.gates;
+        let mut absent = Vec::new();
         for channel in channels {
-            let absent = self.gates.of(channel).into_iter().map(|rule| (rule, channel.clone()));
-            self.gates.absent.extend(absent);
+            for rule in (0..gates.sets.len()).flat_map(|set| gates.chain(set, channel)) {
+                absent.push((rule.id.clone(), channel.clone(), lets_pass(rule)));
+            }
         }
+        self.gates.absent.extend(absent);
     }
 
     /// Questions that are open end with the daemon.
@@ -189,7 +278,7 @@ impl Oracle {
 
     /// Somebody was shown a message.
     pub(super) fn note_name(&mut self, channel: &str, tag: &str, message: &Value) {
-        if !self.gates.of(channel).is_empty() {
+        if self.gates.guard(channel) {
             let name = message["name"].as_str().map(str::to_owned);
             self.gates.shown.entry(tag.to_owned()).or_default().insert(name);
         }
@@ -199,25 +288,31 @@ impl Oracle {
     pub(super) fn judge_gates(&mut self) {
         let mut found = Vec::new();
         for (channel, order) in &self.orders {
-            let gates = self.gates.of(channel);
-            for tag in order.values().flat_map(|event| &event.tags).filter(|_| !gates.is_empty()) {
-                found.extend(self.judge_passed(&gates, channel, tag));
+            let is_guarded = self.gates.guard(channel);
+            for tag in order.values().flat_map(|event| &event.tags).filter(|_| is_guarded) {
+                found.extend(self.judge_passed(channel, tag));
             }
         }
         for publish in &self.publishes {
-            let super::Publish { channel, tags, attempts, outcomes, .. } = publish;
+            let Publish { channel, tags, attempts, outcomes, .. } = publish;
+            let sets = self.gates.met_by(publish);
             let codes = || outcomes.iter().filter_map(|outcome| outcome.as_ref().err().copied());
             for code in codes() {
                 let is_of_rule = code == NO_ROOM || (REJECTED..REJECTED + 10).contains(&code);
-                if is_of_rule && !self.gates.may_refuse(channel, tags, code) {
+                if is_of_rule && !self.gates.may_refuse(&sets, channel, tags, code) {
                     found.push(format!("no rule refuses {tags:?} in {channel} with {code}"));
                 }
             }
             let refused = tags.first().and_then(|tag| self.gates.refused.get(tag));
+            let in_vain = tags.first().and_then(|tag| self.gates.in_vain.get(tag));
             let is_told = |codes: &BTreeSet<u64>| {
                 outcomes.iter().all(|outcome| match outcome {
                     Ok(_) => false,
-                    Err(code) => codes.contains(code) || *code == super::UNKNOWN_OUTCOME,
+                    Err(code) => {
+                        codes.contains(code)
+                            || in_vain.is_some_and(|codes| codes.contains(code))
+                            || *code == super::UNKNOWN_OUTCOME
+                    }
                 })
             };
             if *attempts == 1 && refused.is_some_and(|codes| !is_told(codes)) {
@@ -229,10 +324,13 @@ impl Oracle {
         }
     }
 
-    fn judge_passed(&self, gates: &[usize], channel: &str, tag: &str) -> Option<String> {
+    fn judge_passed(&self, channel: &str, tag: &str) -> Option<String> {
         let Gates { passed, shown, .. } = &self.gates;
-        let has_passed =
-            |name: Option<String>| self.gates.have_passed(gates, channel, &(tag.to_owned(), name));
+        let publish = publish_of(tag).and_then(|number| self.publishes.get(number))?;
+        let sets = self.gates.met_by(publish);
+        let has_passed = |name: Option<String>| {
+            self.gates.may_pass(&sets, channel, &(tag.to_owned(), name), None)
+        };
         let Some(names) = shown.get(tag) else {
             // Only told by an ACK: under any name.
             let mut known = passed.iter().filter(|(_, message)| message.0 == tag);
@@ -240,8 +338,7 @@ impl Oracle {
                 has_passed(None) || known.any(|(_, message)| has_passed(message.1.clone()));
             return (!has_passed).then(|| format!("{tag} in {channel} was not let pass"));
         };
-        let attempts = publish_of(tag).map_or(0, |number| self.publishes[number].attempts);
-        if attempts <= 1 && names.len() > 1 {
+        if publish.attempts <= 1 && names.len() > 1 {
             return Some(format!("{tag} in {channel} is {names:?}"));
         }
         let wrong = names.iter().find(|name| !has_passed((*name).clone()))?;

@@ -25,6 +25,7 @@ impl World {
             helper.is_stalled = !helper.is_stalled && self.repertoire.random.chance(2);
         }
         self.disturb_listeners();
+        self.change_rules();
         if self.repertoire.loses_base() {
             let name = *self.repertoire.random.one_of(&DELTA_NAMES);
             let who = self.repertoire.random.below(self.sdks.len());
