@@ -5,37 +5,23 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::durable::Keeping;
-use super::encode::{Deflating, EncodedOnce, Joining, Replay, encode_event, sync};
+use super::encode::{Deflating, Joining, Replay, sync};
 use super::forget::{self, Forgetting};
-use super::mail::{Append, ConnectionNews, Joined, MembersChange};
+use super::mail::Joined;
 use super::occupancy::occupancy_frame;
-use super::owed::DISK_IS_BEHIND;
 use super::replays::{Replayed, Replays};
 use super::{Mail, ReturnAddress, Shard, inspect};
 use crate::ably::vcdiff::Encoder;
 use crate::ably::{
-    Accepted, Ack, Answer, ChannelSerial, ChannelsQuery, Counter, Directory, ErrorCode, ErrorInfo,
-    FixtureMember, Format, ListedChannel, Message, Metric, Metrics, Position, PresenceMessage,
-    PresenceRequest, Publication, PublishResult, Question, Rule, RuleSource, Rules, SeriesId,
-    Survey, no_such_message,
+    Ack, Answer, ChannelSerial, ChannelsQuery, Directory, ErrorCode, ErrorInfo, ListedChannel,
+    Position, Question, Rule, Rules, SeriesId, Survey, no_such_message,
 };
-use crate::base::{Level, LogLine, Now, SpreadMap};
+use crate::base::{Now, SpreadMap};
 use crate::channel::ChannelKey;
-use crate::channel::broadcast::Broadcast;
 use crate::channel::history::HistoryConfig;
-use crate::channel::home::{Annotated, HomeChannel, Older, Published, StreamRef, Subscriber};
-use crate::channel::kept::{ChosenIds, Kept};
-use crate::channel::log::{Link, PublisherId, TransportRef};
-use crate::channel::presence::{Members, PresenceConfig};
-use crate::channel::revisions::{Revised, SUMMARY_PAUSE_MS};
+use crate::channel::home::{HomeChannel, Older, StreamRef, Subscriber};
 use crate::channel::view::Past;
-use crate::connection::ConnectionId;
-
-/// Members whose connections were lost and that leave in one turn, about.
-const LEAVES_PER_TURN: usize = 1000;
 
 /// Channels by key; each lives until nobody subscribes and its history has run out.
 pub(super) struct Homes {
@@ -54,7 +40,7 @@ pub(super) struct Homes {
     pub directory: Arc<Directory>,
     pub series: SeriesId,
     /// Makes the deltas of all channels.
-    encoder: Encoder,
+    pub encoder: Encoder,
     pub deflating: Deflating,
     /// Counts changes of the rules, from 1.
     pub rules_version: u32,
@@ -230,13 +216,25 @@ impl Homes {
     }
 
     /// The same for a channel that may not exist; `None`: it does not.
-    fn change_known<T>(
+    pub fn change_known<T>(
         &mut self,
         now: Now,
         key: &ChannelKey,
         change: impl FnOnce(&mut HomeChannel) -> T,
     ) -> Option<T> {
         self.channels.get(key).is_some().then(|| self.change(now, key, change))
+    }
+
+    /// Lets the next summary of a message wait until a time on the monotonic clock.
+    pub fn pause_summary(&mut self, until_ms: u64, key: ChannelKey, message: Position) {
+        self.summary_pauses.push_back((until_ms, key, message));
+    }
+
+    /// The next pause that is over: of which channel, and of which message.
+    pub fn pop_summary_pause(&mut self, now_ms: u64) -> Option<(ChannelKey, Position)> {
+        let (_, key, message) =
+            self.summary_pauses.pop_front_if(|(until_ms, ..)| *until_ms <= now_ms)?;
+        Some((key, message))
     }
 
     /// What somebody who joins a channel that is open gets of its past.
@@ -304,247 +302,6 @@ fn ack(keeping: Option<&Keeping>, directory: &Directory, key: &ChannelKey) -> Op
 }
 
 impl Shard {
-    /// A publish for a channel that is at home here.
-    pub(super) fn handle_publish(
-        &mut self,
-        reply_to: ReturnAddress,
-        channel: ChannelKey,
-        accepted: Accepted,
-    ) {
-        let key = channel;
-        let result = match self.hold(reply_to, &key, accepted) {
-            Ok(Some(accepted)) => self.publish_here(&key, accepted),
-            Ok(None) => return,
-            Err(error) => Err(error),
-        };
-        let ReturnAddress { shard, transport, request } = reply_to;
-        self.post_of(&key, shard, Mail::Published { transport, request, result });
-    }
-
-    /// Publishes what no rule has to be asked about any more.
-    pub(super) fn publish_here(
-        &mut self,
-        key: &ChannelKey,
-        accepted: Accepted,
-    ) -> Result<PublishResult, ErrorInfo> {
-        self.check_room(key)?;
-        self.check_subscribers(key)?;
-        self.check_rules(key, RuleSource::Message)?;
-        if !matches!(&accepted, Accepted::Messages(messages) if messages.is_ephemeral()) {
-            self.check_journal(key)?;
-        }
-        let now = self.now;
-        match accepted {
-            Accepted::Messages(messages) => {
-                let is_ephemeral = messages.is_ephemeral();
-                let has_chosen_ids = messages.chosen_ids().next().is_some();
-                let published = self.homes.change(now, key, |home| home.publish(now, messages));
-                let (publication, result, ids) = match published {
-                    Published::New(publication) => {
-                        let result = PublishResult::of(&publication);
-                        let ids = if has_chosen_ids { ChosenIds::First } else { ChosenIds::None };
-                        (publication, result, ids)
-                    }
-                    Published::Partly(publication, result) => {
-                        (publication, result, ChosenIds::Each)
-                    }
-                    Published::Repeated(result) => return Ok(result),
-                };
-                self.count_publication(key, &publication);
-                if !is_ephemeral {
-                    self.keep(key, || Kept::Messages(Arc::clone(&publication), ids));
-                }
-                let event = Broadcast::Messages(publication);
-                match is_ephemeral {
-                    true => self.broadcast_to_streams(key, &event),
-                    false => self.broadcast(key, &event),
-                }
-                Ok(result)
-            }
-            Accepted::Mutation(mutation) => {
-                let revised = self.homes.change_known(now, key, |home| home.revise(now, &mutation));
-                let revised = revised.ok_or_else(no_such_message)??;
-                self.count_publication(key, &revised.version);
-                let result = PublishResult::of(&revised.version);
-                let (version, replaced) = (Arc::clone(&revised.version), revised.replaced);
-                self.keep(key, || Kept::Version { version, replaced });
-                self.broadcast_revision(key, &revised);
-                Ok(result)
-            }
-            Accepted::Annotations(annotations) => {
-                let has_chosen_id = annotations.chosen_id().is_some();
-                let annotated =
-                    self.homes.change_known(now, key, |home| home.annotate(now, *annotations));
-                let (publication, to_tell) = match annotated.ok_or_else(no_such_message)?? {
-                    Annotated::New { publication, to_tell } => (publication, to_tell),
-                    Annotated::Repeated(result) => return Ok(result),
-                };
-                let result = publication.result();
-                self.keep(key, || Kept::Annotations(Arc::clone(&publication), has_chosen_id));
-                self.broadcast(key, &Broadcast::Annotations(publication));
-                for message in to_tell {
-                    self.tell_summary(key, message);
-                }
-                Ok(result)
-            }
-        }
-    }
-
-    /// Tells a message's summary, and lets the next one wait. This one waits, too, while a core is
-    /// behind.
-    fn tell_summary(&mut self, key: &ChannelKey, message: Position) {
-        let now = self.now;
-        let is_congested = self.check_subscribers(key).is_err();
-        let summary = self.homes.change_known(now, key, |home| match is_congested {
-            true => home.postpone_summary(message).then_some(None),
-            false => home.tell_summary(now, message).map(Some),
-        });
-        // The message may be gone, or its channel.
-        let Some(summary) = summary.flatten() else { return };
-        let until_ms = now.mono_ms + SUMMARY_PAUSE_MS;
-        self.homes.summary_pauses.push_back((until_ms, key.clone(), message));
-        if let Some(summary) = summary {
-            self.broadcast(key, &Broadcast::Messages(summary));
-        }
-    }
-
-    /// Tells the summaries that had to wait.
-    pub(super) fn tell_summaries(&mut self) {
-        let now_ms = self.now.mono_ms;
-        while let Some((_, key, message)) =
-            self.homes.summary_pauses.pop_front_if(|(until_ms, ..)| *until_ms <= now_ms)
-        {
-            let Some(home) = self.homes.channels.get_mut(&key) else { continue };
-            if home.summary_pause_over(message) {
-                self.tell_summary(&key, message);
-            }
-        }
-    }
-
-    /// Sends a new version of a message to all streams; of an append those get the whole message who
-    /// have asked for that, and the others learn from the stream which of both they need.
-    fn broadcast_revision(&mut self, key: &ChannelKey, revised: &Revised) {
-        let whole = Broadcast::Messages(Arc::clone(&revised.version));
-        let Some(increment) = &revised.increment else {
-            return self.broadcast(key, &whole);
-        };
-        if !self.taps.is_empty() {
-            self.tap(key, &whole);
-        }
-        let Homes { channels, encoder, deflating, keeping, .. } = &mut self.homes;
-        let Some(home) = channels.get_mut(key) else { return };
-        let mut owed = keeping.as_mut().and_then(|keeping| keeping.owing.of(key));
-        if let Some(owed) = &mut owed
-            && !home.subscribers().is_empty()
-        {
-            owed.count(whole.size_bytes());
-        }
-        let increment = Broadcast::Messages(Arc::clone(increment));
-        let (serial, has_members) = (whole.serial(), home.has_members());
-        let publisher = whole.connection_id().and_then(PublisherId::of);
-        let mut wholes = EncodedOnce::new(&whole, home, encoder);
-        let mut increments = EncodedOnce::without_deltas(&increment, home);
-        for subscriber in home.subscribers() {
-            let Subscriber { view, stream, shard, .. } = subscriber;
-            let stream = *stream;
-            let increment =
-                if view.whole_appends { None } else { increments.frame(subscriber, deflating) };
-            let mail = match increment {
-                Some((frame, _)) => Mail::Append(Box::new(Append {
-                    stream,
-                    serial,
-                    publisher,
-                    has_members,
-                    frame,
-                    version: Arc::clone(&revised.version),
-                    whole: revised.whole,
-                })),
-                // Nothing of it is for those who want increments and get none.
-                None => {
-                    let frame = wholes.frame(subscriber, deflating).filter(|_| view.whole_appends);
-                    let (frame, link) = frame.unzip();
-                    let link: Link = link.unwrap_or_default();
-                    Mail::Frame { stream, serial, publisher, has_members, frame, link }
-                }
-            };
-            match &mut owed {
-                None => self.outboxes[usize::from(*shard)].push_back(mail),
-                Some(owed) => owed.push_mail(*shard, mail),
-            }
-        }
-        let occupancy = home.occupancy();
-        self.count_deliveries(key, &increment, &occupancy);
-        self.hook(key, &increment);
-    }
-
-    /// Whether every core that subscribes to the channel keeps up, and the disk that it waits for. Events are
-    /// refused before they have a place in the order: a frame that exists is never dropped.
-    pub(super) fn check_subscribers(&self, key: &ChannelKey) -> Result<(), ErrorInfo> {
-        let subscribers = self.homes.get(key).map_or(&[][..], HomeChannel::subscribers);
-        let congested = |subscriber: &Subscriber| {
-            subscriber.shard != self.id
-                && self.outboxes[usize::from(subscriber.shard)].is_full(self.config.mail_max)
-        };
-        if subscribers.iter().any(congested) {
-            let text = "a core that subscribes to this channel is behind; try again";
-            return Err(ErrorInfo::new(ErrorCode::BUSY, text));
-        }
-        let burst_bytes_max = self.burst_bytes_max();
-        let keeping = self.homes.keeping.as_ref();
-        if keeping.is_some_and(|keeping| !keeping.owing.has_room(key, burst_bytes_max)) {
-            return Err(ErrorInfo::new(ErrorCode::BUSY, DISK_IS_BEHIND));
-        }
-        Ok(())
-    }
-
-    /// Whether the channel is open or may be.
-    fn check_room(&self, key: &ChannelKey) -> Result<(), ErrorInfo> {
-        if self.homes.has_room(key, self.config.channels_max) {
-            return Ok(());
-        }
-        let text = "as many channels are open as may be; try again when others have ended";
-        Err(ErrorInfo::new(ErrorCode::CHANNEL_CREATION_RATE, text))
-    }
-
-    /// Sends an event of a channel that is at home here to all streams, and to its rules.
-    pub(super) fn broadcast(&mut self, key: &ChannelKey, event: &Broadcast) {
-        self.broadcast_to_streams(key, event);
-        self.hook(key, event);
-    }
-
-    /// Sends an event to all streams; those that do not want it learn its serial alone.
-    pub(super) fn broadcast_to_streams(&mut self, key: &ChannelKey, event: &Broadcast) {
-        if !self.taps.is_empty() {
-            self.tap(key, event);
-        }
-        let Homes { channels, encoder, deflating, keeping, .. } = &mut self.homes;
-        let Some(home) = channels.get_mut(key) else { return };
-        let owed = keeping.as_mut().and_then(|keeping| keeping.owing.of(key));
-        let mut owed = owed.map(|owed| owed.for_presence(event.is_presence()));
-        if let Some(owed) = &mut owed
-            && !home.subscribers().is_empty()
-        {
-            owed.count(event.size_bytes());
-        }
-        let (serial, has_members) = (event.serial(), home.has_members());
-        let publisher = event.connection_id().and_then(PublisherId::of);
-        let mut encoded = EncodedOnce::new(event, home, encoder);
-        for subscriber in home.subscribers() {
-            let (frame, link) = encoded.frame(subscriber, deflating).unzip();
-            let (stream, link) = (subscriber.stream, link.unwrap_or_default());
-            let mail = Mail::Frame { stream, serial, publisher, has_members, frame, link };
-            match &mut owed {
-                None => self.outboxes[usize::from(subscriber.shard)].push_back(mail),
-                Some(owed) => owed.push_mail(subscriber.shard, mail),
-            }
-        }
-        let occupancy = home.occupancy();
-        self.count_deliveries(key, event, &occupancy);
-        if let Broadcast::Presence(_) = event {
-            self.occupancy_changed(key);
-        }
-    }
-
     /// Another shard, or this one, has subscribers for a channel that is at home here.
     pub(super) fn handle_subscribe(&mut self, channel: ChannelKey, subscriber: Subscriber) {
         let (shard, stream) = (subscriber.shard, subscriber.stream);
@@ -610,130 +367,6 @@ impl Shard {
             let channel = channel.clone();
             Mail::Join { reply_to, channel, display_name, format, view, since, skip }
         });
-    }
-
-    /// A client wants something of its members on a channel that is at home here.
-    pub(super) fn handle_change_members(
-        &mut self,
-        reply_to: ReturnAddress,
-        channel: &ChannelKey,
-        change: MembersChange,
-    ) {
-        let result = self.change_members_here(channel, change);
-        let ReturnAddress { shard, transport, request } = reply_to;
-        self.post_of(channel, shard, Mail::MembersChanged { transport, request, result });
-    }
-
-    fn change_members_here(
-        &mut self,
-        channel: &ChannelKey,
-        change: MembersChange,
-    ) -> Result<Option<Bytes>, ErrorInfo> {
-        self.check_room(channel)?;
-        self.check_subscribers(channel)?;
-        self.check_rules(channel, RuleSource::Presence)?;
-        let MembersChange { request, transport_count, members_max, own } = change;
-        let config = PresenceConfig {
-            members_max: members_max as usize,
-            bytes_max: self.config.presence_bytes_max.into(),
-        };
-        let now = self.now;
-        let events = self.homes.change(now, channel, |home| {
-            home.change_members(now, &config, request, transport_count)
-        })?;
-        let Some(events) = events else { return Ok(None) };
-        let event = Broadcast::Presence(events);
-        self.broadcast(channel, &event);
-        Ok(own.map(|(format, display_name)| encode_event(&event, format, &display_name)))
-    }
-
-    /// Members without a connection are there from the beginning of a channel, and never leave.
-    pub(super) fn handle_fixture(&mut self, channel: &ChannelKey, members: Vec<FixtureMember>) {
-        let request = PresenceRequest::of_fixtures(members);
-        let config = PresenceConfig {
-            members_max: usize::MAX, // of an app that is made with them
-            bytes_max: self.config.presence_bytes_max.into(),
-        };
-        let now = self.now;
-        let entered =
-            self.homes.change(now, channel, |home| home.change_members(now, &config, request, 0));
-        match entered {
-            Ok(Some(events)) => self.broadcast(channel, &Broadcast::Presence(events)),
-            Ok(None) => {}
-            Err(error) => {
-                let line = LogLine::new(Level::Warn, "members of a sandbox app were left out");
-                self.log_line(line.with("error", error));
-            }
-        }
-    }
-
-    /// Something has become of a connection that may have members on a channel that is at home here.
-    pub(super) fn handle_connection(
-        &mut self,
-        channel: &ChannelKey,
-        id: ConnectionId,
-        news: ConnectionNews,
-    ) {
-        if !self.homes.get(channel).is_some_and(HomeChannel::has_members) {
-            return;
-        }
-        let (now, id) = (self.now, id.as_str());
-        self.withdraw_members(channel, |members| match news {
-            ConnectionNews::Heard { transport_count } => {
-                members.heard_of(id, transport_count);
-                Vec::new()
-            }
-            ConnectionNews::Lost { transport_count, remain_present } => {
-                let leave_at_ms = now.mono_ms + remain_present.as_millis() as u64;
-                members.lose(id, transport_count, leave_at_ms);
-                Vec::new()
-            }
-            ConnectionNews::Gone => members.withdraw(now, id),
-        });
-    }
-
-    /// Members leave whose connections were lost and have not come back.
-    pub(super) fn withdraw_due_members(&mut self) {
-        let mut left = 0;
-        while left < LEAVES_PER_TURN
-            && let Some((leave_at_ms, channel)) = self.homes.leaving.first()
-            && *leave_at_ms <= self.now.mono_ms
-        {
-            let (now, channel) = (self.now, channel.clone());
-            left += self.withdraw_members(&channel, |members| {
-                members.withdraw_due(now, LEAVES_PER_TURN - left)
-            });
-        }
-    }
-
-    /// Has members leave and tells it; returns how many. It is not refused when a subscribing core is
-    /// behind: there are never more leaves than members were let in.
-    fn withdraw_members(
-        &mut self,
-        channel: &ChannelKey,
-        withdraw: impl FnOnce(&mut Members) -> Vec<Vec<Arc<PresenceMessage>>>,
-    ) -> usize {
-        let now = self.now;
-        let parts = self.homes.change(now, channel, |home| home.withdraw_members(now, withdraw));
-        let count = parts.iter().map(|events| events.messages.len()).sum();
-        for events in parts {
-            self.broadcast(channel, &Broadcast::Presence(events));
-        }
-        count
-    }
-
-    /// A client wants to know who is present on a channel that is at home here.
-    pub(super) fn handle_sync(
-        &mut self,
-        shard: u16,
-        channel: ChannelKey,
-        to: (TransportRef, StreamRef),
-        format: Format,
-        display_name: &Arc<str>,
-    ) {
-        let (transport, stream) = to;
-        let frames = sync(self.homes.open(self.now, channel.clone()), format, display_name);
-        self.post_of(&channel, shard, Mail::Synced { transport, stream, frames });
     }
 
     /// A shard has no subscribers left for a stream.
@@ -807,50 +440,6 @@ impl Shard {
         self.post_view_of(channel, shard, Mail::Answer { transport, request, answer }, || {
             Mail::Ask { reply_to, channel: channel.clone(), question: question.clone() }
         });
-    }
-
-    /// Counts what was published at home here.
-    fn count_publication(&mut self, key: &ChannelKey, publication: &Publication) {
-        let messages = publication.messages.len() as u64;
-        let bytes: u64 = publication.messages.iter().map(Message::size_bytes).sum();
-        let (count, data) = match publication.connection_id {
-            Some(_) => (Counter::InboundRealtimeMessages, Counter::InboundRealtimeMessageBytes),
-            None => (Counter::InboundRestMessages, Counter::InboundRestMessageBytes),
-        };
-        let tally = self.stats.of(key.app_id(), self.now.unix_ms);
-        tally.add(count, messages);
-        tally.add(data, bytes);
-        self.counters.published += messages;
-        self.histograms.publication_bytes.observe(bytes);
-    }
-
-    /// Counts what an event comes to when it has reached all who were attached when it got its place.
-    fn count_deliveries(&mut self, key: &ChannelKey, event: &Broadcast, occupancy: &Metrics) {
-        let tally = self.stats.of(key.app_id(), self.now.unix_ms);
-        match event {
-            Broadcast::Messages(publication) => {
-                let subscribers = u64::from(occupancy.get(Metric::Subscribers));
-                let bytes: u64 = publication.messages.iter().map(Message::size_bytes).sum();
-                let messages = publication.messages.len() as u64;
-                tally.add(Counter::OutboundRealtimeMessages, messages * subscribers);
-                tally.add(Counter::OutboundRealtimeMessageBytes, bytes * subscribers);
-            }
-            Broadcast::Presence(events) => {
-                let subscribers = u64::from(occupancy.get(Metric::PresenceSubscribers));
-                let size = |message: &Arc<PresenceMessage>| message.data.size_bytes();
-                let bytes: u64 = events.messages.iter().map(size).sum();
-                let messages = events.messages.len() as u64;
-                // What the server made up nobody has sent.
-                if events.id.is_some() {
-                    tally.add(Counter::InboundRealtimePresence, messages);
-                    tally.add(Counter::InboundRealtimePresenceBytes, bytes);
-                }
-                tally.add(Counter::OutboundRealtimePresence, messages * subscribers);
-                tally.add(Counter::OutboundRealtimePresenceBytes, bytes * subscribers);
-            }
-            // Not among what is told.
-            Broadcast::Annotations(_) => {}
-        }
     }
 
     /// Counts the channels that have come and gone.

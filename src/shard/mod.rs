@@ -21,7 +21,9 @@
 //! | `occupancy.rs` | how many attachments channels have |
 //! | `lifecycle.rs` | what metachannels tell of channels and connections |
 //! | `presence.rs` | what clients ask of their members, and what becomes of those with a connection |
-//! | `homes.rs` | channels at home: publish, subscribe, history |
+//! | `homes.rs` | channels at home: opened, subscribed to, joined, asked |
+//! | `publish.rs` | what is published to them, on its way to all subscribers |
+//! | `members.rs` | who is present on them |
 //! | `forget.rs` | when channels at home run out |
 //! | `held.rs` | clients that publish faster than they are confirmed |
 //! | `durable.rs` | channels that outlive the process |
@@ -55,12 +57,14 @@ mod http;
 mod inspect;
 mod lifecycle;
 mod mail;
+mod members;
 mod nonces;
 mod occupancy;
 mod owed;
 mod pace;
 mod past;
 mod presence;
+mod publish;
 mod realtime;
 mod registrar;
 mod replays;
