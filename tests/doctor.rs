@@ -121,6 +121,30 @@ fn limits_that_are_too_low_are_found() {
 }
 
 #[test]
+fn a_start_that_lacks_locked_memory_says_so_at_once_and_how_to_raise_it() {
+    // Enough for the executors, 768 KiB each, and not for the queues of rings as well, where these count.
+    for (limit, has_to_be_refused) in [("ulimit -l 2200", true), ("ulimit -l 2400", false)] {
+        let arguments = ["--listen", "127.0.0.1:0", "--shards", "3"];
+        let doctor = [&["doctor", "--json"][..], &arguments].concat();
+        let is_refused = finding(&limited(limit, &doctor), "locked memory")["severity"] == "error";
+        if !has_to_be_refused && !is_refused {
+            eprintln!("skipped: this kernel does not count queues of rings as locked");
+            continue;
+        }
+        assert!(is_refused);
+        let serve = [&["serve", "--key", "a.b:c"][..], &arguments].concat();
+        let output = limited(limit, &serve);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for part in ["RLIMIT_MEMLOCK allows", "LimitMEMLOCK=", "ulimit -l ", "podman run --ulimit"]
+        {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(!said.contains("tried again"), "{said}");
+    }
+}
+
+#[test]
 fn a_port_that_is_taken_is_found_with_who_has_it() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
     let address = taken.local_addr().expect("it is bound").to_string();

@@ -405,7 +405,7 @@ mod tests {
                 Facts { kernel: "6.14.2-1".into(), locked: limit(2 << 20), ..facts() },
                 Severity::Error,
                 "locked memory",
-                "2 shards lock 2.5 MiB, and 2 MiB are allowed",
+                "2 shards lock 2.6 MiB, and 2 MiB are allowed",
             ),
             (
                 Facts { files: limit(70_000), somaxconn: Some(128), ..facts() },

@@ -41,8 +41,7 @@ impl Facts {
         let tcp_mem = fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").unwrap_or_default();
         let pressure = tcp_mem.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok());
         Facts {
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
-                .map_or_else(|_| "unknown".into(), |release| release.trim().into()),
+            kernel: host::kernel_release(),
             io_uring: probe::look(),
             io_uring_disabled: number("/proc/sys/kernel/io_uring_disabled"),
             is_filtered: field(&status, "Seccomp:") == Some("2"),
@@ -64,13 +63,6 @@ impl Facts {
                 .map(|kib| kib * 1024),
             memory_max_bytes: host::memory_max_bytes(),
         }
-    }
-
-    /// Whether the kernel counts the queues of a ring as locked memory: 6.14 and later do.
-    pub(super) fn counts_rings_as_locked(&self) -> bool {
-        let mut numbers = self.kernel.split(['.', '-', '+']).map_while(|word| word.parse().ok());
-        let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        version >= (6, 14)
     }
 
     /// Bytes that the process may lock; `None`: as many as it likes.

@@ -13,10 +13,7 @@ use crate::tls::IDLE_SESSION_BYTES;
 /// Bytes that the daemon holds for an idle connection, at most; docs/benchmarks.md.
 const BYTES_PER_CONNECTION: u64 = 520;
 
-/// Entries of submission and completion queues, and of a table (io_uring_setup(2)).
-const SUBMISSION_BYTES: u64 = 64;
-const COMPLETION_BYTES: u64 = 16;
-const SUBMISSION_INDEX_BYTES: u64 = 4;
+/// An entry of a ring's table.
 const TABLE_ENTRY_BYTES: u64 = 8;
 
 /// Files that a shard opens: listener, rings of its executor, eventfds. Each further ring adds two.
@@ -62,24 +59,18 @@ pub struct Plan {
 impl Plan {
     pub(super) fn new(config: &ServerConfig, beside: Beside, facts: &Facts) -> Plan {
         let files_max = facts.files.soft.unwrap_or(u64::MAX);
-        let shards: Vec<ServerConfig> = (0..config.shards)
-            .map(|id| config.on_core(config.cores[id % config.cores.len()], files_max))
-            .collect();
+        let shards: Vec<ServerConfig> = config.of_shards(files_max).collect();
         let sum = |of: &dyn Fn(&ServerConfig) -> u64| shards.iter().map(of).sum::<u64>();
         let rings = sum(&|shard| shard.ring_count().into());
         let connections = sum(&|shard| shard.connections_max.into());
         let table_max = shards.iter().map(|shard| shard.ring.table_entries).max().unwrap_or(0);
-        let queues = |shard: &ServerConfig| {
-            let entry = SUBMISSION_BYTES + SUBMISSION_INDEX_BYTES + 4 * COMPLETION_BYTES;
-            u64::from(shard.ring_count()) * u64::from(shard.ring.ring_entries) * entry
-        };
         let ring_bytes = sum(&|shard| {
             let ring = &shard.ring;
             let buffers = u64::from(ring.receive_buffers) * u64::from(ring.receive_buffer_bytes);
             let table = u64::from(ring.table_entries) * TABLE_ENTRY_BYTES;
-            queues(shard) + u64::from(shard.ring_count()) * (table + buffers)
+            u64::from(shard.ring_count()) * (ring.queue_bytes() + table + buffers)
         });
-        let locked_queues = if facts.counts_rings_as_locked() { sum(&queues) } else { 0 };
+        let locked_queues = config.locked_queue_bytes(files_max, &facts.kernel);
         let count = config.shards as u64;
         let memory = facts.memory_max_bytes.into_iter().chain(facts.memory_available_bytes).min();
         // The kernel doubles what it is asked for.

@@ -135,18 +135,38 @@ impl ServerConfig {
         config
     }
 
+    /// The configuration of each shard.
+    pub fn of_shards(&self, open_files_max: u64) -> impl Iterator<Item = ServerConfig> {
+        let cores = self.cores.iter().cycle().take(self.shards);
+        cores.map(move |&cpu| self.on_core(cpu, open_files_max))
+    }
+
+    /// Bytes of queues of rings that all shards lock beside [`LOCKED_BYTES_PER_SHARD`], where the kernel of this
+    /// release counts those.
+    pub fn locked_queue_bytes(&self, open_files_max: u64, kernel_release: &str) -> u64 {
+        if !host::counts_rings_as_locked(kernel_release) {
+            return 0;
+        }
+        let shards = self.of_shards(open_files_max);
+        let sockets =
+            |shard: &ServerConfig| u64::from(shard.ring_count()) * shard.ring.queue_bytes();
+        shards.map(|shard| sockets(&shard) + EXECUTOR_QUEUE_BYTES).sum()
+    }
+
     /// Socket rings of one shard, once [`on_core`](Self::on_core) has fitted it to the host.
     pub fn ring_count(&self) -> u32 {
         self.connections_max.div_ceil(pump::accept_max(&self.ring))
     }
 }
 
-/// Bytes that the executor of one shard locks: each of its three rings registers memory for files. Since Linux
-/// 6.14 the queues of socket rings count as locked, too.
+/// Bytes that the executor of one shard locks: each of its three rings registers memory for files.
 pub const LOCKED_BYTES_PER_SHARD: u64 = 3 * IO_MEMORY_BYTES as u64;
 
 /// Memory for files of one ring of an executor. Kept small because locked memory is limited on many hosts.
 const IO_MEMORY_BYTES: usize = 256 << 10;
+
+/// Bytes of the queues of these three rings, in whole pages.
+const EXECUTOR_QUEUE_BYTES: u64 = 3 * (16 << 10);
 
 /// TLS on a listener of its own.
 #[derive(Clone, Debug)]
@@ -211,7 +231,8 @@ pub fn run(
     if let Err(lack) = probe::look() {
         anyhow::bail!("the socket ring cannot run here: {lack}");
     }
-    check_locked_memory(config.shards)?;
+    let open_files_max = host::open_files().soft.unwrap_or(u64::MAX);
+    check_locked_memory(&config, open_files_max)?;
     // What executors register with the kernel counts as locked by whole pages, and the allocator asks for huge
     // ones: 256 KiB would count as two or four MiB, which eats up what many hosts allow before a shard runs.
     host::allow_huge_pages(false);
@@ -219,7 +240,6 @@ pub fn run(
         host::allow_huge_pages(true);
         on_ready(addresses);
     };
-    let open_files_max = host::open_files().soft.unwrap_or(u64::MAX);
     let mut config = config;
     let Sockets { plain, tls, admin } = sockets(&config)?;
     // Before files are confined: it is in none of the directories that are for the daemon.
@@ -382,15 +402,29 @@ pub fn run(
     Ok(())
 }
 
-/// An executor that cannot lock its memory would end without a word.
-fn check_locked_memory(shards: usize) -> anyhow::Result<()> {
-    let needed = LOCKED_BYTES_PER_SHARD * shards as u64;
-    match host::locked_memory().soft {
-        Some(max) if max < needed && !host::may_lock_all() => {
-            anyhow::bail!("{shards} shards lock {needed} bytes, and RLIMIT_MEMLOCK allows {max}")
-        }
-        _ => Ok(()),
+/// What is enough for most hosts to be allowed to lock.
+const LOCKED_BYTES_ENOUGH: u64 = 128 << 20;
+
+/// Says at once what is missing: an executor that cannot lock its memory would end without a word, and a shard tries
+/// for a while to make a ring.
+fn check_locked_memory(config: &ServerConfig, open_files_max: u64) -> anyhow::Result<()> {
+    let shards = config.shards;
+    let queue_bytes = config.locked_queue_bytes(open_files_max, &host::kernel_release());
+    let needed = LOCKED_BYTES_PER_SHARD * shards as u64 + queue_bytes;
+    let Some(max) = host::locked_memory().soft.filter(|max| *max < needed) else { return Ok(()) };
+    if host::may_lock_all() {
+        return Ok(());
     }
+    let enough = LOCKED_BYTES_ENOUGH.max(needed.next_power_of_two());
+    anyhow::bail!(
+        "{shards} shards lock {} KiB of memory for io_uring, and RLIMIT_MEMLOCK allows {} KiB. Raise it: \
+         LimitMEMLOCK={}M in the unit, `ulimit -l {}` in the shell, `podman run --ulimit memlock={enough}`; or \
+         have fewer shards, or a smaller socket.connections_max",
+        needed.div_ceil(1024),
+        max / 1024,
+        enough >> 20,
+        enough >> 10,
+    )
 }
 
 /// What the daemon listens on.

@@ -30,6 +30,19 @@ fn has_capability(bit: u32) -> bool {
     set.is_some_and(|set| set & (1 << bit) != 0)
 }
 
+/// The kernel's release, such as `6.14.2-1`; empty: it does not say.
+pub fn kernel_release() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    release.trim().into()
+}
+
+/// Whether a kernel of this release counts the queues of rings as locked memory: 6.14 and later do.
+pub fn counts_rings_as_locked(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-', '+']).map_while(|word| word.parse().ok());
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (6, 14)
+}
+
 /// What the kernel calls the time since it was booted; another each time. Where the service manager hides that, it
 /// says so itself, in `BOOT_ID`. `None`: nobody says.
 pub fn boot_id() -> Option<[u8; 16]> {

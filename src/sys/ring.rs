@@ -46,6 +46,22 @@ pub struct SocketRingConfig {
     pub receive_buffer_bytes: u32,
 }
 
+/// Bytes of an entry of the submission queue with its index, and of one of the completion queue (io_uring_setup(2)).
+const SUBMISSION_BYTES: u64 = 64 + 4;
+const COMPLETION_BYTES: u64 = 16;
+
+/// Entries of the completion queue for each of the submission queue: every queued send can complete at once, beside
+/// receives that nobody asked for.
+const COMPLETIONS_PER_SUBMISSION: u32 = 4;
+
+impl SocketRingConfig {
+    /// Bytes of the queues of one ring.
+    pub fn queue_bytes(&self) -> u64 {
+        let completions = COMPLETION_BYTES * u64::from(COMPLETIONS_PER_SUBMISSION);
+        u64::from(self.ring_entries) * (SUBMISSION_BYTES + completions)
+    }
+}
+
 /// Why a receive ended for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReceiveEnd {
@@ -260,8 +276,7 @@ impl SocketRing {
             .setup_taskrun_flag()
             .setup_submit_all()
             .setup_r_disabled()
-            // Every queued send can complete at once, beside receives that nobody asked for.
-            .setup_cqsize(config.ring_entries * 4)
+            .setup_cqsize(config.ring_entries * COMPLETIONS_PER_SUBMISSION)
             .dontfork()
             .build(config.ring_entries)?;
         let mut submitter = ring.submitter();
