@@ -163,6 +163,12 @@ impl Messages {
         self.is_ephemeral
     }
 
+    /// The same, not to be forgotten; for tests of those who are to notice.
+    #[cfg(test)]
+    pub fn kept(self) -> Messages {
+        Messages { is_ephemeral: false, ..self }
+    }
+
     /// Gives them their place.
     pub fn into_publication(self, channel_serial: ChannelSerial, timestamp_ms: u64) -> Publication {
         let Messages { id, connection_id, messages, .. } = self;

@@ -552,6 +552,13 @@ impl Host {
         self.flow();
     }
 
+    /// Whether no mail is under way between the shards, and nothing waits for a disk.
+    pub fn is_mail_at_rest(&self) -> bool {
+        self.mesh.iter().flatten().all(VecDeque::is_empty)
+            && self.disk_commands.is_empty()
+            && self.shards.iter().all(|shard| shard.gauges().mail_waiting == 0)
+    }
+
     /// Whether nothing is under way between the shards, to a disk that works, or to or from a client that
     /// reads.
     pub fn is_quiet(&self) -> bool {

@@ -49,6 +49,8 @@ pub struct Listener {
     socket: usize,
     reader: Reader,
     heard_ms: u64,
+    /// What was published before it has asked for the present transport, as [`Scene::all_came_before_ms`] says.
+    asked_ms: u64,
     /// The last id that it was told.
     last_id: Option<String>,
     /// What it asked for with the present transport.
@@ -87,6 +89,7 @@ impl Listener {
             socket: usize::MAX,
             reader: Reader::default(),
             heard_ms: 0,
+            asked_ms: 0,
             last_id: None,
             asked: None,
             error: None,
@@ -147,6 +150,7 @@ impl Listener {
         (self.error, self.is_placed) = (None, false);
         (self.reader, self.asked) = (Reader::new(self.has_lines), self.last_id.clone());
         self.heard_ms = scene.host.now.mono_ms;
+        self.asked_ms = scene.all_came_before_ms();
         if self.channels.len() > 1 {
             // What has come behind the position comes again.
             self.segments.clear();
@@ -252,7 +256,13 @@ impl Listener {
         let now_ms = scene.host.now.unix_ms;
         match self.error.take() {
             None if !is_first => {}
-            None => self.segments.values().for_each(|segment| scene.oracle.resume(*segment)),
+            None => {
+                for segment in self.segments.values() {
+                    scene.oracle.resume(*segment);
+                    let until = format!("{now_ms:014}~");
+                    scene.oracle.pause(*segment, Some(self.asked_ms), until);
+                }
+            }
             Some(code) => {
                 if let ([channel], Some(asked)) = (&self.channels[..], &self.asked)
                     && let Some(segment) = self.segments.get(channel)
@@ -340,10 +350,10 @@ impl Listener {
                 let start = start.into_iter().find(|(of, _)| *of == channel);
                 // Without a place it begins with what a rewind brings, or with the first that comes; an error that
                 // says that some of a rewind is missing does not say of which channel.
-                let is_rewound = start.is_none();
+                let (is_rewound, now_ms) = (start.is_none(), scene.host.now.unix_ms);
                 let start = match start {
                     Some((_, start)) => start,
-                    None => format!("{:014}~", scene.host.now.unix_ms),
+                    None => format!("{now_ms:014}~"),
                 };
                 let segment = scene.oracle.begin_segment(
                     self.number,
@@ -352,6 +362,8 @@ impl Listener {
                     is_rewound,
                     is_rewound,
                 );
+                let until = if is_rewound { start } else { format!("{now_ms:014}~") };
+                scene.oracle.pause(segment, Some(self.asked_ms), until);
                 *self.segments.entry(channel).or_insert(segment)
             }
         };

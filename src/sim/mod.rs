@@ -24,6 +24,7 @@
 //! | `oracle.rs` | who judges it |
 //! | `oracle/starts.rs` | the same, across starts |
 //! | `oracle/gates.rs` | the same, of rules that decide |
+//! | `oracle/ephemeral.rs` | the same, of what is delivered and forgotten |
 
 mod credentials;
 mod disk;

@@ -15,6 +15,7 @@
 //!
 //! What a channel's order is, is put together from everything that anybody was shown of it.
 
+mod ephemeral;
 mod gates;
 mod starts;
 mod versions;
@@ -25,6 +26,7 @@ use std::ops::Bound;
 
 use serde_json::Value;
 
+use self::ephemeral::Pause;
 pub use self::gates::Gates;
 pub use self::starts::Ending;
 use self::starts::Gone;
@@ -67,6 +69,8 @@ pub struct Publish {
     pub tags: Vec<String>,
     /// What kind of data that is.
     pub kind: Kind,
+    /// Whether it is delivered to those who are there, and forgotten.
+    pub is_ephemeral: bool,
     /// Whether the client has chosen ids, so that nothing of it is ever published twice.
     has_id: bool,
     /// Connections and requests under which it was sent: as often it may be there, without an id.
@@ -107,6 +111,8 @@ struct Segment {
     /// What lies behind the first of these and not behind the second its client has thrown away, and is told
     /// so at the end.
     lacks: Option<(String, String)>,
+    /// Where it was interrupted.
+    pauses: Vec<Pause>,
 }
 
 /// See the module text.
@@ -194,6 +200,7 @@ impl Oracle {
             authors: BTreeSet::new(),
             tags,
             kind,
+            is_ephemeral: false,
             has_id,
             attempts: 0,
             is_uncertain: false,
@@ -344,6 +351,7 @@ impl Oracle {
             placed: None,
             skips: Vec::new(),
             lacks: None,
+            pauses: Vec::new(),
         });
         self.segments.len() - 1
     }
@@ -380,6 +388,7 @@ impl Oracle {
         if is_in_order {
             *rewound += usize::from(is_rewound);
             received.push(serial.to_owned());
+            self.judge_replay(segment, serial);
         } else {
             let text =
                 format!("client {client} {channel}: {serial} behind {received:?} from {start}");
@@ -470,7 +479,8 @@ impl Oracle {
                     Some(Gone::Noticed) => *is_told && *serial <= start,
                     None => self.is_passed(channel, serial, at),
                 };
-                let is_due = is_sent(event) && !may_be_missing && !is_lacked;
+                let is_forgotten = self.is_forgotten(segment, serial, event);
+                let is_due = is_sent(event) && !may_be_missing && !is_lacked && !is_forgotten;
                 received.contains(serial)
                     || is_due && !self.is_collapsed(segment, &end, serial, event)
             })

@@ -37,6 +37,11 @@ impl Kind {
     }
 }
 
+/// Has a message say that it is delivered and forgotten.
+pub fn make_ephemeral(message: &mut Value) {
+    message["extras"] = json!({"ephemeral": true});
+}
+
 /// What is appended to a text.
 pub fn increment(tag: &str) -> String {
     format!("+{tag}")

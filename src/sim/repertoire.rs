@@ -45,6 +45,8 @@ pub struct Repertoire {
     pub has_lost_bases: bool,
     /// Rules change.
     pub has_rule_changes: bool,
+    /// Some publishes are delivered and forgotten.
+    pub has_ephemeral: bool,
 }
 
 impl Repertoire {
@@ -60,6 +62,7 @@ impl Repertoire {
         let (has_listeners, has_lost_bases) = (chance(3), has_deltas && chance(2));
         let mut chance = |one_in| seed >= LATEST_FROM && random.chance(one_in);
         let has_rule_changes = chance(2) && (has_gates || has_told);
+        let has_ephemeral = chance(2);
         Repertoire {
             random,
             has_formats,
@@ -71,6 +74,7 @@ impl Repertoire {
             has_listeners,
             has_lost_bases,
             has_rule_changes,
+            has_ephemeral,
         }
     }
 
@@ -94,6 +98,11 @@ impl Repertoire {
     /// Whether a client loses its base now.
     pub fn loses_base(&mut self) -> bool {
         self.has_lost_bases && self.random.chance(10)
+    }
+
+    /// Whether a publish is to be delivered and forgotten.
+    pub fn is_ephemeral(&mut self) -> bool {
+        self.has_ephemeral && self.random.chance(3)
     }
 
     /// Whether rules change now.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::credentials::{self, MUTABLE};
 use super::oracle::{Event, Oracle, Publish, channel_serial};
-use super::payload::Kind;
+use super::payload::{self, Kind};
 use super::revocations::Target;
 use super::sdk::{Scene, change_body};
 use super::wire::Wire;
@@ -74,7 +74,8 @@ impl Call {
         scene.oracle.attempt(publish, None);
         scene.report.publishes += 1;
         let channel = scene.oracle.publishes[publish].channel().to_owned();
-        let Publish { tags, kind, .. } = &scene.oracle.publishes[publish];
+        let Publish { tags, kind, is_ephemeral, .. } = &scene.oracle.publishes[publish];
+        let by_param = *is_ephemeral && scene.repertoire.random.chance(2);
         let messages: Vec<Value> = tags
             .iter()
             .enumerate()
@@ -86,10 +87,14 @@ impl Call {
                 if let Some(id) = id {
                     message["id"] = format!("{id}:{index}").into();
                 }
+                if *is_ephemeral && !by_param {
+                    payload::make_ephemeral(&mut message);
+                }
                 message
             })
             .collect();
-        let path = format!("/channels/{channel}/messages");
+        let param = if by_param { "?ephemeral=true" } else { "" };
+        let path = format!("/channels/{channel}/messages{param}");
         Call::send(scene, shard, Asked::Publish(publish), &path, Some(&json!(messages)))
     }
 
@@ -187,6 +192,9 @@ pub fn publications(oracle: &mut Oracle, channel: &str, history: &Value) -> Vec<
     for message in history.as_array().into_iter().flatten() {
         let serial = channel_serial(message["serial"].as_str().unwrap_or_default());
         let tag = oracle.read(channel, message);
+        if oracle.is_ephemeral(&tag) {
+            oracle.find("ephemeral", format!("{channel} has kept {message}"));
+        }
         // The latest version, at the place of the first: that is another's tag.
         if message["action"].as_u64().unwrap_or_default() != 0 {
             continue;

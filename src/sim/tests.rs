@@ -10,7 +10,7 @@ use super::oracle::Oracle;
 use super::payload::Kind;
 use super::repertoire::{LATEST_FROM, Repertoire, WIDER_FROM, WIDEST_FROM};
 use super::*;
-use crate::ably::{Directory, Since, Verdict};
+use crate::ably::{Accepted, Directory, Since, Verdict};
 use crate::channel::log::Link;
 use crate::shard::{Joined, Mail, ReturnAddress};
 
@@ -480,6 +480,41 @@ fn a_core_that_goes_on_with_rules_that_have_changed_is_noticed() {
         Sabotage { tamper: Some(Box::new(tamper)), ..Sabotage::default() }
     });
     assert!(["question", "gate", "told", "gap", "gap or end"].contains(&found), "{found}");
+}
+
+#[test]
+fn what_is_delivered_and_forgotten_is_missed_by_who_was_there() {
+    let found = first_finding_of(LATEST_FROM..LATEST_FROM + 400, || {
+        let is_ephemeral = |bytes: &Bytes| bytes.windows(11).any(|it| it == b"\"ephemeral\"");
+        let tamper = move |random: &mut Random, mail: Mail| match mail {
+            Mail::Frame { frame: Some(bytes), .. } if is_ephemeral(&bytes) && random.chance(4) => {
+                Vec::new()
+            }
+            mail => vec![mail],
+        };
+        Sabotage { tamper: Some(Box::new(tamper)), ..Sabotage::default() }
+    });
+    assert!(["gap", "gap or end"].contains(&found), "{found}");
+}
+
+#[test]
+fn what_is_delivered_and_forgotten_is_kept_nowhere() {
+    // The messages of such publishes are kept like others.
+    let keep = |mail: &mut Mail| {
+        if let Mail::Publish { accepted: Accepted::Messages(messages), .. } = mail
+            && messages.is_ephemeral()
+        {
+            *messages = messages.clone().kept();
+        }
+    };
+    let found = first_finding_of(LATEST_FROM..LATEST_FROM + 400, || {
+        let tamper = move |_: &mut Random, mut mail: Mail| {
+            keep(&mut mail);
+            vec![mail]
+        };
+        Sabotage { tamper: Some(Box::new(tamper)), ..Sabotage::default() }
+    });
+    assert_eq!(found, "ephemeral");
 }
 
 #[test]

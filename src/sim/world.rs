@@ -315,6 +315,7 @@ impl World {
         let now_ms = self.host.now.unix_ms;
         let id = self.chance(4).then(|| format!("own{}", self.ids.len()));
         let publish = self.oracle.begin_publish(channel, count, kind, id.is_some(), now_ms);
+        self.oracle.publishes[publish].is_ephemeral = self.repertoire.is_ephemeral();
         self.ids.extend(id.clone().map(|id| (id, publish)));
         (publish, id)
     }

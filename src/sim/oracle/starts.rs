@@ -71,6 +71,7 @@ impl Oracle {
     pub fn end_start(&mut self, ending: &Ending) {
         self.judge_segments();
         self.forget_questions();
+        self.forget_ephemeral();
         self.start += 1;
         // They do not outlive the daemon.
         self.revocations = Revocations::default();
@@ -88,6 +89,11 @@ impl Oracle {
             let is_kept = self.levels.contains_key(publish.channel.as_str());
             publish.is_uncertain |= is_kept && publish.outcomes.iter().any(Result::is_err);
         }
+    }
+
+    /// What is not kept on purpose is missed by nobody.
+    pub(super) fn forget(&mut self, channel: String, serial: String) {
+        self.gone.entry(channel).or_default().entry(serial).or_insert(Gone::Silently);
     }
 
     /// The start that has made a serial.

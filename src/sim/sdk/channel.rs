@@ -55,6 +55,8 @@ pub struct Channel {
     pub(super) serial: Option<String>,
     /// What the last ATTACH named.
     asked: Option<String>,
+    /// What was published before the first was sent that has no answer, as [`Scene::all_came_before_ms`] says.
+    pub(super) asked_ms: Option<u64>,
     /// Messages that its qualifier rewinds.
     rewind: Option<usize>,
     /// Whether that asks for deltas.
@@ -110,6 +112,7 @@ impl Sdk {
                 is_open: false,
                 serial: None,
                 asked: None,
+                asked_ms: None,
                 rewind,
                 wants_deltas,
                 delta_base: None,
@@ -139,6 +142,7 @@ impl Sdk {
             channel.stand = Stand::Attaching;
         }
         (channel.asked, channel.taken) = (channel.serial.clone(), None);
+        channel.asked_ms.get_or_insert(scene.all_came_before_ms());
         if let Some(serial) = &channel.serial {
             attach["channelSerial"] = serial.as_str().into();
         }
@@ -281,6 +285,8 @@ impl Sdk {
         {
             channel.taken = Some(Taken { asked, serial: serial.to_owned() });
         }
+        let asked_ms = channel.asked_ms.take();
+        let was_away = is_first || channel.recovers || has_other_modes;
         if is_first || !is_resumed || channel.recovers {
             (channel.delta_base, channel.has_lost_base) = (None, false);
         }
@@ -301,6 +307,10 @@ impl Sdk {
             channel.segment = None;
         } else if let Some(segment) = channel.segment.filter(|_| is_resumed) {
             scene.oracle.resume(segment);
+            if was_away {
+                let until = format!("{:014}~", scene.host.now.unix_ms);
+                scene.oracle.pause(segment, asked_ms, until);
+            }
             // Nothing is missing behind what the client named.
             if channel.asked.as_deref().is_some_and(|asked| serial < asked) {
                 let text = format!("client {number} asked for {:?}: {message}", channel.asked);
@@ -328,6 +338,12 @@ impl Sdk {
             let is_told = message["error"]["code"].as_u64() == Some(HISTORY_EXPIRED);
             let segment =
                 scene.oracle.begin_segment(number, &channel.base, serial, rewinds, is_told);
+            // A new view of a channel may join it behind what is forgotten.
+            let until = match is_resumed {
+                true => format!("{:014}~", scene.host.now.unix_ms),
+                false => serial.to_owned(),
+            };
+            scene.oracle.pause(segment, asked_ms, until);
             if !echo && let Some(id) = &id {
                 scene.oracle.skip(segment, id);
             }

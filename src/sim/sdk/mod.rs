@@ -55,6 +55,12 @@ pub struct Scene<'a> {
 }
 
 impl Scene<'_> {
+    /// What was published before that time, by the clock, has reached every shard, and does not come to a
+    /// client as something new that asks for it now; 0: nobody can say that just now.
+    pub fn all_came_before_ms(&self) -> u64 {
+        if self.host.is_mail_at_rest() { self.host.now.unix_ms } else { 0 }
+    }
+
     /// The transport of somebody, by number, is lost on the way or let go of.
     pub fn end_transport(&mut self, number: usize, socket: usize, is_cut: bool) {
         self.report.trace(|| format!("{number} loses its transport"));
@@ -261,7 +267,7 @@ impl Sdk {
         let now_ms = scene.host.now.mono_ms;
         (self.heard_ms, self.began_ms) = (now_ms, now_ms);
         for channel in self.channels.values_mut() {
-            (channel.is_open, channel.taken) = (false, None);
+            (channel.is_open, channel.taken, channel.asked_ms) = (false, None, None);
         }
         scene.report.transports += 1;
     }

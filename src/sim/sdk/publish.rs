@@ -35,9 +35,14 @@ impl Sdk {
     /// Publishes what the oracle calls `publish`.
     pub fn publish(&mut self, scene: &mut Scene<'_>, name: &str, publish: usize, id: Option<&str>) {
         let padding = *scene.host.random.one_of(&[0, 0, 10, 200, 2000]);
-        let Publish { tags, kind, .. } = &scene.oracle.publishes[publish];
+        let Publish { tags, kind, is_ephemeral, .. } = &scene.oracle.publishes[publish];
+        // A param says it of all messages at once.
+        let by_param = *is_ephemeral && scene.repertoire.random.chance(2);
         let message = |(index, tag): (usize, &String)| {
             let mut message = kind.message(tag, padding);
+            if *is_ephemeral && !by_param {
+                payload::make_ephemeral(&mut message);
+            }
             if let Some(id) = id {
                 message["id"] = match tags.len() {
                     1 => id.into(),
@@ -47,7 +52,10 @@ impl Sdk {
             message
         };
         let messages: Vec<Value> = tags.iter().enumerate().map(message).collect();
-        let frame = json!({"action": 15, "channel": name, "messages": messages});
+        let mut frame = json!({"action": 15, "channel": name, "messages": messages});
+        if by_param {
+            frame["params"] = json!({"ephemeral": "true"});
+        }
         self.submit(scene, Some(publish), frame);
         scene.report.publishes += 1;
     }

@@ -56,6 +56,7 @@ impl Telling {
 
     fn begin(&mut self, oracle: &mut Oracle, start: &str) -> usize {
         let segment = oracle.begin_segment(self.number, &self.channel, start, false, false);
+        oracle.leave_out_ephemeral(segment);
         *self.segment.insert(segment)
     }
 
@@ -230,7 +231,11 @@ impl World {
             Some(1..) => Some(SOMEBODY.to_owned()),
             _ => first["connectionId"].as_str().map(str::to_owned),
         };
-        let tags = messages.iter().map(|message| self.oracle.read(channel, message)).collect();
+        let tags: Vec<String> =
+            messages.iter().map(|message| self.oracle.read(channel, message)).collect();
+        if tags.iter().any(|tag| self.oracle.is_ephemeral(tag)) {
+            self.oracle.find("ephemeral", format!("{rule} is told {body}"));
+        }
         let serial = channel_serial(&serial);
         self.oracle.show(channel, serial, Event { publisher, tags });
         let mut tellings = self.tellings.iter_mut().rev();
