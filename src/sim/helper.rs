@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use super::Random;
 use super::credentials::MUTABLE;
-use super::host::{Doubt, Retold};
 use super::payload;
+use super::sabotage::{Doubt, Retold};
 use crate::ably::{
     Answered, ContentType, ErrorCode, Inquiry, Rule, RuleEvent, Verdict, read_verdict,
 };

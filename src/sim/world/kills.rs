@@ -7,10 +7,10 @@ use super::World;
 use crate::journal::Command;
 use crate::shard::Shard;
 use crate::sim::disk::Disk;
-use crate::sim::host::Spoil;
 use crate::sim::oracle::Ending;
 use crate::sim::random::Random;
 use crate::sim::rest::{Call, publications};
+use crate::sim::sabotage::Spoil;
 use crate::sim::sdk::Sdk;
 
 /// Sets the chance of these apart from that of the rest of a run, so that a seed whose daemon is not killed

@@ -9,10 +9,10 @@ use super::World;
 use crate::ably::{ContentType, Directory, Rule, Rules};
 use crate::sim::credentials::{self, MUTABLE};
 use crate::sim::helper::{Helper, News};
-use crate::sim::host::{Doubt, Retold};
 use crate::sim::oracle::{Event, Oracle, SOMEBODY, channel_serial};
 use crate::sim::random::Random;
 use crate::sim::rules;
+use crate::sim::sabotage::{Doubt, Retold};
 use crate::sim::wire::Wire;
 
 /// What tells the helper's chance from that of the run.
