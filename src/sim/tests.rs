@@ -15,7 +15,7 @@ use crate::channel::log::Link;
 use crate::shard::{Joined, Mail, ReturnAddress};
 
 /// Seeds that have found something once, with what it was.
-const PAST: [(u64, &str); 35] = [
+const PAST: [(u64, &str); 36] = [
     (33, "what was owed was sent although a new token did not permit it any more"),
     (367, "a SYNC that was refused left an attachment that its client took for failed"),
     (388, "ATTACHED named a serial of messages that its client had not been sent"),
@@ -62,6 +62,7 @@ const PAST: [(u64, &str); 35] = [
         6_423_842,
         "a client took the ATTACHED of a new token for its answer, which told it of a gap behind that",
     ),
+    (7_005_066, "another view of a channel began behind what its client was not to be sent again"),
     (6_401_409, "a file whose first record was torn said nothing of what had gone with age"),
 ];
 
