@@ -61,8 +61,7 @@ impl History {
 
     /// When the one was published in the middle of those that are held.
     pub fn middle_ms(&self) -> Option<u64> {
-        let middle = self.publications.len().checked_sub(1)? / 2;
-        Some(self.publications[middle].timestamp_ms)
+        super::middle(&self.publications).map(|publication| publication.timestamp_ms)
     }
 
     /// Gives back what it has had room for and does not need.

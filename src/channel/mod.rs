@@ -75,6 +75,11 @@ impl ChannelKey {
 /// Entries for which a queue always may have room.
 const ROOM_MIN: usize = 16;
 
+/// What is in the middle of a queue: about half comes before it.
+fn middle<T>(queue: &VecDeque<T>) -> Option<&T> {
+    queue.get(queue.len().checked_sub(1)? / 2)
+}
+
 /// Gives back what a queue has room for and has not needed lately.
 fn release_room<T>(queue: &mut VecDeque<T>) {
     if queue.capacity() > ROOM_MIN && queue.len() < queue.capacity() / 8 {

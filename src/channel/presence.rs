@@ -478,8 +478,7 @@ impl PresenceHistory {
 
     /// When the one happened in the middle of those that are held.
     pub fn middle_ms(&self) -> Option<u64> {
-        let middle = self.events.len().checked_sub(1)? / 2;
-        Some(self.events[middle].timestamp_ms)
+        super::middle(&self.events).map(|events| events.timestamp_ms)
     }
 
     /// Gives back what it has had room for and does not need.

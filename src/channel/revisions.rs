@@ -429,8 +429,7 @@ impl Revisions {
 
     /// When those annotations were made in the middle of what is held.
     pub fn middle_annotations_ms(&self) -> Option<u64> {
-        let middle = self.annotations.len().checked_sub(1)? / 2;
-        Some(self.annotations[middle].timestamp_ms)
+        super::middle(&self.annotations).map(|annotations| annotations.timestamp_ms)
     }
 
     /// Forgets the oldest annotations; what they have added to summaries stays.

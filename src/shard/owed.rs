@@ -13,6 +13,8 @@ use super::{Mail, Shard};
 use crate::ably::{Ack, ChannelSerial, ErrorCode, ErrorInfo, RuleEvent};
 use crate::base::{Level, LogLine};
 use crate::channel::ChannelKey;
+use crate::channel::broadcast::Broadcast;
+use crate::channel::home::HomeChannel;
 use crate::channel::log::Link;
 use crate::journal::{GivenUp, Safety};
 
@@ -81,12 +83,6 @@ impl OwedQueue<'_> {
         OwedQueue { of: if is_presence { 0 } else { self.of }, ..self }
     }
 
-    /// An event of about so many bytes is told to subscribers.
-    pub fn count(&mut self, bytes: u64) {
-        self.awaited.unheard.push_back((self.awaited.until, bytes));
-        self.awaited.unheard_bytes += bytes;
-    }
-
     pub fn push_mail(&mut self, to: u16, mail: Mail) {
         self.push(Owed::Mail(to, mail));
     }
@@ -138,6 +134,17 @@ impl Owing {
         awaited.until = awaited.until.max(last);
         let of = awaited.newest;
         Some(OwedQueue { queue, awaited, of })
+    }
+
+    /// The same for what subscribers are sent of an event.
+    pub fn of_event(&mut self, home: &HomeChannel, event: &Broadcast) -> Option<OwedQueue<'_>> {
+        let owed = self.of(home.key())?.for_presence(event.is_presence());
+        if !home.subscribers().is_empty() {
+            let bytes = event.size_bytes();
+            owed.awaited.unheard.push_back((owed.awaited.until, bytes));
+            owed.awaited.unheard_bytes += bytes;
+        }
+        Some(owed)
     }
 
     /// Whether another event of the channel may wait for the disk, if it has to: of the channel no more waits

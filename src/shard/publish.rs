@@ -161,12 +161,7 @@ impl Shard {
         }
         let Homes { channels, encoder, deflating, keeping, .. } = &mut self.homes;
         let Some(home) = channels.get_mut(key) else { return };
-        let mut owed = keeping.as_mut().and_then(|keeping| keeping.owing.of(key));
-        if let Some(owed) = &mut owed
-            && !home.subscribers().is_empty()
-        {
-            owed.count(whole.size_bytes());
-        }
+        let mut owed = keeping.as_mut().and_then(|keeping| keeping.owing.of_event(home, &whole));
         let increment = Broadcast::Messages(Arc::clone(increment));
         let (serial, has_members) = (whole.serial(), home.has_members());
         let publisher = whole.connection_id().and_then(PublisherId::of);
@@ -247,13 +242,7 @@ impl Shard {
         }
         let Homes { channels, encoder, deflating, keeping, .. } = &mut self.homes;
         let Some(home) = channels.get_mut(key) else { return };
-        let owed = keeping.as_mut().and_then(|keeping| keeping.owing.of(key));
-        let mut owed = owed.map(|owed| owed.for_presence(event.is_presence()));
-        if let Some(owed) = &mut owed
-            && !home.subscribers().is_empty()
-        {
-            owed.count(event.size_bytes());
-        }
+        let mut owed = keeping.as_mut().and_then(|keeping| keeping.owing.of_event(home, event));
         let (serial, has_members) = (event.serial(), home.has_members());
         let publisher = event.connection_id().and_then(PublisherId::of);
         let mut encoded = EncodedOnce::new(event, home, encoder);

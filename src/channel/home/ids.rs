@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::ably::{ChannelSerial, Position, PublishResult};
 use crate::base::Now;
-use crate::channel::release_room;
+use crate::channel::{middle, release_room};
 
 /// Ids that one channel remembers; beyond it the oldest is forgotten.
 const IDS_MAX: usize = 65_536;
@@ -117,8 +117,7 @@ impl Ids {
 
     /// When the time of half of them is over, on the monotonic clock; `None`: there are none.
     pub fn middle_ms(&self) -> Option<u64> {
-        let middle = self.until_ms.len().div_ceil(2).checked_sub(1)?;
-        Some(self.until_ms[middle].0)
+        middle(&self.until_ms).map(|(until_ms, _)| *until_ms)
     }
 
     /// Gives back what it has had room for and does not need.
