@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use self::reader::{Item, Reader};
 use super::credentials::{self, MUTABLE, permits};
-use super::oracle::{Event, SOMEBODY, channel_serial, publish_of};
+use super::oracle::{Event, SOMEBODY, channel_serial, end_of, publish_of};
 use super::revocations::Token;
 use super::sdk::{Link, Scene};
 
@@ -259,7 +259,7 @@ impl Listener {
             None => {
                 for segment in self.segments.values() {
                     scene.oracle.resume(*segment);
-                    let until = format!("{now_ms:014}~");
+                    let until = end_of(now_ms);
                     scene.oracle.pause(*segment, Some(self.asked_ms), until);
                 }
             }
@@ -353,7 +353,7 @@ impl Listener {
                 let (is_rewound, now_ms) = (start.is_none(), scene.host.now.unix_ms);
                 let start = match start {
                     Some((_, start)) => start,
-                    None => format!("{now_ms:014}~"),
+                    None => end_of(now_ms),
                 };
                 let segment = scene.oracle.begin_segment(
                     self.number,
@@ -362,7 +362,7 @@ impl Listener {
                     is_rewound,
                     is_rewound,
                 );
-                let until = if is_rewound { start } else { format!("{now_ms:014}~") };
+                let until = if is_rewound { start } else { end_of(now_ms) };
                 scene.oracle.pause(segment, Some(self.asked_ms), until);
                 *self.segments.entry(channel).or_insert(segment)
             }

@@ -106,6 +106,11 @@ pub fn publish_of(tag: &str) -> Option<usize> {
     tag.strip_prefix('p')?.split_once('.')?.0.parse().ok()
 }
 
+/// Behind every serial of this millisecond and before those of the next.
+pub fn end_of(unix_ms: u64) -> String {
+    format!("{unix_ms:014}~")
+}
+
 /// The channelSerial in the serial of a message.
 pub fn channel_serial(message_serial: &str) -> &str {
     message_serial.rsplit_once(':').map_or(message_serial, |(serial, _)| serial)

@@ -121,7 +121,7 @@ impl Oracle {
 
     /// It has been sent everything up to that time.
     pub fn complete_to(&mut self, segment: usize, now_ms: u64) {
-        self.segments[segment].complete_to = Some(format!("{now_ms:014}~"));
+        self.segments[segment].complete_to = Some(super::end_of(now_ms));
     }
 
     pub(super) fn judge_segments(&mut self) {

@@ -7,7 +7,7 @@ use super::presence::Entered;
 use super::{Link, Scene, Sdk};
 use crate::sim::credentials::{MUTABLE, permits};
 use crate::sim::members::Members;
-use crate::sim::oracle::{Action, Event, publish_of};
+use crate::sim::oracle::{Action, Event, end_of, publish_of};
 
 /// Status bits of ATTACHED.
 const RESUMED: u64 = 4;
@@ -308,7 +308,7 @@ impl Sdk {
         } else if let Some(segment) = channel.segment.filter(|_| is_resumed) {
             scene.oracle.resume(segment);
             if was_away {
-                let until = format!("{:014}~", scene.host.now.unix_ms);
+                let until = end_of(scene.host.now.unix_ms);
                 scene.oracle.pause(segment, asked_ms, until);
             }
             // Nothing is missing behind what the client named.
@@ -340,7 +340,7 @@ impl Sdk {
                 scene.oracle.begin_segment(number, &channel.base, serial, rewinds, is_told);
             // A new view of a channel may join it behind what is forgotten.
             let until = match is_resumed {
-                true => format!("{:014}~", scene.host.now.unix_ms),
+                true => end_of(scene.host.now.unix_ms),
                 false => serial.to_owned(),
             };
             scene.oracle.pause(segment, asked_ms, until);

@@ -9,7 +9,7 @@ use super::World;
 use crate::ably::{ContentType, Directory, Rule, Rules};
 use crate::sim::credentials::{self, MUTABLE};
 use crate::sim::helper::{Helper, News};
-use crate::sim::oracle::{Event, Oracle, SOMEBODY, channel_serial};
+use crate::sim::oracle::{Event, Oracle, SOMEBODY, channel_serial, end_of};
 use crate::sim::random::Random;
 use crate::sim::rules;
 use crate::sim::sabotage::{Doubt, Retold};
@@ -66,7 +66,7 @@ impl Telling {
         if let Some(segment) = self.segment {
             return segment;
         }
-        let all = self.begun_ms.map(|begun_ms| format!("{begun_ms:014}~"));
+        let all = self.begun_ms.map(end_of);
         // Less than that one, and more than any before it.
         let before = &serial[..serial.len() - 1];
         let start = all.filter(|all| **all < *serial).unwrap_or_else(|| before.to_owned());
@@ -181,7 +181,7 @@ impl World {
             if let Some(begun_ms) = telling.begun_ms.filter(|begun_ms| *begun_ms <= until_ms)
                 && telling.segment.is_none()
             {
-                telling.begin(&mut self.oracle, &format!("{begun_ms:014}~"));
+                telling.begin(&mut self.oracle, &end_of(begun_ms));
             }
             if let Some(segment) = telling.segment {
                 self.oracle.complete_to(segment, until_ms);
