@@ -5,7 +5,6 @@
 //! to each channel, and nobody publishes. `used`: the same, and a message is published to each once a minute, which is
 //! measured with it. `left`: one message was published to each, all within two minutes, and nobody is attached; each is
 //! forgotten two minutes after its message.
-use std::fs;
 use std::sync::Arc;
 
 use clap::Parser;
@@ -19,6 +18,7 @@ use ringcast::channel::home::StreamRef;
 use ringcast::channel::log::TransportRef;
 use ringcast::channel::view::View;
 use ringcast::shard::{Mail, ReturnAddress, Shard, ShardConfig};
+use ringcast::sys::rusage::process_cpu_us;
 
 /// Between two turns, in milliseconds.
 const TURN_MS: u64 = 10;
@@ -39,8 +39,6 @@ struct Host {
     shard: Shard,
     now: Now,
     channels: Vec<ChannelKey>,
-    /// CPU of the last run, in nanoseconds.
-    spent_ns: u64,
 }
 
 impl Host {
@@ -59,7 +57,7 @@ impl Host {
         let now = Now { mono_ms: 0, unix_ms: 1_700_000_000_000 };
         let shard = Shard::new(config, directory, 0, 2, entropy, now);
         let key = |number: usize| ChannelKey::new("app", &format!("room-{number}"));
-        Host { shard, now, channels: (0..channels).map(key).collect(), spent_ns: 0 }
+        Host { shard, now, channels: (0..channels).map(key).collect() }
     }
 
     fn attach(&mut self, number: usize) {
@@ -102,7 +100,6 @@ impl Host {
     /// Runs for so long, and does something with the next channels before each turn, with all of them in a round of
     /// `round_ms`.
     fn run(&mut self, for_ms: u64, round_ms: u64, act: impl Fn(&mut Host, usize)) {
-        let before_ns = cpu_ns();
         let count = self.channels.len();
         let channels = |turn: u64| (turn * TURN_MS) as usize * count / round_ms as usize;
         for turn in 0..for_ms / TURN_MS {
@@ -111,35 +108,27 @@ impl Host {
             }
             self.turn();
         }
-        self.spent_ns = cpu_ns() - before_ns;
     }
 
-    fn show(&self, name: &str, for_ms: u64) {
-        let milliseconds = self.spent_ns as f64 / 1e3 / for_ms as f64;
+    /// The same, and shows what it has cost.
+    fn measure(&mut self, name: &str, for_ms: u64, round_ms: u64, act: impl Fn(&mut Host, usize)) {
+        let before_us = process_cpu_us();
+        self.run(for_ms, round_ms, act);
+        let milliseconds = (process_cpu_us() - before_us) as f64 / for_ms as f64;
         let open = self.shard.gauges().channels;
         println!("{name}: {milliseconds:.2} ms a second, then {open} channels are open");
     }
-}
-
-/// CPU that the process has used, in nanoseconds.
-fn cpu_ns() -> u64 {
-    let stat = fs::read_to_string("/proc/self/schedstat").expect("the kernel counts it");
-    stat.split(' ').next().and_then(|first| first.parse().ok()).expect("a number")
 }
 
 fn main() {
     let Args { channels, bench: _ } = Args::parse();
     let mut host = Host::new(channels);
     host.run(ROUND_MS, ROUND_MS, Host::attach);
-    host.run(ROUND_MS, ROUND_MS, |_, _| {});
-    host.show("attached", ROUND_MS);
+    host.measure("attached", ROUND_MS, ROUND_MS, |_, _| {});
     host.run(3 * ROUND_MS, ROUND_MS, Host::publish);
-    host.run(ROUND_MS, ROUND_MS, Host::publish);
-    host.show("used", ROUND_MS);
+    host.measure("used", ROUND_MS, ROUND_MS, Host::publish);
     let mut host = Host::new(channels);
     host.run(2 * ROUND_MS, 2 * ROUND_MS, Host::publish);
-    host.run(2 * ROUND_MS, ROUND_MS, |_, _| {});
-    host.show("left", 2 * ROUND_MS);
-    host.run(10_000, ROUND_MS, |_, _| {});
-    host.show("afterwards", 10_000);
+    host.measure("left", 2 * ROUND_MS, ROUND_MS, |_, _| {});
+    host.measure("afterwards", 10_000, ROUND_MS, |_, _| {});
 }

@@ -1,4 +1,5 @@
 """What is held, what is given back, and what happens where there is no more."""
+import itertools
 import json
 import os
 import pathlib
@@ -165,39 +166,35 @@ def memory_under_a_limit(binary, limit_mebibytes=192, channels=300_000, historie
         with Daemon(binary, "--config", config.name, before=cage.enter) as daemon:
             client = WebSocket(daemon)
             client.until(CONNECTED)
-            serial = 0
             stalled = []
             for _ in range(readers):
                 reader = WebSocket(daemon, receive_buffer=4096)
                 reader.attach("history-0")
                 stalled.append(reader)
 
-            def fill_histories(rounds, serial):
+            serials = itertools.count()
+
+            def publish(frames):
+                sent = [frame | {"msgSerial": next(serials)} for frame in frames]
+                client.send_all(sent)
+                acknowledge(client, len(sent))
+
+            def fill_histories(rounds):
                 for _ in range(rounds):
-                    client.send_all(
-                        {"action": MESSAGE, "channel": f"history-{number}", "msgSerial": serial + number,
-                         "messages": [{"data": "x" * 30_000}]} for number in range(min(histories, 200)))
-                    serial += min(histories, 200)
-                    acknowledge(client, min(histories, 200))
-                return serial
+                    publish({"action": MESSAGE, "channel": f"history-{number}", "messages": [{"data": "x" * 30_000}]}
+                            for number in range(min(histories, 200)))
 
             # A channel of which nothing is kept takes no place, so there has to be room in memory for what is.
-            serial = fill_histories(1, serial)
+            fill_histories(1)
             for start in range(0, channels, 500):
-                client.send_all(
-                    {"action": MESSAGE, "channel": f"many-{number}", "msgSerial": serial + number - start,
-                     "messages": [{"data": "x" * 64}]} for number in range(start, start + 500))
-                serial += 500
-                acknowledge(client, 500)
-            serial = fill_histories(19, serial)
+                publish({"action": MESSAGE, "channel": f"many-{number}", "messages": [{"data": "x" * 64}]}
+                        for number in range(start, start + 500))
+            fill_histories(19)
             client.attach("history-0")
             for start in range(0, 10_500, 500):
-                client.send_all(
-                    {"action": PRESENCE, "channel": "history-0", "msgSerial": serial + number - start,
-                     "presence": [{"action": 2, "clientId": f"m{number}", "data": "x" * 200}]}
-                    for number in range(start, start + 500))
-                serial += 500
-                acknowledge(client, 500)
+                publish({"action": PRESENCE, "channel": "history-0",
+                         "presence": [{"action": 2, "clientId": f"m{number}", "data": "x" * 200}]}
+                        for number in range(start, start + 500))
             peak = cage.peak(daemon)
             for reader in stalled:
                 reader.socket.close()
