@@ -197,14 +197,7 @@ impl Oracle {
             };
             let gone = self.gone.entry((*channel).to_owned()).or_default();
             for serial in order.keys().filter(|serial| !kept[channel].contains(*serial)) {
-                if gone.contains_key(serial) {
-                    continue;
-                }
                 let time_ms = time_ms(serial);
-                if !may_be_gone && time_ms > oldest_ms {
-                    let text = format!("{channel} {serial} {:?}, {ending:?}", order[serial]);
-                    found.push(text);
-                }
                 let is_last = latest.get(series_of(serial)).is_none_or(|it| *it <= time_ms);
                 let is_silent = match level {
                     Ack::Memory => ending.is_orderly && is_last,
@@ -212,6 +205,17 @@ impl Oracle {
                     Ack::Written => !ending.is_of_host && is_last,
                     Ack::Fsynced => is_last,
                 };
+                if let Some(fate) = gone.get_mut(serial) {
+                    // What lay behind it and told of it may have been damaged since.
+                    if ending.is_damaged && is_silent {
+                        *fate = Gone::Silently;
+                    }
+                    continue;
+                }
+                if !may_be_gone && time_ms > oldest_ms {
+                    let text = format!("{channel} {serial} {:?}, {ending:?}", order[serial]);
+                    found.push(text);
+                }
                 let fate = if is_silent { Gone::Silently } else { Gone::Noticed };
                 gone.insert(serial.clone(), fate);
             }
