@@ -296,7 +296,9 @@ pub fn channel(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(name) = ChannelName::parse(text) else { return };
     assert_eq!(name.as_str(), text);
-    assert!(!name.base().is_empty() && text.ends_with(name.base()));
+    // A metachannel is one whatever params it is attached to with.
+    let base = name.base().strip_prefix("[meta]").unwrap_or(name.base());
+    assert!(!base.is_empty() && text.ends_with(base));
     let _ = name.resource();
     let _ = ChannelParams::read(&name.params());
     let _ = name.filter().map(Filter::compile);
