@@ -227,6 +227,12 @@ impl FrameLog {
         *special = own.map(Special::skipping).unwrap_or_default().with_base(!special.lacks_base());
     }
 
+    /// Has the cursor at `index` get its next message in full.
+    pub fn lose_base(&mut self, index: u32) {
+        let special = &mut self.cursors[index as usize].special;
+        *special = special.with_base(!self.has_deltas);
+    }
+
     /// Removes the cursor at `index`. The last cursor takes its place; its transport is returned when
     /// there was one to move.
     pub fn detach(&mut self, index: u32) -> Option<u32> {
@@ -417,8 +423,7 @@ impl FrameLog {
             let bytes = last.end - cursor.position;
             self.advance(index, bytes as u32);
             // What comes next may start from what was skipped.
-            let special = &mut self.cursors[index as usize].special;
-            *special = special.with_base(!self.has_deltas);
+            self.lose_base(index);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The channels that one connection is attached to.
 
-use crate::ably::{Modes, Params};
+use crate::ably::{ChannelSerial, Modes, Params};
 
 /// One connection on one channel. 12 bytes: most connections have one, and there are very many.
 #[derive(Clone, Copy, Debug)]
@@ -35,9 +35,19 @@ pub(super) struct Attachments {
     params: Option<Box<KeptParams>>,
 }
 
-/// By stream; at least one.
+/// One of each stream; at least one.
 #[derive(Debug)]
-struct KeptParams(Vec<(u32, Params)>);
+struct KeptParams(Vec<Kept>);
+
+/// What few attachments have.
+#[derive(Debug)]
+struct Kept {
+    stream: u32,
+    /// Not empty.
+    params: Params,
+    /// Up to where its client was told last that something may be missing, if it is sent deltas.
+    cut: Option<ChannelSerial>,
+}
 
 impl Attachments {
     pub fn len(&self) -> usize {
@@ -53,24 +63,39 @@ impl Attachments {
         attachment.expect("only of streams that it is attached to").modes = modes;
     }
 
-    pub fn params(&self, stream: u32) -> Option<&Params> {
+    fn kept(&self, stream: u32) -> Option<&Kept> {
         let KeptParams(kept) = self.params.as_deref()?;
-        kept.iter().find(|(of, _)| *of == stream).map(|(_, params)| params)
+        kept.iter().find(|kept| kept.stream == stream)
+    }
+
+    pub fn params(&self, stream: u32) -> Option<&Params> {
+        self.kept(stream).map(|kept| &kept.params)
+    }
+
+    pub fn cut(&self, stream: u32) -> Option<ChannelSerial> {
+        self.kept(stream)?.cut
+    }
+
+    pub fn set_cut(&mut self, stream: u32, serial: ChannelSerial) {
+        let mut all = self.params.iter_mut().flat_map(|kept| &mut kept.0);
+        let kept = all.find(|kept| kept.stream == stream);
+        kept.expect("deltas are asked for by a param").cut = Some(serial);
     }
 
     pub fn set_params(&mut self, stream: u32, params: Params) {
+        let cut = self.cut(stream);
         self.forget_params(stream);
         if !params.is_empty() {
             let KeptParams(kept) =
                 &mut **self.params.get_or_insert_with(|| Box::new(KeptParams(Vec::new())));
             kept.reserve_exact(1);
-            kept.push((stream, params));
+            kept.push(Kept { stream, params, cut });
         }
     }
 
     fn forget_params(&mut self, stream: u32) {
         self.params.take_if(|kept| {
-            kept.0.retain(|(of, _)| *of != stream);
+            kept.0.retain(|kept| kept.stream != stream);
             kept.0.is_empty()
         });
     }

@@ -591,6 +591,16 @@ impl Connection {
         self.attachments.set_params(stream, params);
     }
 
+    /// Up to where the client of an attachment was told last that something may be missing, if it is sent deltas.
+    pub fn cut(&self, stream: u32) -> Option<ChannelSerial> {
+        self.attachments.cut(stream)
+    }
+
+    /// Notes that it is told so; for attachments that are sent deltas, which they ask for by a param.
+    pub fn set_cut(&mut self, stream: u32, serial: ChannelSerial) {
+        self.attachments.set_cut(stream, serial);
+    }
+
     /// The cursor of the attachment to a stream, if it subscribes.
     pub fn cursor(&self, stream: u32) -> Option<u32> {
         self.attachments.cursor(stream)

@@ -28,11 +28,21 @@ struct Confirmation<'a> {
     status: u64,
     params: &'a Params,
     error: Option<&'a ErrorInfo>,
+    /// Whether continuity ends here, see [`WaitingAttach::is_cut`].
+    is_cut: bool,
 }
 
-/// The error of an ATTACHED behind which something is missing that another token does not permit.
+/// Who asks for an attachment.
+pub(super) enum AskedBy {
+    /// Its client, by ATTACH, from there on.
+    Client(Since),
+    /// Another token of its connection.
+    Token,
+}
+
+/// The error of an ATTACHED behind which something may be missing.
 fn cut() -> ErrorInfo {
-    let text = "what was on its way was dropped: the token does not permit it any more";
+    let text = "another token has changed the attachment: what was on its way may be missing";
     ErrorInfo::new(ErrorCode::CONTINUITY_LOST_BY_RATE, text)
 }
 
@@ -44,7 +54,7 @@ impl Shard {
         modes: Modes,
         read: &ChannelParams,
         params: Params,
-        since: Since,
+        asked_by: AskedBy,
     ) {
         self.keep_members(index, name.base());
         let window = self.transports[index as usize].window();
@@ -58,7 +68,16 @@ impl Shard {
         let before = attached.and_then(|stream| connection.modes(stream)).unwrap_or_default();
         let may_see = Wants::of(before.granted_by(connection.principal().capability(), &resource));
         let is_denied = !may_see.contains(Wants::of(before));
-        let request = WaitingAttach { index, params, since, echo, is_cut: is_denied };
+        let (since, is_cut) = match asked_by {
+            AskedBy::Client(since) => (since, is_denied),
+            // A client that could not decode a delta takes any ATTACHED for the answer to its ATTACH, which may
+            // be under way, and goes on from there (RTL18): this one must not say that nothing is missing.
+            AskedBy::Token => {
+                let before = attached.map(|stream| &self.streams.peek(stream).view);
+                (Since::Head, is_denied || view.delta || before.is_some_and(|view| view.delta))
+            }
+        };
+        let request = WaitingAttach { index, params, since, echo, is_cut };
         match attached {
             None if self.has_all_channels(index) => {
                 let text = "the connection is attached to as many channels as it may be";
@@ -84,6 +103,7 @@ impl Shard {
                     && is_repeated
                     && !self.is_joining(index, stream)
                     && self.is_behind_stream(&request.since, stream)
+                    && !self.is_before_cut(index, stream, &request.since)
                 {
                     // What was asked for before it goes back is asked again behind it: that answer would
                     // be taken for this one, and say that nothing is resumed.
@@ -93,7 +113,7 @@ impl Shard {
                 self.settle_attach(stream, request);
                 self.settle_attaches(index, stream, before);
             }
-            Some(stream) => self.change_view(index, stream, view, modes, request),
+            Some(stream) => self.change_view(index, stream, view, modes, request, is_denied),
         }
     }
 
@@ -103,6 +123,16 @@ impl Shard {
             (Since::Serial(known), Some(serial)) => **known != *serial.to_string(),
             _ => false,
         }
+    }
+
+    /// Whether a client asks for messages of which it was told that they may be missing. It had asked before it
+    /// heard that and has gone on from there, so that what it was sent since would come twice. Who asks later names
+    /// a later serial: the first message behind the cut is sent in full.
+    fn is_before_cut(&mut self, index: u32, stream: u32, since: &Since) -> bool {
+        let connection = self.transports[index as usize].connection();
+        let cut = connection.expect("only connections attach").cut(stream);
+        let (Some(cut), Since::Serial(known)) = (cut, since) else { return false };
+        known.parse::<ChannelSerial>().is_ok_and(|known| known < cut)
     }
 
     /// Takes an attachment back to before its cursor: its client could not decode a delta, has thrown
@@ -132,15 +162,15 @@ impl Shard {
         view: View,
         modes: Modes,
         request: WaitingAttach,
+        is_denied: bool,
     ) {
         let is_joining = self.is_joining(index, old);
         let stream = self.streams.at(old);
         let (name, serial) = (stream.name.clone(), stream.serial);
         let mut requests = stream.take_requests(index);
-        let is_cut = request.is_cut;
         requests.push(request);
         let mut rest = self.transports[index as usize].take_backlog_of(old);
-        if is_cut {
+        if is_denied {
             // Its client may not see all of what it is owed any more, and is told that something is
             // missing: it goes on from now.
             rest.clear();
@@ -303,9 +333,8 @@ impl Shard {
             self.set_echo(index, stream_index, request.echo);
         }
         let status = if resumes { flags::RESUMED } else { 0 };
-        let params = &request.params;
-        let error = request.is_cut.then(cut);
-        let confirmation = Confirmation { serial, status, params, error: error.as_ref() };
+        let WaitingAttach { params, is_cut, .. } = &request;
+        let confirmation = Confirmation { serial, status, params, error: None, is_cut: *is_cut };
         self.confirm_attach(index, stream_index, &confirmation);
     }
 
@@ -360,12 +389,12 @@ impl Shard {
         if joined.has_members && wants_members {
             status |= flags::HAS_PRESENCE;
         }
-        let error = joined.error.or_else(|| request.is_cut.then(cut));
         let confirmation = Confirmation {
             serial: joined.serial,
             status,
             params: &request.params,
-            error: error.as_ref(),
+            error: joined.error.as_ref(),
+            is_cut: request.is_cut,
         };
         self.confirm_attach(index, stream_index, &confirmation);
         let has_sync = joined.has_members && wants_members;
@@ -408,11 +437,23 @@ impl Shard {
             let has_backlog = with.status & flags::HAS_BACKLOG != 0;
             return self.events_attached(index, &with.serial, has_backlog, with.error);
         };
+        let stream = self.streams.at(stream_index);
+        let mut status = with.status;
+        if with.is_cut {
+            status &= !flags::RESUMED;
+            if stream.view.delta {
+                connection.set_cut(stream_index, with.serial);
+                if let Some(cursor) = connection.cursor(stream_index) {
+                    stream.log.lose_base(cursor);
+                }
+            }
+        }
+        let cut = with.is_cut.then(cut);
+        let error = with.error.or(cut.as_ref());
         let modes = connection.modes(stream_index).expect("attached");
-        let flags = modes.bits() | with.status;
-        let name = &self.streams.at(stream_index).name.display_name;
+        let (name, flags) = (&stream.name.display_name, modes.bits() | status);
         let mut attached = Vec::new();
-        connection.attached(name, &with.serial, flags, with.params, with.error, &mut attached);
+        connection.attached(name, &with.serial, flags, with.params, error, &mut attached);
         let transport = &mut self.transports[index as usize];
         if owed.is_empty() && !transport.has_backlog_of(stream_index) {
             transport.lane().extend_from_slice(&attached);

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::Shard;
+use super::attach::AskedBy;
 use super::transport::Stage;
-use crate::ably::{ChannelName, ChannelParams, ErrorCode, ErrorInfo, Operation, Since};
+use crate::ably::{ChannelName, ChannelParams, ErrorCode, ErrorInfo, Operation};
 
 impl Shard {
     /// A connection begins at `index` or goes on there: its token counts from now on. What has changed
@@ -123,7 +124,7 @@ impl Shard {
                 }
             } else if granted != modes || read.occupancy.is_some() != had_occupancy {
                 let params = read.echoed(&params, granted);
-                self.attach(index, &name, granted, &read, params, Since::Head);
+                self.attach(index, &name, granted, &read, params, AskedBy::Token);
             }
         }
         self.withdraw_forbidden_members(index);

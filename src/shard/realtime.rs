@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use super::attach::AskedBy;
 use super::streams::StreamName;
 use super::transport::{Ending, Stage, Transport};
 use super::{CHECK_MAX, Mail, Shard};
@@ -81,7 +82,7 @@ impl Shard {
         match connection.handle_payload(&self.config.connection, self.now, payload, lane) {
             Ok(Command::None) => {}
             Ok(Command::Attach { name, modes, read, params, since }) => {
-                self.attach(index, &name, modes, &read, params, since);
+                self.attach(index, &name, modes, &read, params, AskedBy::Client(since));
             }
             Ok(Command::Authenticate { token }) => self.reauthenticate(index, &token),
             Ok(Command::Detach { name }) => self.detach(index, &name),

@@ -43,7 +43,8 @@ pub(super) struct WaitingAttach {
     pub since: Since,
     /// Whether it is sent what its own connection publishes.
     pub echo: bool,
-    /// Whether something that it was owed is kept from it, which the answer has to say.
+    /// Whether something may be missing before the answer, which has to say so: another token does not permit what
+    /// was owed, or the client waits for it to be sent again and takes this answer for that to a later ATTACH.
     pub is_cut: bool,
 }
 

@@ -378,29 +378,6 @@ fn who_is_told_a_place_has_been_sent_everything_up_to_there_and_nothing_of_it_ag
     assert_eq!(kind_of(&serials[..1], serials[1], &serials[1..]), Some("order"));
 }
 
-#[test]
-fn what_a_client_lacks_that_is_told_so_late_is_that_and_no_more() {
-    let serials = [1, 2, 3].map(|at| format!("0180000000000{at}-000@s"));
-    let kind_of = |missing: usize| {
-        let mut oracle = Oracle::default();
-        oracle.begin_start(vec!["s".into()]);
-        let segment = oracle.begin_segment(0, "a", "0", false, false);
-        for (at, serial) in serials.iter().enumerate() {
-            let publish = oracle.begin_publish("a", 1, Kind::Text, false, 0);
-            oracle.attempt(publish, None);
-            oracle.told(publish, Ok(vec![format!("{serial}:0")]), None);
-            if at != missing {
-                oracle.receive(segment, serial, true);
-            }
-        }
-        oracle.lack(segment, serials[0].clone(), serials[1].clone());
-        oracle.complete(segment);
-        oracle.judge();
-        oracle.findings.first().map(|finding| finding.kind)
-    };
-    assert_eq!([0, 1, 2].map(kind_of), [Some("gap or end"), None, Some("gap or end")]);
-}
-
 /// Runs seeds with rules until one has a finding; returns what kind it is.
 fn first_finding_about_rules(sabotage: impl Fn() -> Sabotage) -> &'static str {
     first_finding_of(WIDEST_FROM..WIDEST_FROM + 400, sabotage)

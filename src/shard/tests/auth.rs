@@ -255,7 +255,8 @@ fn an_attachment_keeps_its_params_through_another_token() {
     let answers = host.messages(client);
     let attached = answers.iter().rfind(|answer| answer["action"] == 11).expect("answered");
     let expected = json!({"modes": "subscribe", "rewind": "1", "delta": "vcdiff"});
-    assert_eq!((&attached["params"], &attached["flags"]), (&expected, &json!((1 << 18) | 4)));
+    assert_eq!((&attached["params"], &attached["flags"]), (&expected, &json!(1 << 18)));
+    assert_eq!(attached["error"]["code"], 80020);
     let wide = json!({"room": ["subscribe", "publish"]});
     let told = authenticate(&mut host, client, &keys[0], &wide);
     assert_eq!((told.len(), &told[0]["action"], &told[0]["params"]), (1, &json!(11), &params));
@@ -269,6 +270,101 @@ fn an_attachment_keeps_its_params_through_another_token() {
     host.attach(client, "room");
     let told = authenticate(&mut host, client, &keys[0], &json!({"room": ["subscribe"]}));
     assert_eq!((told.len(), &told[0]["action"], &told[0]["params"]), (1, &json!(11), &Value::Null));
+}
+
+/// A client of ably-js's kind that is sent deltas: while it waits to be sent again what it could not decode it drops
+/// everything, and the next ATTACHED, whatever that answers, ends the wait.
+#[derive(Default)]
+struct Decoder {
+    is_waiting: bool,
+    /// Id of the message that the next delta has to start from.
+    base: Value,
+    heard: Vec<String>,
+    /// How many it had heard when it was told that something may be missing.
+    told: Vec<usize>,
+    serial: Value,
+}
+
+impl Decoder {
+    fn take(&mut self, messages: &[Value]) {
+        for message in messages {
+            match message["action"].as_u64() {
+                Some(11) => {
+                    self.is_waiting = false;
+                    if message["flags"].as_u64().expect("flags") & 4 == 0 {
+                        assert_eq!(message["error"]["code"], 80020);
+                        self.told.push(self.heard.len());
+                    }
+                }
+                Some(15) if !self.is_waiting => {
+                    let content = &message["messages"][0];
+                    let delta = &content["extras"]["delta"];
+                    assert!(delta.is_null() || delta["from"] == self.base, "{message}");
+                    (self.base, self.serial) =
+                        (content["id"].clone(), message["channelSerial"].clone());
+                    self.heard.push(content["name"].as_str().expect("a name").into());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn who_waits_for_a_message_again_is_told_when_the_attached_of_a_token_comes_first() {
+    let (narrow, wide) = (json!({"room": ["subscribe"]}), json!({"room": ["*"]}));
+    // The same view, and another one: whoever asked for annotations is sent them.
+    let tokens = [(1 << 17 | 1 << 18, &wide, &narrow), (1 << 18 | 1 << 22, &narrow, &wide)];
+    for (flags, first, second) in tokens {
+        for data in ["", "the same text again and again, of which a delta leaves little"] {
+            let (mut host, keys) = host(15);
+            let client = connect_with(&mut host, 0, &format!("key={}", keys[0]));
+            let publisher = connect_with(&mut host, 1, &format!("key={}", keys[0]));
+            authenticate(&mut host, client, &keys[0], first);
+            let attach = |serial: &Value| {
+                json!({"action": 10, "channel": "room", "flags": flags, "channelSerial": serial,
+                       "params": {"delta": "vcdiff"}})
+            };
+            host.send(client, &attach(&Value::Null));
+            host.settle();
+            host.messages(client);
+            let publish = |host: &mut Host, number: u64| {
+                let message =
+                    json!({"name": number.to_string(), "data": format!("{data}{number}")});
+                host.send(
+                    publisher,
+                    &json!({"action": 15, "msgSerial": number, "channel": "room",
+                            "messages": [message]}),
+                );
+                host.settle();
+            };
+            let mut decoder = Decoder::default();
+            (0..2).for_each(|number| publish(&mut host, number));
+            decoder.take(&host.messages(client));
+            // The third it cannot decode. Its ATTACH is under way for a while.
+            publish(&mut host, 2);
+            host.messages(client);
+            decoder.is_waiting = true;
+            let asked = decoder.serial.clone();
+            decoder.take(&authenticate(&mut host, client, &keys[0], second));
+            publish(&mut host, 3);
+            host.send(client, &attach(&asked));
+            host.settle();
+            publish(&mut host, 4);
+            decoder.take(&host.messages(client));
+            assert_eq!((decoder.heard.join(" ").as_str(), &*decoder.told), ("0 1 3 4", &[2][..]));
+            // What it cannot decode behind that it is sent again.
+            publish(&mut host, 5);
+            host.messages(client);
+            host.send(client, &attach(&decoder.serial));
+            host.settle();
+            decoder.take(&host.messages(client));
+            assert_eq!(
+                (decoder.heard.last().map(String::as_str), decoder.told.len()),
+                (Some("5"), 1)
+            );
+        }
+    }
 }
 
 #[test]

@@ -31,9 +31,6 @@ pub(super) struct Segment {
     pub(super) placed: Option<String>,
     /// Own connections whose messages it is not sent.
     pub(super) skips: Vec<String>,
-    /// What lies behind the first of these and not behind the second its client has thrown away, and is told
-    /// so at the end.
-    pub(super) lacks: Option<(String, String)>,
     /// Where it was interrupted.
     pub(super) pauses: Vec<Pause>,
 }
@@ -62,7 +59,6 @@ impl Oracle {
             complete_to: None,
             placed: None,
             skips: Vec::new(),
-            lacks: None,
             pauses: Vec::new(),
         });
         self.segments.len() - 1
@@ -74,13 +70,6 @@ impl Oracle {
         if !skips.iter().any(|known| known == connection) {
             skips.push(connection.to_owned());
         }
-    }
-
-    /// A client that could not decode a delta, had thrown away what came behind `after` and waited for it to
-    /// be sent again has gone on behind `to`, since it took the ATTACHED of a new token for its answer. That
-    /// answer, which has come since, says that it cannot be sent again.
-    pub fn lack(&mut self, segment: usize, after: String, to: String) {
-        self.segments[segment].lacks = Some((after, to));
     }
 
     /// An attachment was sent a publication.
@@ -151,16 +140,14 @@ impl Oracle {
         let expected: Vec<&String> = order
             .range((first, Bound::Included(end.clone())))
             .filter(|(serial, event)| {
-                let Segment { channel, received, start, is_told, lacks, .. } = segment;
-                let is_lacked =
-                    lacks.as_ref().is_some_and(|(after, to)| after < *serial && *serial <= to);
+                let Segment { channel, received, start, is_told, .. } = segment;
                 let may_be_missing = match self.fate(channel, serial) {
                     Some(Gone::Silently) => true,
                     Some(Gone::Noticed) => *is_told && *serial <= start,
                     None => self.is_passed(channel, serial, at),
                 };
                 let is_forgotten = self.is_forgotten(segment, serial, event);
-                let is_due = is_sent(event) && !may_be_missing && !is_lacked && !is_forgotten;
+                let is_due = is_sent(event) && !may_be_missing && !is_forgotten;
                 received.contains(serial)
                     || is_due && !self.is_collapsed(segment, &end, serial, event)
             })

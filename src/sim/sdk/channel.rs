@@ -25,6 +25,9 @@ const RETRY_MS: u64 = 1_000;
 /// Of an ATTACHED that says that messages are missing: among those that a rewind brings, if it brings any.
 const HISTORY_EXPIRED: u64 = 90003;
 
+/// Of one that another token has brought, and that may have messages missing before it.
+const CUT: u64 = 80020;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stand {
     /// It has sent ATTACH.
@@ -67,8 +70,6 @@ pub struct Channel {
     has_lost_base: bool,
     /// Whether it waits for ATTACHED since it could not decode one (RTL18).
     recovers: bool,
-    /// What it took for that ATTACHED, and may be that of a token.
-    pub(super) taken: Option<Taken>,
     /// The continuity that goes on.
     pub segment: Option<usize>,
     pub(super) modes: u64,
@@ -76,16 +77,6 @@ pub struct Channel {
     pub members: Members,
     /// What it is in the channel itself.
     pub entered: Option<Entered>,
-}
-
-/// An ATTACHED with other modes, which a new token brings without having been asked for, is the answer to a
-/// client that waits for one just then: nothing in it says otherwise.
-#[derive(Debug)]
-pub(super) struct Taken {
-    /// What the client had asked for.
-    asked: String,
-    /// From where on it says that it is sent the channel.
-    serial: String,
 }
 
 /// The name without qualifier, and what that rewinds.
@@ -118,7 +109,6 @@ impl Sdk {
                 delta_base: None,
                 has_lost_base: false,
                 recovers: false,
-                taken: None,
                 segment: None,
                 modes: 0,
                 members: Members::default(),
@@ -141,7 +131,7 @@ impl Sdk {
         if channel.stand != Stand::Attached {
             channel.stand = Stand::Attaching;
         }
-        (channel.asked, channel.taken) = (channel.serial.clone(), None);
+        channel.asked = channel.serial.clone();
         channel.asked_ms.get_or_insert(scene.all_came_before_ms());
         if let Some(serial) = &channel.serial {
             attach["channelSerial"] = serial.as_str().into();
@@ -268,23 +258,7 @@ impl Sdk {
             return;
         }
         let is_first = !std::mem::replace(&mut channel.is_open, true);
-        if let Some(Taken { asked, serial }) = channel.taken.take()
-            && let Some(segment) = channel.segment
-            && !is_resumed
-            && !message["error"].is_null()
-        {
-            // That was it: the client is told now, and not before, of what it lacks.
-            scene.oracle.lack(segment, asked, serial);
-        }
         let has_other_modes = flags >> MODES_FROM != channel.modes >> MODES_FROM;
-        if channel.recovers
-            && !is_first
-            && is_resumed
-            && has_other_modes
-            && let Some(asked) = channel.asked.clone()
-        {
-            channel.taken = Some(Taken { asked, serial: serial.to_owned() });
-        }
         let asked_ms = channel.asked_ms.take();
         let was_away = is_first || channel.recovers || has_other_modes;
         if is_first || !is_resumed || channel.recovers {
@@ -335,11 +309,12 @@ impl Sdk {
             }
             scene.report.discontinuities += u64::from(asks);
             let rewinds = channel.rewind.is_some() && flags & HAS_BACKLOG != 0;
-            let is_told = message["error"]["code"].as_u64() == Some(HISTORY_EXPIRED);
+            let code = message["error"]["code"].as_u64();
+            let is_told = code == Some(HISTORY_EXPIRED);
             let segment =
                 scene.oracle.begin_segment(number, &channel.base, serial, rewinds, is_told);
             // A new view of a channel may join it behind what is forgotten.
-            let until = match is_resumed {
+            let until = match is_resumed || code == Some(CUT) {
                 true => end_of(scene.host.now.unix_ms),
                 false => serial.to_owned(),
             };

@@ -267,7 +267,7 @@ impl Sdk {
         let now_ms = scene.host.now.mono_ms;
         (self.heard_ms, self.began_ms) = (now_ms, now_ms);
         for channel in self.channels.values_mut() {
-            (channel.is_open, channel.taken, channel.asked_ms) = (false, None, None);
+            (channel.is_open, channel.asked_ms) = (false, None);
         }
         scene.report.transports += 1;
     }
