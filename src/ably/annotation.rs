@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::inbound::Field;
+use super::checks::{CHOSEN_ID_BYTES_MAX, check_encoding, check_ids};
+use super::error::refuse;
+use super::extras::check_extras;
 use super::message::{stored, write_data};
-use super::publish::{CHOSEN_ID_BYTES_MAX, check_encoding, check_extras, check_ids};
-use super::revision::{client_id, no_such_message, not_mutable};
-use super::value::{Node, Value};
+use super::revision::{no_such_message, not_mutable};
+use super::value::{Field, Node, Value};
 use super::writer::{MapWriter, write_array, write_map};
 use super::{
     Action, ChannelSerial, Data, ErrorCode, ErrorInfo, Format, Identity, MESSAGES_MAX, Operation,
@@ -264,10 +265,6 @@ pub struct AnnotationPage {
     pub next: Option<Position>,
 }
 
-fn refuse<T>(code: ErrorCode, message: &'static str) -> Result<T, ErrorInfo> {
-    Err(ErrorInfo::new(code, message))
-}
-
 /// Checks what `publisher` wants to annotate on the channel `name`; `drafts` is `None` where an element
 /// was no object, `message` the message that a request's path names.
 ///
@@ -365,7 +362,7 @@ fn check(
     if let Some(extras) = &draft.extras {
         check_extras(name, extras, publisher)?;
     }
-    let claimed = client_id(draft.client_id, publisher.identity)?;
+    let claimed = publisher.identity.client_id(draft.client_id)?;
     let client_id = match publisher.identity {
         Identity::Client(own) => Some(own.clone()),
         Identity::Anonymous | Identity::Wildcard => claimed,

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use super::value::DecodeError;
 use super::writer::MapWriter;
 
 /// A code of Ably's register; [`ErrorCode::status`] is the HTTP status it usually goes with.
@@ -241,17 +242,9 @@ impl fmt::Display for ErrorInfo {
 
 impl std::error::Error for ErrorInfo {}
 
-/// Why a payload is no protocol message; the transport is closed with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DecodeError {
-    /// Not one complete value of the format.
-    Malformed,
-    /// Nested deeper than [`DEPTH_MAX`](super::DEPTH_MAX).
-    TooDeep,
-    /// A value, but not an object.
-    NotAnObject,
-    /// `msgSerial` is not an integer from 0 to 2^53, so that nothing could be acknowledged.
-    InvalidMsgSerial,
+/// A refusal, as the answer of whoever checks.
+pub(super) fn refuse<T>(code: ErrorCode, message: &'static str) -> Result<T, ErrorInfo> {
+    Err(ErrorInfo::new(code, message))
 }
 
 impl From<DecodeError> for ErrorInfo {

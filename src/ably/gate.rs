@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::inbound::Field;
+use super::checks::check_encoding;
+use super::extras::{USER_CLAIM, check_shape_of_extras, extras_entry, with_entry};
 use super::json::JsonValue;
-use super::message::{extras_entry, write_data};
-use super::publish::{USER_CLAIM, check_encoding, check_shape_of_extras, with_entry};
+use super::message::write_data;
 use super::rule::{ENVELOPE_BYTES, SITE, skips};
-use super::value::{Node, Value};
+use super::value::{Field, Node, Value};
 use super::writer::{MapWriter, write_map};
 use super::{
     Accepted, Data, Draft, ErrorCode, ErrorInfo, Format, MESSAGES_MAX, Message, MessageAction,

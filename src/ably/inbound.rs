@@ -3,9 +3,8 @@
 use std::borrow::Cow;
 
 use super::annotation::{AnnotationDraft, read_annotation_drafts};
-use super::error::DecodeError;
 use super::message::stored;
-use super::value::{Node, Value};
+use super::value::{DecodeError, Field, Node, Value};
 use super::{Data, Format, MESSAGES_MAX, json, msgpack};
 
 /// Largest msgSerial: up to here all clients can count, and so can what adds to it here.
@@ -175,25 +174,6 @@ impl VersionDraft {
             }
         }
         draft
-    }
-}
-
-/// A field that should be a string.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Field {
-    /// It was one.
-    Text(Box<str>),
-    /// It was something else.
-    NotText,
-}
-
-impl Field {
-    pub(super) fn read<'a>(value: impl Value<'a>) -> Option<Field> {
-        match value.node() {
-            Node::Null => None,
-            Node::Str(text) => Some(Field::Text(text.into())),
-            _ => Some(Field::NotText),
-        }
     }
 }
 

@@ -8,9 +8,8 @@ use serde::Deserializer;
 use serde::de::{self, Visitor};
 use serde_json::value::RawValue;
 
-use super::error::DecodeError;
-use super::value::{DEPTH_MAX, Node, Value, integral};
-use super::{msgpack, writer};
+use super::primitives;
+use super::value::{DEPTH_MAX, DecodeError, Node, Value, integral};
 
 /// The text of one JSON value, without white space around it.
 #[derive(Clone, Copy, Debug)]
@@ -34,27 +33,27 @@ impl<'a> JsonValue<'a> {
     /// Appends the value as MessagePack. Integers that need more than 64 bits become floats.
     pub(super) fn write_msgpack(self, out: &mut Vec<u8>) {
         match self.node() {
-            Node::Null | Node::Ext => msgpack::write_nil(out),
-            Node::Bool(value) => msgpack::write_bool(out, value),
+            Node::Null | Node::Ext => primitives::write_nil(out),
+            Node::Bool(value) => primitives::write_bool(out, value),
             Node::Number => {
                 if let Ok(value) = self.0.parse::<u64>() {
-                    msgpack::write_uint(out, value);
+                    primitives::write_uint(out, value);
                 } else if let Ok(value) = self.0.parse::<i64>() {
-                    msgpack::write_int(out, value);
+                    primitives::write_int(out, value);
                 } else {
-                    msgpack::write_float(out, self.0.parse().unwrap_or(f64::NAN));
+                    primitives::write_float(out, self.0.parse().unwrap_or(f64::NAN));
                 }
             }
-            Node::Str(text) => msgpack::write_str(out, &text),
-            Node::Bin(bytes) => msgpack::write_bin(out, bytes),
+            Node::Str(text) => primitives::write_str(out, &text),
+            Node::Bin(bytes) => primitives::write_bin(out, bytes),
             Node::Array => {
-                msgpack::write_array_len(out, self.items().count());
+                primitives::write_array_len(out, self.items().count());
                 self.items().for_each(|item| item.write_msgpack(out));
             }
             Node::Map => {
-                msgpack::write_map_len(out, self.entries().count());
+                primitives::write_map_len(out, self.entries().count());
                 for (key, value) in self.entries() {
-                    msgpack::write_str(out, &key);
+                    primitives::write_str(out, &key);
                     value.write_msgpack(out);
                 }
             }
@@ -192,9 +191,4 @@ fn unescape(quoted: &str) -> Cow<'_, str> {
     // Asked for bytes, serde_json lets lone surrogates through.
     let unescaped = serde_json::Deserializer::from_str(quoted).deserialize_bytes(Lossy);
     unescaped.map_or(Cow::Borrowed(inner), Cow::Owned)
-}
-
-/// Appends `text` as a quoted, escaped JSON string.
-pub(super) fn write_str(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect(writer::VEC_TAKES_ALL);
 }

@@ -6,7 +6,7 @@ use data_encoding::BASE64;
 use super::serial::ChannelSerial;
 use super::value::{Node, Value};
 use super::writer::{MapWriter, write_array, write_map};
-use super::{Action, Delta, Format, MessageAction, Position, Revision, json};
+use super::{Action, Delta, Format, MessageAction, Position, Revision};
 
 /// What a message carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -280,10 +280,4 @@ pub(super) fn write_messages<'a>(
     write_array(format, out, messages, |(publication, index), out| {
         encode_message(format, publication, index, out);
     });
-}
-
-/// Whether the JSON text of an object has `key`, and its value.
-pub(super) fn extras_entry<'a>(extras: &'a str, key: &str) -> Option<json::JsonValue<'a>> {
-    let entries = json::JsonValue::of_validated(extras).entries();
-    entries.into_iter().find(|(name, _)| name == key).map(|(_, value)| value)
 }

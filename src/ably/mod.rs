@@ -11,14 +11,17 @@ mod capability;
 mod change;
 mod channel_name;
 mod channel_params;
+mod checks;
 mod credentials;
 mod delta;
 mod directory;
 mod error;
 mod events;
+mod extras;
 mod filter;
 mod gate;
 mod history;
+mod identity;
 mod inbound;
 mod json;
 mod jwt;
@@ -29,6 +32,7 @@ mod msgpack;
 mod occupancy;
 mod outbound;
 mod presence;
+mod primitives;
 mod principal;
 mod publish;
 mod question;
@@ -63,16 +67,15 @@ pub use channel_params::{ChannelParams, REWIND_MESSAGES_MAX, Rewind};
 pub use credentials::{ApiKey, decode_basic};
 pub use delta::Delta;
 pub use directory::{Ack, App, AppLimits, AppSpec, Directory, Key, KeySpec, Namespace};
-pub use error::{DecodeError, ErrorCode, ErrorInfo};
+pub use error::{ErrorCode, ErrorInfo};
 pub use events::{EventFraming, EventShape};
 pub use filter::{FILTER_BYTES_MAX, Filter, Subject};
 pub use gate::{
     Answered, Gate, Inquiry, OnFailure, QuestionShape, Replacement, Verdict, read_verdict,
 };
 pub use history::{Direction, HistoryItem, HistoryPage, HistoryQuery, Position};
-pub use inbound::{
-    Action, Draft, Field, PARAMS_MAX, Params, ProtocolMessage, VersionDraft, decode,
-};
+pub use identity::{Identity, Publisher};
+pub use inbound::{Action, Draft, PARAMS_MAX, Params, ProtocolMessage, VersionDraft, decode};
 pub use lifecycle::{Lifecycle, LifecycleEvent};
 pub use message::{Data, Message, Publication, encode_message, encode_part, encode_publication};
 pub use modes::{Modes, Wants, flags};
@@ -84,7 +87,7 @@ pub use presence::{
     encode_sync,
 };
 pub use principal::{Principal, Token};
-pub use publish::{Accepted, Identity, MESSAGES_MAX, Messages, Publisher, validate};
+pub use publish::{Accepted, MESSAGES_MAX, Messages, validate};
 pub use question::{Answer, ChannelsQuery, ListedChannel, Question, Survey, merge_channels};
 pub use rest::{
     decode_annotations, decode_publish, encode_annotation_page, encode_channel, encode_channels,
@@ -108,7 +111,7 @@ pub use stats::{
     parse_interval, read_stats_fixture, select_stats,
 };
 pub use token::{CLOCK_WINDOW_MS, TokenDetails, TokenGrant, TokenRequest};
-pub use value::DEPTH_MAX;
+pub use value::{DEPTH_MAX, DecodeError, Field};
 
 /// How the frames of one transport, or one HTTP body, are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,12 +3,10 @@
 
 use std::borrow::Cow;
 
-use rmp::{Marker, encode};
+use rmp::Marker;
 
-use super::error::DecodeError;
-use super::json;
-use super::value::{DEPTH_MAX, Node, Value, integral};
-use super::writer::VEC_TAKES_ALL;
+use super::primitives::{VEC_TAKES_ALL, write_json_str};
+use super::value::{DEPTH_MAX, DecodeError, Node, Value, integral};
 
 /// The bytes of one MessagePack value.
 #[derive(Clone, Copy, Debug)]
@@ -216,8 +214,8 @@ impl<'a> Value<'a> for MsgPackValue<'a> {
                 // JSON has no infinities; serde_json writes null for them.
                 (None, float) => serde_json::to_writer(out, &float).expect(VEC_TAKES_ALL),
             },
-            Node::Str(text) => json::write_str(out, &text),
-            Node::Bin(bytes) => json::write_str(out, &data_encoding::BASE64.encode(bytes)),
+            Node::Str(text) => write_json_str(out, &text),
+            Node::Bin(bytes) => write_json_str(out, &data_encoding::BASE64.encode(bytes)),
             Node::Array => {
                 out.push(b'[');
                 for (index, item) in self.items().enumerate() {
@@ -234,7 +232,7 @@ impl<'a> Value<'a> for MsgPackValue<'a> {
                     if index > 0 {
                         out.push(b',');
                     }
-                    json::write_str(out, &key);
+                    write_json_str(out, &key);
                     out.push(b':');
                     value.write_json(out);
                 }
@@ -242,42 +240,4 @@ impl<'a> Value<'a> for MsgPackValue<'a> {
             }
         }
     }
-}
-
-pub(super) fn write_nil(out: &mut Vec<u8>) {
-    encode::write_nil(out).expect(VEC_TAKES_ALL);
-}
-
-pub(super) fn write_bool(out: &mut Vec<u8>, value: bool) {
-    encode::write_bool(out, value).expect(VEC_TAKES_ALL);
-}
-
-pub(super) fn write_uint(out: &mut Vec<u8>, value: u64) {
-    encode::write_uint(out, value).expect(VEC_TAKES_ALL);
-}
-
-pub(super) fn write_int(out: &mut Vec<u8>, value: i64) {
-    encode::write_sint(out, value).expect(VEC_TAKES_ALL);
-}
-
-pub(super) fn write_float(out: &mut Vec<u8>, value: f64) {
-    encode::write_f64(out, value).expect(VEC_TAKES_ALL);
-}
-
-pub(super) fn write_str(out: &mut Vec<u8>, text: &str) {
-    encode::write_str(out, text).expect(VEC_TAKES_ALL);
-}
-
-pub(super) fn write_bin(out: &mut Vec<u8>, bytes: &[u8]) {
-    encode::write_bin(out, bytes).expect(VEC_TAKES_ALL);
-}
-
-pub(super) fn write_array_len(out: &mut Vec<u8>, len: usize) {
-    let len = u32::try_from(len).expect("payloads are bounded far below 2^32 elements");
-    encode::write_array_len(out, len).expect(VEC_TAKES_ALL);
-}
-
-pub(super) fn write_map_len(out: &mut Vec<u8>, len: usize) {
-    let len = u32::try_from(len).expect("payloads are bounded far below 2^32 entries");
-    encode::write_map_len(out, len).expect(VEC_TAKES_ALL);
 }

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
-use super::inbound::Field;
+use super::checks::{CHOSEN_ID_BYTES_MAX, check_encoding};
+use super::error::refuse;
+use super::extras::check_extras;
 use super::message::write_data;
-use super::publish::{CHOSEN_ID_BYTES_MAX, check_encoding, check_extras};
+use super::value::Field;
 use super::writer::{MapWriter, write_array, write_map};
 use super::{
     Action, ChannelSerial, Data, Direction, Draft, ErrorCode, ErrorInfo, FixtureMember, Format,
@@ -56,10 +58,6 @@ pub struct PresenceRequest {
     pub connection_id: Box<str>,
     /// At least one; all of them happen or none does.
     pub changes: Vec<PresenceChange>,
-}
-
-fn refuse<T>(code: ErrorCode, message: &'static str) -> Result<T, ErrorInfo> {
-    Err(ErrorInfo::new(code, message))
 }
 
 /// Stands for the connection of members that have none.
@@ -189,18 +187,8 @@ fn check(
 
 /// Who a member is (12.7): as claimed, else who the connection is.
 fn client_id(claimed: Option<Field>, identity: &Identity) -> Result<Box<str>, ErrorInfo> {
-    let code = ErrorCode::INVALID_CLIENT_ID;
-    let claimed = match claimed {
-        None => None,
-        Some(Field::Text(text)) if !matches!(&*text, "" | "*") => Some(text),
-        Some(_) => return refuse(code, "a clientId is a string, and neither empty nor *"),
-    };
-    match (claimed, identity) {
-        (Some(claimed), Identity::Wildcard) => Ok(claimed),
-        (Some(claimed), Identity::Client(own)) if claimed == *own => Ok(claimed),
-        (Some(_), Identity::Client(_) | Identity::Anonymous) => {
-            refuse(code, "the credentials do not permit this clientId")
-        }
+    match (identity.client_id(claimed)?, identity) {
+        (Some(claimed), _) => Ok(claimed),
         (None, Identity::Client(own)) => Ok(own.clone()),
         (None, Identity::Wildcard | Identity::Anonymous) => {
             let code = ErrorCode::PRESENCE_WITHOUT_CLIENT_ID;

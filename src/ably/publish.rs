@@ -1,71 +1,17 @@
 //! Whether a publish may be made, for realtime and REST alike (4.7), and what it becomes.
 
 use super::annotation::{Annotation, Annotations};
-use super::inbound::Field;
-use super::json::JsonValue;
-use super::message::extras_entry;
-use super::revision::{Mutation, Mutator, client_id};
-use super::value::{Node, Value};
-use super::writer::write_map;
-use super::{
-    Capability, ChannelSerial, Draft, ErrorCode, ErrorInfo, Format, Message, Operation, Params,
-    Publication,
-};
-
-/// In extras: what the maker of a token says of its holder (4.6).
-pub(super) const USER_CLAIM: &str = "userClaim";
+use super::checks::{CHOSEN_ID_BYTES_MAX, check_encoding, check_ids};
+use super::error::refuse;
+use super::extras::{check_extras, is_ephemeral, with_user_claim};
+use super::identity::{Identity, Publisher};
+use super::inbound::{Draft, Params};
+use super::revision::{Mutation, Mutator};
+use super::value::Field;
+use super::{ChannelSerial, ErrorCode, ErrorInfo, Message, Operation, Publication};
 
 /// Most messages of one publish (17).
 pub const MESSAGES_MAX: usize = 1000;
-
-/// Who a client is (12.7).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Identity {
-    /// Nobody in particular; may not say otherwise.
-    Anonymous,
-    /// This client, always.
-    Client(Box<str>),
-    /// Whoever it says to be, message by message.
-    Wildcard,
-}
-
-impl Identity {
-    /// Who somebody is whose credentials permit this identity and who claims `client_id` (12.7).
-    ///
-    /// # Errors
-    /// 40012: it is empty or the wildcard itself; 40102: the credentials are not for that clientId.
-    pub fn claim(&self, client_id: Option<&str>) -> Result<Identity, ErrorInfo> {
-        match (self, client_id) {
-            (_, None) => Ok(self.clone()),
-            (_, Some("" | "*")) => {
-                refuse(ErrorCode::INVALID_CLIENT_ID, "the clientId cannot be empty or *")
-            }
-            (Identity::Wildcard, Some(claimed)) => Ok(Identity::Client(claimed.into())),
-            (Identity::Client(own), Some(claimed)) if **own == *claimed => Ok(self.clone()),
-            (Identity::Client(_), Some(_)) => {
-                refuse(ErrorCode::INCOMPATIBLE_CREDENTIALS, "the token is for another clientId")
-            }
-            (Identity::Anonymous, Some(_)) => {
-                refuse(ErrorCode::INCOMPATIBLE_CREDENTIALS, "the token is for no clientId")
-            }
-        }
-    }
-}
-
-/// Who publishes, and how its messages are named if it does not name them.
-#[derive(Clone, Debug)]
-pub struct Publisher<'a> {
-    /// Id of the publication: what default message ids begin with.
-    pub id: String,
-    /// The publishing connection; none over REST.
-    pub connection_id: Option<&'a str>,
-    /// Who it is.
-    pub identity: &'a Identity,
-    /// What it may do.
-    pub capability: &'a Capability,
-    /// Whether messages of the channel can be changed and annotated (6.8).
-    pub has_mutable_messages: bool,
-}
 
 /// What was checked and waits for its place in the channel's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,17 +122,6 @@ impl Messages {
     }
 }
 
-/// Bytes of an id that a client chooses; those of SDKs have about 30. Ids do not count as data, and are
-/// remembered longer than it.
-pub(super) const CHOSEN_ID_BYTES_MAX: usize = 256;
-
-/// Bytes of an encoding, which does not count as data either.
-const ENCODING_BYTES_MAX: usize = 256;
-
-fn refuse<T>(code: ErrorCode, message: &'static str) -> Result<T, ErrorInfo> {
-    Err(ErrorInfo::new(code, message))
-}
-
 /// Checks what `publisher` wants to publish on the channel `name`; `drafts` is `None` where an element
 /// was no object.
 ///
@@ -223,8 +158,10 @@ pub fn validate(
         return refuse(ErrorCode::TOO_MANY_MESSAGES, "more than 1000 messages in one publish");
     }
     let asked_ephemeral = params.get("ephemeral") == Some("true");
-    let ephemeral: Vec<bool> =
-        drafts.iter().map(|draft| asked_ephemeral || is_ephemeral(draft)).collect();
+    let ephemeral: Vec<bool> = drafts
+        .iter()
+        .map(|draft| asked_ephemeral || is_ephemeral(draft.extras.as_deref()))
+        .collect();
     if ephemeral.iter().any(|&is| is != ephemeral[0]) {
         return refuse(ErrorCode::BAD_REQUEST, "ephemeral and lasting messages in one publish");
     }
@@ -317,114 +254,8 @@ fn check(name: &str, draft: Draft, publisher: &Publisher<'_>) -> Result<Message,
         name: event,
         data: draft.data,
         encoding: draft.encoding,
-        client_id: client_id(draft.client_id, publisher.identity)?,
+        client_id: publisher.identity.client_id(draft.client_id)?,
         extras: draft.extras,
         revision: None,
     })
-}
-
-/// `extras` with `claim`, which is JSON text, as its `userClaim` instead of what it has there.
-pub(super) fn with_user_claim(extras: Option<Box<str>>, claim: Option<&str>) -> Option<Box<str>> {
-    with_entry(extras, USER_CLAIM, claim)
-}
-
-/// `extras` with `value`, which is JSON text, as its entry `name` instead of what it has there.
-pub(super) fn with_entry(
-    extras: Option<Box<str>>,
-    name: &str,
-    value: Option<&str>,
-) -> Option<Box<str>> {
-    let is_right = |extras: &str| value.is_none() && extras_entry(extras, name).is_none();
-    if extras.as_deref().map_or(value.is_none(), is_right) {
-        return extras;
-    }
-    let given = JsonValue::of_validated(extras.as_deref().unwrap_or("{}")).entries();
-    let mut out = Vec::new();
-    write_map(Format::Json, &mut out, |map| {
-        for (key, value) in given.filter(|(key, _)| key != name) {
-            map.json(&key, &value.to_json());
-        }
-        if let Some(value) = value {
-            map.json(name, value);
-        }
-    });
-    Some(String::from_utf8(out).expect("JSON is text").into())
-}
-
-/// Refuses an encoding that is no string, or longer than any that says how to decode. `encoding` is
-/// in stored form.
-pub(super) fn check_encoding(encoding: Option<&str>, is_no_string: bool) -> Result<(), ErrorInfo> {
-    if is_no_string {
-        return refuse(ErrorCode::INVALID_DATA, "the encoding is no string");
-    }
-    if encoding.is_some_and(|encoding| encoding.len() > ENCODING_BYTES_MAX) {
-        return refuse(ErrorCode::INVALID_DATA, "the encoding is longer than 256 bytes");
-    }
-    Ok(())
-}
-
-pub(super) fn check_extras(
-    name: &str,
-    extras: &str,
-    publisher: &Publisher<'_>,
-) -> Result<(), ErrorInfo> {
-    check_shape_of_extras(extras)?;
-    if ["delta", USER_CLAIM].iter().any(|key| extras_entry(extras, key).is_some()) {
-        let text = "extras.delta and extras.userClaim are set by the server only";
-        return refuse(ErrorCode::INVALID_EXTRAS, text);
-    }
-    if extras_entry(extras, "privileged").is_some()
-        && !publisher.capability.allows(name, Operation::PrivilegedHeaders)
-    {
-        return refuse(
-            ErrorCode::CAPABILITY_DENIED,
-            "the capability does not permit extras.privileged",
-        );
-    }
-    Ok(())
-}
-
-/// Refuses extras that are no object, or whose headers are none or nest.
-pub(super) fn check_shape_of_extras(extras: &str) -> Result<(), ErrorInfo> {
-    let code = ErrorCode::INVALID_EXTRAS;
-    if JsonValue::of_validated(extras).node() != Node::Map {
-        return refuse(code, "extras is no object");
-    }
-    if let Some(headers) = extras_entry(extras, "headers") {
-        let is_flat =
-            headers.entries().all(|(_, value)| !matches!(value.node(), Node::Map | Node::Array));
-        if headers.node() != Node::Map || !is_flat {
-            return refuse(code, "extras.headers is no flat object");
-        }
-    }
-    Ok(())
-}
-
-fn is_ephemeral(draft: &Draft) -> bool {
-    let flag = draft.extras.as_deref().and_then(|extras| extras_entry(extras, "ephemeral"));
-    flag.is_some_and(|flag| flag.node() == Node::Bool(true))
-}
-
-/// Whether the client chose ids. In an array all of them are `<base>:<index>` or none is given (5.2).
-pub(super) fn check_ids<'a>(
-    ids: impl ExactSizeIterator<Item = Option<&'a str>> + Clone,
-) -> Result<bool, ErrorInfo> {
-    let Some(first) = ids.clone().next() else { return Ok(false) };
-    if ids.len() == 1 {
-        return Ok(first.is_some());
-    }
-    let base = first.map(|id| id.strip_suffix(":0"));
-    let consistent = ids.enumerate().all(|(index, id)| {
-        let parts = id.map(|id| id.rsplit_once(':'));
-        match (base, parts) {
-            (None, None) => true,
-            (Some(Some(base)), Some(Some((own, at)))) => own == base && at == index.to_string(),
-            _ => false,
-        }
-    });
-    if !consistent {
-        let text = "ids of an array have to be <base>:<index>, with one base, or all absent";
-        return refuse(ErrorCode::INVALID_MESSAGE_IDS, text);
-    }
-    Ok(base.is_some())
 }

@@ -31,7 +31,7 @@ pub fn encode_time(format: Format, unix_ms: u64) -> Vec<u8> {
     let mut out = Vec::new();
     write_array(format, &mut out, std::iter::once(unix_ms), |time, out| match format {
         Format::Json => out.extend_from_slice(itoa::Buffer::new().format(time).as_bytes()),
-        Format::MsgPack => super::msgpack::write_uint(out, time),
+        Format::MsgPack => super::primitives::write_uint(out, time),
     });
     out
 }

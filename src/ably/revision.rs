@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use super::inbound::Field;
-use super::message::extras_entry;
-use super::publish::{USER_CLAIM, with_user_claim};
-use super::value::Value as _;
+use super::error::refuse;
+use super::extras::{USER_CLAIM, extras_entry, with_user_claim};
+use super::value::{Field, Value as _};
 use super::{
     Capability, Data, Draft, ErrorCode, ErrorInfo, Identity, Message, Operation, Position,
 };
@@ -95,10 +94,6 @@ pub(super) struct Mutator<'a> {
     pub bytes_max: u64,
 }
 
-fn refuse<T>(code: ErrorCode, message: &'static str) -> Result<T, ErrorInfo> {
-    Err(ErrorInfo::new(code, message))
-}
-
 impl Mutation {
     /// Checks what `draft`, whose action is not 0, wants to have changed on the channel `name`; `patch`
     /// is what it carries, checked like a publish.
@@ -135,7 +130,7 @@ impl Mutation {
             let text = "version is an object with strings clientId and description, and an object metadata";
             return refuse(ErrorCode::INVALID_PARAMETER, text);
         }
-        let asserted = client_id(version.client_id, mutator.identity)?;
+        let asserted = mutator.identity.client_id(version.client_id)?;
         let operator = match mutator.identity {
             Identity::Client(own) => Some(own.clone()),
             Identity::Anonymous | Identity::Wildcard => asserted,
@@ -265,27 +260,6 @@ pub(super) fn not_mutable() -> ErrorInfo {
 fn too_large(size_bytes: u64, bytes_max: u64) -> ErrorInfo {
     let text = format!("the message would have {size_bytes} bytes, the limit is {bytes_max}");
     ErrorInfo::new(ErrorCode::MESSAGE_TOO_LARGE, text)
-}
-
-/// The clientId that somebody claims, if it may (12.7).
-pub(super) fn client_id(
-    claimed: Option<Field>,
-    identity: &Identity,
-) -> Result<Option<Box<str>>, ErrorInfo> {
-    let code = ErrorCode::INVALID_CLIENT_ID;
-    let claimed = match claimed {
-        None => None,
-        Some(Field::Text(text)) if !matches!(&*text, "" | "*") => Some(text),
-        Some(_) => return refuse(code, "a clientId is a string, and neither empty nor *"),
-    };
-    match (claimed, identity) {
-        (None, _) => Ok(None),
-        (Some(claimed), Identity::Wildcard) => Ok(Some(claimed)),
-        (Some(claimed), Identity::Client(own)) if claimed == *own => Ok(Some(claimed)),
-        (Some(_), Identity::Client(_) | Identity::Anonymous) => {
-            refuse(code, "the credentials do not permit this clientId")
-        }
-    }
 }
 
 /// Lets the data go on. Text and bytes can be continued; what was encoded as a whole, JSON or

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use regex::Regex;
 
+use super::extras::extras_entry;
 use super::json::JsonValue;
-use super::message::{extras_entry, write_messages};
+use super::message::write_messages;
 use super::presence::write_presences;
 use super::value::{Node, Value};
 use super::writer::{MapWriter, write_map};

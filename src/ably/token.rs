@@ -7,6 +7,7 @@ use data_encoding::{BASE64, BASE64URL_NOPAD};
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
+use super::error::refuse;
 use super::json::JsonValue;
 use super::jwt::{self, Jwt, Object};
 use super::msgpack::MsgPackValue;
@@ -46,10 +47,6 @@ const CHANNEL_CLAIM: &str = "ably.channel.";
 
 /// Bytes of one of those; it goes with every message.
 const USER_CLAIM_BYTES_MAX: usize = 1024;
-
-fn refuse<T>(code: ErrorCode, message: &'static str) -> Result<T, ErrorInfo> {
-    Err(ErrorInfo::new(code, message))
-}
 
 fn invalid_capability(error: CapabilityError) -> ErrorInfo {
     ErrorInfo::new(ErrorCode::BAD_REQUEST, format!("invalid capability: {error}"))

@@ -6,6 +6,19 @@ use std::borrow::Cow;
 /// Deepest nesting of arrays and objects that a payload may have.
 pub const DEPTH_MAX: usize = 64;
 
+/// Why a payload is no protocol message; the transport is closed with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Not one complete value of the format.
+    Malformed,
+    /// Nested deeper than [`DEPTH_MAX`].
+    TooDeep,
+    /// A value, but not an object.
+    NotAnObject,
+    /// `msgSerial` is not an integer from 0 to 2^53, so that nothing could be acknowledged.
+    InvalidMsgSerial,
+}
+
 /// What a value is; arrays and objects are asked for their elements separately.
 #[derive(Debug, PartialEq)]
 pub(super) enum Node<'a> {
@@ -49,6 +62,25 @@ pub(super) trait Value<'a>: Copy {
         match self.node() {
             Node::Str(text) => Some(text),
             _ => None,
+        }
+    }
+}
+
+/// A field that should be a string.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// It was one.
+    Text(Box<str>),
+    /// It was something else.
+    NotText,
+}
+
+impl Field {
+    pub(super) fn read<'a>(value: impl Value<'a>) -> Option<Field> {
+        match value.node() {
+            Node::Null => None,
+            Node::Str(text) => Some(Field::Text(text.into())),
+            _ => Some(Field::NotText),
         }
     }
 }

@@ -3,10 +3,8 @@
 
 use data_encoding::BASE64;
 
-use super::{Format, json, msgpack};
-
-/// Why writing cannot fail.
-pub(super) const VEC_TAKES_ALL: &str = "a vector takes whatever is written to it";
+use super::json::JsonValue;
+use super::{Format, primitives};
 
 /// First byte of a MessagePack map, its count in the low four bits.
 const FIX_MAP: u8 = 0x80;
@@ -65,7 +63,7 @@ impl<'a> MapWriter<'a> {
             Format::Json => {
                 self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
             }
-            Format::MsgPack => msgpack::write_uint(self.out, value),
+            Format::MsgPack => primitives::write_uint(self.out, value),
         }
     }
 
@@ -80,7 +78,7 @@ impl<'a> MapWriter<'a> {
                 BASE64.encode_mut(value, &mut self.out[at..]);
                 self.out.push(b'"');
             }
-            Format::MsgPack => msgpack::write_bin(self.out, value),
+            Format::MsgPack => primitives::write_bin(self.out, value),
         }
     }
 
@@ -89,7 +87,7 @@ impl<'a> MapWriter<'a> {
         self.key(key);
         match self.format {
             Format::Json => self.out.extend_from_slice(text.as_bytes()),
-            Format::MsgPack => json::JsonValue::of_validated(text).write_msgpack(self.out),
+            Format::MsgPack => JsonValue::of_validated(text).write_msgpack(self.out),
         }
     }
 
@@ -153,7 +151,7 @@ pub(super) fn write_array<Item>(
             out.push(b']');
         }
         Format::MsgPack => {
-            msgpack::write_array_len(out, items.len());
+            primitives::write_array_len(out, items.len());
             items.for_each(|item| write(item, out));
         }
     }
@@ -162,8 +160,8 @@ pub(super) fn write_array<Item>(
 /// Appends a string.
 pub(super) fn write_str(format: Format, out: &mut Vec<u8>, text: &str) {
     match format {
-        Format::Json => json::write_str(out, text),
-        Format::MsgPack => msgpack::write_str(out, text),
+        Format::Json => primitives::write_json_str(out, text),
+        Format::MsgPack => primitives::write_str(out, text),
     }
 }
 
@@ -171,6 +169,6 @@ pub(super) fn write_str(format: Format, out: &mut Vec<u8>, text: &str) {
 pub(super) fn write_null(format: Format, out: &mut Vec<u8>) {
     match format {
         Format::Json => out.extend_from_slice(b"null"),
-        Format::MsgPack => msgpack::write_nil(out),
+        Format::MsgPack => primitives::write_nil(out),
     }
 }
