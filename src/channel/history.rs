@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::HISTORY_PAGE_BYTES_MAX;
 use super::revisions::{First, Revisions};
 use crate::ably::{
     ChannelSerial, Direction, HistoryItem, HistoryPage, HistoryQuery, Position, Publication,
@@ -21,9 +22,6 @@ pub struct HistoryConfig {
     /// Bytes that all channels at home on one shard may hold together.
     pub shard_bytes_max: u64,
 }
-
-/// Bytes of messages after which a page ends early; a longer answer would hold up its connection.
-pub(super) const PAGE_BYTES_MAX: u64 = 2 << 20;
 
 /// Publications in memory that are read from disk as well, with those before them: as many may be dropped
 /// here while that takes its time.
@@ -206,7 +204,7 @@ fn page<'a>(
         if publication.messages[index].revision.is_some() || !wanted(query, publication, index) {
             continue;
         }
-        if page.items.len() == query.limit || bytes > PAGE_BYTES_MAX {
+        if page.items.len() == query.limit || bytes > HISTORY_PAGE_BYTES_MAX {
             page.next = page.items.last().map(|last| last.publication.position(last.index));
             break;
         }

@@ -16,6 +16,9 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+/// Bytes after which a page of a channel's past ends early: a longer answer would hold up its connection.
+pub const HISTORY_PAGE_BYTES_MAX: u64 = 2 << 20;
+
 /// A channel of an app; apps do not see each other's channels. Cheap to clone and to send.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelKey(Arc<str>);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::HISTORY_PAGE_BYTES_MAX;
 use crate::ably::{
     self, ErrorCode, ErrorInfo, Format, HistoryQuery, MembersPage, MembersQuery, PresenceAction,
     PresenceChange, PresenceEvents, PresenceHistoryPage, PresenceMessage, PresenceRequest,
@@ -33,10 +34,6 @@ const PAGE_BYTES_MAX: u64 = 64 << 10;
 
 /// Sets of encoded pages that are kept: one for each format and name in use, the latest ones.
 const RENDERINGS_MAX: usize = 4;
-
-/// Bytes of events after which a page of history ends early; a longer answer would hold up its
-/// connection.
-const HISTORY_PAGE_BYTES_MAX: u64 = 2 << 20;
 
 /// connectionId and clientId.
 type MemberKey = (Box<str>, Box<str>);

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::history::PAGE_BYTES_MAX;
+use super::HISTORY_PAGE_BYTES_MAX;
 use super::summary::Summary;
 use crate::ably::{
     Annotation, AnnotationPage, AnnotationsPublication, ChannelSerial, Data, Direction, ErrorInfo,
@@ -476,7 +476,7 @@ fn page<Item>(
     };
     let (mut paged, mut bytes, mut last) = (Vec::new(), 0, None);
     for (place, item) in items.filter(|(place, _)| is_behind(place)) {
-        if paged.len() == query.limit || bytes > PAGE_BYTES_MAX {
+        if paged.len() == query.limit || bytes > HISTORY_PAGE_BYTES_MAX {
             return (paged, last);
         }
         bytes += bytes_of(&item);

@@ -14,10 +14,10 @@ use crate::ably::{
     Answer, ChannelSerial, Counter, Direction, ErrorCode, ErrorInfo, HistoryItem, HistoryPage,
     HistoryQuery, MESSAGES_MAX, Publication, Question, Since,
 };
-use crate::channel::ChannelKey;
 use crate::channel::history::History;
 use crate::channel::home::{HomeChannel, Older, OlderWanted};
 use crate::channel::kept::Kept;
+use crate::channel::{ChannelKey, HISTORY_PAGE_BYTES_MAX};
 use crate::journal::{self, Query, Stored};
 
 /// Mail that waits for channels to be loaded; beyond it they begin without what is kept of them in
@@ -26,9 +26,6 @@ const LOADING_MAIL_MAX: usize = 65_536;
 
 /// Who waits for the same part of a channel's past, at most.
 const READERS_MAX: usize = 65_536;
-
-/// Bytes that are read for one page of history.
-const PAGE_BYTES_MAX: u64 = 2 << 20;
 
 /// What waits for a channel to be loaded.
 #[derive(Default)]
@@ -351,7 +348,7 @@ impl Shard {
             end_ms: query.end_ms.unwrap_or(u64::MAX),
             direction: query.direction,
             messages_max: query.limit as u32 + 1 + partly + overlap,
-            bytes_max: PAGE_BYTES_MAX,
+            bytes_max: HISTORY_PAGE_BYTES_MAX,
         })
     }
 
