@@ -258,7 +258,7 @@ impl Shard {
         for (channel, from) in channels {
             let key = ChannelKey::of_text(&channel);
             if self.homes.take_back(self.now, &key, from) {
-                self.load_again(key);
+                self.load_again(&key);
             }
         }
         let mut to_answer_again = Vec::new();

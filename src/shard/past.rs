@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::durable::{Keeping, awaits};
+use super::durable::awaits;
 use super::encode::Joining;
 use super::owed::DISK_IS_BEHIND;
 use super::{Mail, ReturnAddress, Shard};
@@ -77,74 +77,69 @@ impl Reading {
 impl Shard {
     /// Has mail wait for the channel that it is for, if that is not loaded; otherwise gives it back.
     pub(super) fn wait_for_channel(&mut self, from: u16, mail: Mail) -> Option<Mail> {
-        let burst_bytes_max = self.burst_bytes_max();
-        let keeping = self.homes.keeping.as_mut().filter(|keeping| keeping.has_persisted());
+        let keeping = self.homes.keeping.as_ref().filter(|keeping| keeping.has_persisted());
         let (Some(keeping), Some((key, opens))) = (keeping, mail.channel_at_home()) else {
             return Some(mail);
         };
-        if let Some(loading) = keeping.reading.loading.get_mut(key) {
-            if let Mail::Publish { reply_to, accepted, .. } = &mail {
-                if loading.publish_bytes >= burst_bytes_max {
-                    let ReturnAddress { shard, transport, request } = *reply_to;
-                    let result = Err(ErrorInfo::new(ErrorCode::BUSY, DISK_IS_BEHIND));
-                    self.post(shard.into(), Mail::Published { transport, request, result });
-                    return None;
-                }
-                loading.publish_bytes += accepted.size_bytes();
-            }
-            keeping.reading.mail_count += 1;
-            loading.mail.push((from, mail));
-            return None;
+        let has_to_wait = keeping.reading.loading.contains_key(key)
+            || opens && self.is_to_be_loaded(key, &mail) && self.load(key);
+        if !has_to_wait {
+            return Some(mail);
         }
-        if !opens
-            || !keeping.journal.has(key.as_str())
+        let burst_bytes_max = self.burst_bytes_max();
+        let reading = &mut self.homes.keeping.as_mut().expect("asked above").reading;
+        let loading = reading.loading.get_mut(key).expect("it is being loaded");
+        if let Mail::Publish { reply_to, accepted, .. } = &mail {
+            if loading.publish_bytes >= burst_bytes_max {
+                let ReturnAddress { shard, transport, request } = *reply_to;
+                let result = Err(ErrorInfo::new(ErrorCode::BUSY, DISK_IS_BEHIND));
+                self.post(shard.into(), Mail::Published { transport, request, result });
+                return None;
+            }
+            loading.publish_bytes += accepted.size_bytes();
+        }
+        reading.mail_count += 1;
+        loading.mail.push((from, mail));
+        None
+    }
+
+    /// Whether something is kept of a channel that has to be in memory before this mail is taken, and that there
+    /// is room for.
+    fn is_to_be_loaded(&self, key: &ChannelKey, mail: &Mail) -> bool {
+        let Some(keeping) = &self.homes.keeping else { return false };
+        if !keeping.journal.has(key.as_str())
             || keeping.reading.mail_count >= LOADING_MAIL_MAX
             || self.homes.get(key).is_some()
             || self.homes.ack(key).is_none()
         {
-            return Some(mail);
+            return false;
         }
         // Reading its history does not open a channel, unless that takes what only memory has.
-        let is_history = matches!(&mail, Mail::Ask { question: Question::History(_), .. });
-        if is_history && !self.homes.has_mutable_messages(key) {
-            return Some(mail);
-        }
-        if !self.homes.has_room(key, self.config.channels_max) {
-            return Some(mail);
-        }
-        let key = key.clone();
-        match self.load(&key) {
-            Some(keeping) => {
-                keeping.reading.mail_count += 1;
-                let loading = Loading { mail: vec![(from, mail)], publish_bytes: 0 };
-                keeping.reading.loading.insert(key, loading);
-                None
-            }
-            None => Some(mail),
-        }
+        let is_history = matches!(mail, Mail::Ask { question: Question::History(_), .. });
+        (!is_history || self.homes.has_mutable_messages(key))
+            && self.homes.has_room(key, self.config.channels_max)
     }
 
-    /// Has the newest of a channel's events read back; mail for it is to wait for them. `None`: too many
+    /// Has the newest of a channel's events read back; mail for it waits for them from now on. False: too many
     /// are being read.
-    fn load(&mut self, key: &ChannelKey) -> Option<&mut Keeping> {
+    fn load(&mut self, key: &ChannelKey) -> bool {
         let bytes_max = self.config.history.channel_bytes_max;
         let oldest_ms = self.now.unix_ms.saturating_sub(self.homes.persisted_ms());
-        let keeping = self.homes.keeping.as_mut()?;
+        let Some(keeping) = &mut self.homes.keeping else { return false };
         let (start_ms, direction) = (oldest_ms, Direction::Backwards);
         let all = Query::all_of(key.as_str().into());
         let query = Query { start_ms, direction, bytes_max, ..all };
-        let number = keeping.journal.read(query)?;
+        let Some(number) = keeping.journal.read(query) else { return false };
         keeping.reading.queries.insert(number, Purpose::Load(key.clone()));
-        Some(keeping)
+        keeping.reading.loading.insert(key.clone(), Loading::default());
+        true
     }
 
     /// Has what is left of a channel loaded once more.
-    pub(super) fn load_again(&mut self, key: ChannelKey) {
+    pub(super) fn load_again(&mut self, key: &ChannelKey) {
         let keeping = self.homes.keeping.as_ref();
-        if !keeping.is_some_and(|keeping| keeping.reading.loading.contains_key(&key))
-            && let Some(keeping) = self.load(&key)
-        {
-            keeping.reading.loading.insert(key, Loading::default());
+        if !keeping.is_some_and(|keeping| keeping.reading.loading.contains_key(key)) {
+            self.load(key);
         }
     }
 

@@ -576,6 +576,27 @@ fn what_waits_for_a_channel_to_be_loaded_cuts_no_subscriber_off() {
 }
 
 #[test]
+fn the_first_publish_that_waits_for_its_channel_counts() {
+    let mut host = narrow_host(Disk::default(), 1);
+    let publisher = host.connect(0, "");
+    host.publish(publisher, 0, "loose:room", "before");
+    host.settle();
+    let mut host = narrow_host(host.into_disk(), 2);
+    let publisher = host.connect(0, "");
+    host.messages(publisher);
+    host.is_disk_stalled = true;
+    // As much as may wait, and one more.
+    host.publish(publisher, 0, "loose:room", &"x".repeat(2048));
+    host.publish(publisher, 1, "loose:room", "y");
+    host.settle_quickly();
+    host.is_disk_stalled = false;
+    host.settle();
+    let answers = host.messages(publisher);
+    let told: Vec<_> = answers.iter().map(|it| (&it["action"], &it["error"]["code"])).collect();
+    assert_eq!(told, [(&json!(1), &Value::Null), (&json!(2), &json!(50004))]);
+}
+
+#[test]
 fn a_loose_channel_is_confirmed_at_the_pace_of_a_disk_that_is_behind() {
     let mut host = host(1, 13, Disk::default(), 1);
     let (publisher, subscriber) = (host.connect(0, ""), host.connect(0, ""));
