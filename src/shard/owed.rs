@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::durable::Keeping;
+use super::hooks::HookOutbox;
+use super::mail::Outbox;
 use super::{Mail, Shard};
 use crate::ably::{Ack, ChannelSerial, ErrorCode, ErrorInfo, RuleEvent};
 use crate::base::{Level, LogLine};
@@ -46,6 +48,18 @@ enum Owed {
     Event(RuleEvent),
 }
 
+impl Owed {
+    /// Tells it.
+    fn tell(self, outboxes: &mut [Outbox], hooks: &mut HookOutbox) {
+        match self {
+            Owed::Mail(to, mail) | Owed::View(to, mail, _) => {
+                outboxes[usize::from(to)].push_back(mail);
+            }
+            Owed::Event(event) => hooks.push(event),
+        }
+    }
+}
+
 /// A channel of which an event is not as safe as it is to be.
 struct Awaited {
     safety: Safety,
@@ -75,6 +89,14 @@ pub(super) struct OwedQueue<'a> {
     queue: &'a mut VecDeque<Waiting>,
     awaited: &'a mut Awaited,
     of: u64,
+}
+
+/// Sends what a subscriber's shard is told of an event: now, or where it has to wait.
+pub(super) fn send(outboxes: &mut [Outbox], owed: &mut Option<OwedQueue<'_>>, to: u16, mail: Mail) {
+    match owed {
+        None => outboxes[usize::from(to)].push_back(mail),
+        Some(owed) => owed.push_mail(to, mail),
+    }
 }
 
 impl OwedQueue<'_> {
@@ -223,12 +245,7 @@ impl Shard {
             }
             let queue = &mut queues[safety as usize];
             while let Some(waiting) = queue.pop_front_if(|waiting| waiting.until <= progress) {
-                match waiting.owed {
-                    Owed::Mail(to, mail) | Owed::View(to, mail, _) => {
-                        self.outboxes[usize::from(to)].push_back(mail);
-                    }
-                    Owed::Event(event) => self.hooks.push(event),
-                }
+                waiting.owed.tell(&mut self.outboxes, &mut self.hooks);
             }
             awaited.retain(|_, it| {
                 if it.safety == safety {
@@ -263,26 +280,17 @@ impl Shard {
         }
         let mut to_answer_again = Vec::new();
         for Waiting { of, owed, .. } in waiting {
-            let is_given_up = numbers.contains(&of);
             match owed {
-                Owed::Event(event) if !is_given_up => self.hooks.push(event),
-                Owed::Event(_) if is_given_up => {}
-                Owed::Mail(to, mail @ (Mail::Frame { .. } | Mail::Append(_))) if is_given_up => {
-                    self.post(to.into(), mail.without_frame());
-                }
-                Owed::View(to, _, question) if is_given_up => {
-                    to_answer_again.push((to, *question));
-                }
-                Owed::Mail(to, Mail::Published { transport, request, result: Ok(_) })
-                    if is_given_up =>
-                {
+                owed if !numbers.contains(&of) => owed.tell(&mut self.outboxes, &mut self.hooks),
+                Owed::Event(_) => {}
+                Owed::View(to, _, question) => to_answer_again.push((to, *question)),
+                Owed::Mail(to, Mail::Published { transport, request, result: Ok(_) }) => {
                     let text = "the disk is full or fails, so this could not be kept and is not \
                                 published; try again later";
                     let result = Err(ErrorInfo::new(ErrorCode::BUSY, text));
                     self.post(to.into(), Mail::Published { transport, request, result });
                 }
-                Owed::Mail(to, mail) | Owed::View(to, mail, _) => self.post(to.into(), mail),
-                Owed::Event(event) => self.hooks.push(event),
+                Owed::Mail(to, mail) => self.post(to.into(), mail.without_frame()),
             }
         }
         // What they are shown now is behind everything that was told before.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::encode::EncodedOnce;
 use super::homes::Homes;
 use super::mail::Append;
-use super::owed::DISK_IS_BEHIND;
+use super::owed::{self, DISK_IS_BEHIND};
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
     Accepted, Annotations, Counter, ErrorCode, ErrorInfo, Message, Messages, Metric, Metrics,
@@ -190,10 +190,7 @@ impl Shard {
                     Mail::Frame { stream, serial, publisher, has_members, frame, link }
                 }
             };
-            match &mut owed {
-                None => self.outboxes[usize::from(*shard)].push_back(mail),
-                Some(owed) => owed.push_mail(*shard, mail),
-            }
+            owed::send(&mut self.outboxes, &mut owed, *shard, mail);
         }
         let occupancy = home.occupancy();
         self.count_deliveries(key, &increment, &occupancy);
@@ -250,10 +247,7 @@ impl Shard {
             let (frame, link) = encoded.frame(subscriber, deflating).unzip();
             let (stream, link) = (subscriber.stream, link.unwrap_or_default());
             let mail = Mail::Frame { stream, serial, publisher, has_members, frame, link };
-            match &mut owed {
-                None => self.outboxes[usize::from(subscriber.shard)].push_back(mail),
-                Some(owed) => owed.push_mail(subscriber.shard, mail),
-            }
+            owed::send(&mut self.outboxes, &mut owed, subscriber.shard, mail);
         }
         let occupancy = home.occupancy();
         self.count_deliveries(key, event, &occupancy);
