@@ -23,7 +23,7 @@ use crate::channel::home::HomeChannel;
 const TICK_MS: u64 = 250;
 
 /// How far ahead a channel is looked at, at most, in milliseconds; what is due later is put back then. By so much may a
-/// channel be late whose time something has moved towards us.
+/// channel be late whose time something has moved towards us without saying so ([`Homes::hasten`]).
 const AHEAD_MAX_MS: u64 = 120_000;
 
 /// Until when a channel is left alone that could not go although its time had come, in milliseconds: it is not on disk
@@ -173,6 +173,12 @@ impl Homes {
             return self.forget(key);
         }
         home.release_room();
+        self.hasten(now, key);
+    }
+
+    /// Has a channel looked at when something of it is due, if that is sooner than was planned.
+    pub fn hasten(&mut self, now: Now, key: &ChannelKey) {
+        let Some(home) = self.channels.get_mut(key) else { return };
         let Some(mut due_ms) = home.next_due_ms(now) else { return };
         // Now, or as soon as the wall clock goes on.
         if due_ms <= now.mono_ms + 1 {
@@ -411,6 +417,21 @@ mod tests {
         assert_eq!((homes.len(), noted(&homes)), (1, 1));
         run_until(&mut homes, after(230_000 + TICK_MS));
         assert_eq!(homes.len(), 0);
+    }
+
+    #[test]
+    fn what_is_taken_back_does_not_keep_its_channel() {
+        let mut homes = homes();
+        publish(&mut homes, START, "room");
+        let first = homes.get(&key("room")).expect("open").last_serial();
+        publish(&mut homes, after(10), "room");
+        assert!(!homes.take_back(after(20), &key("room"), first));
+        assert_eq!((homes.len(), homes.history_bytes()), (1, 0));
+        run_until(&mut homes, after(20 + PAUSE_MS + TICK_MS));
+        assert_eq!(homes.len(), 0);
+        // Where it was put first does not count any more.
+        run_until(&mut homes, after(121_000));
+        assert_eq!((noted(&homes), homes.forgetting.next_ms()), (0, None));
     }
 
     #[test]

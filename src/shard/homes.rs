@@ -212,7 +212,10 @@ impl Homes {
     pub fn take_back(&mut self, now: Now, key: &ChannelKey, serial: ChannelSerial) -> bool {
         // Made of what is forgotten.
         self.replays.clear();
-        self.change_known(now, key, |home| home.take_back(serial)).unwrap_or_default()
+        let is_to_load = self.change_known(now, key, |home| home.take_back(serial));
+        // What would have kept it is gone.
+        self.hasten(now, key);
+        is_to_load.unwrap_or_default()
     }
 
     /// The same for a channel that may not exist; `None`: it does not.
