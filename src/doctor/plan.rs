@@ -70,7 +70,6 @@ impl Plan {
             let table = u64::from(ring.table_entries) * TABLE_ENTRY_BYTES;
             u64::from(shard.ring_count()) * (ring.queue_bytes() + table + buffers)
         });
-        let locked_queues = config.locked_queue_bytes(files_max, &facts.kernel);
         let count = config.shards as u64;
         let memory = facts.memory_max_bytes.into_iter().chain(facts.memory_available_bytes).min();
         // The kernel doubles what it is asked for.
@@ -111,8 +110,8 @@ impl Plan {
             ),
             row(
                 "locked bytes",
-                LOCKED_BYTES_PER_SHARD * count + locked_queues,
-                match locked_queues {
+                config.locked_bytes(files_max, &facts.kernel),
+                match config.locked_queue_bytes(files_max, &facts.kernel) {
                     0 => format!("{} for each shard", size(LOCKED_BYTES_PER_SHARD)),
                     queues => format!(
                         "{} for each shard, {} of queues",

@@ -141,6 +141,12 @@ impl ServerConfig {
         cores.map(move |&cpu| self.on_core(cpu, open_files_max))
     }
 
+    /// Bytes that all shards lock.
+    pub fn locked_bytes(&self, open_files_max: u64, kernel_release: &str) -> u64 {
+        let queue_bytes = self.locked_queue_bytes(open_files_max, kernel_release);
+        LOCKED_BYTES_PER_SHARD * self.shards as u64 + queue_bytes
+    }
+
     /// Bytes of queues of rings that all shards lock beside [`LOCKED_BYTES_PER_SHARD`], where the kernel of this
     /// release counts those.
     pub fn locked_queue_bytes(&self, open_files_max: u64, kernel_release: &str) -> u64 {
@@ -408,14 +414,13 @@ const LOCKED_BYTES_ENOUGH: u64 = 128 << 20;
 /// Says at once what is missing: an executor that cannot lock its memory would end without a word, and a shard tries
 /// for a while to make a ring.
 fn check_locked_memory(config: &ServerConfig, open_files_max: u64) -> anyhow::Result<()> {
-    let shards = config.shards;
-    let queue_bytes = config.locked_queue_bytes(open_files_max, &host::kernel_release());
-    let needed = LOCKED_BYTES_PER_SHARD * shards as u64 + queue_bytes;
+    let needed = config.locked_bytes(open_files_max, &host::kernel_release());
     let Some(max) = host::locked_memory().soft.filter(|max| *max < needed) else { return Ok(()) };
     if host::may_lock_all() {
         return Ok(());
     }
     let enough = LOCKED_BYTES_ENOUGH.max(needed.next_power_of_two());
+    let shards = config.shards;
     anyhow::bail!(
         "{shards} shards lock {} KiB of memory for io_uring, and RLIMIT_MEMLOCK allows {} KiB. Raise it: \
          LimitMEMLOCK={}M in the unit, `ulimit -l {}` in the shell, `podman run --ulimit memlock={enough}`; or \
