@@ -13,6 +13,9 @@ impl Host {
         let shard = &mut self.shards[id];
         shard.handle_timeout();
         shard.settle();
+        if let Some(helper) = &mut self.helper {
+            helper.expire(self.now, id);
+        }
         self.collect_mail(id);
         self.turn_disk(id);
         let shard = &mut self.shards[id];
@@ -44,7 +47,6 @@ impl Host {
     /// Hands over what a shard has for rules, if there is room.
     fn hand_over_hooks(&mut self, id: usize) {
         let Some(helper) = &mut self.helper else { return };
-        helper.expire(self.now, id);
         let shard = &mut self.shards[id];
         let has_some = shard.has_hooks() || shard.has_inquiries();
         if has_some && helper.has_room(self.now, id) {
