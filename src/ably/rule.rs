@@ -172,6 +172,11 @@ impl Rule {
         Rule { gate: Some(gate), ..self }
     }
 
+    /// Whether the channel `name` of the app is one of its own.
+    fn is_for(&self, app_id: &str, name: &str) -> bool {
+        *self.app_id == *app_id && self.filter.matches(name)
+    }
+
     /// Whether it is told of `source`.
     pub fn is_told_of(&self, source: RuleSource) -> bool {
         self.source == source && self.gate.is_none()
@@ -243,7 +248,7 @@ impl Rules {
 
     /// Those that are for the channel `name` of the app.
     pub fn of_channel(&self, app_id: &str, name: &str) -> Box<[Arc<Rule>]> {
-        let is_for = |rule: &&Arc<Rule>| *rule.app_id == *app_id && rule.filter.matches(name);
+        let is_for = |rule: &&Arc<Rule>| rule.is_for(app_id, name);
         self.all.iter().filter(is_for).cloned().collect()
     }
 
@@ -262,9 +267,10 @@ impl Rules {
         self.has_gates
     }
 
-    /// The rule called `id`, if it is asked before a publish.
-    pub fn gate(&self, id: &str) -> Option<&Arc<Rule>> {
-        self.all.iter().find(|rule| *rule.id == *id && rule.gate.is_some())
+    /// The rule called `id`, if it is asked before a publish to the channel `name` of the app.
+    pub fn gate(&self, id: &str, app_id: &str, name: &str) -> Option<&Arc<Rule>> {
+        let is_it = |rule: &&Arc<Rule>| *rule.id == *id && rule.gate.is_some();
+        self.all.iter().find(is_it).filter(|rule| rule.is_for(app_id, name))
     }
 }
 

@@ -224,8 +224,9 @@ impl Shard {
         let Some(line) = self.gates.lines.get_mut(key) else { return false };
         for (at, held) in line.iter_mut().enumerate() {
             while let Stage::Waits = held.stage {
-                // It may have been changed since, or removed.
-                let Some(rule) = self.homes.rules().gate(&held.rules[0].id) else {
+                // It may have been changed since, or removed, or have other channels.
+                let rules = self.homes.rules();
+                let Some(rule) = rules.gate(&held.rules[0].id, key.app_id(), key.name()) else {
                     held.pass();
                     continue;
                 };
@@ -318,15 +319,21 @@ impl Shard {
         inquiries.retain(|inquiry| asked.contains_key(&inquiry.number));
     }
 
-    /// Rules have changed: what waits for the answer of one that is gone waits no more.
+    /// Rules have changed: what waits for the answer of one that is gone, or is for other channels now, waits
+    /// no more.
     pub(super) fn forget_gone_gates(&mut self) {
         let rules = self.homes.rules();
-        let of_gone = |held: &Held| match held.stage {
-            Stage::Asked(number) => rules.gate(&held.rules[0].id).is_none().then_some(number),
+        let of_gone = |key: &ChannelKey, held: &Held| match held.stage {
+            Stage::Asked(number) => {
+                let rule = rules.gate(&held.rules[0].id, key.app_id(), key.name());
+                rule.is_none().then_some(number)
+            }
             Stage::Waits | Stage::Repeated | Stage::Decided(_) => None,
         };
-        let mut numbers: Vec<u64> =
-            self.gates.lines.values().flatten().filter_map(of_gone).collect();
+        let of_line = |(key, line): (_, &VecDeque<Held>)| {
+            line.iter().filter_map(|held| of_gone(key, held)).collect::<Vec<_>>()
+        };
+        let mut numbers: Vec<u64> = self.gates.lines.iter().flat_map(of_line).collect();
         numbers.sort_unstable();
         for number in numbers {
             self.handle_verdict((number, Verdict::Accept));

@@ -3,19 +3,24 @@
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::json;
 
-use super::oracle::Oracle;
+use super::oracle::{Gates, Oracle};
 use super::payload::Kind;
 use super::repertoire::{LATEST_FROM, Repertoire, WIDER_FROM, WIDEST_FROM};
 use super::*;
-use crate::ably::{Accepted, Directory, Since, Verdict};
+use crate::ably::{
+    Accepted, ChannelFilter, Directory, Format, Gate, Inquiry, OnFailure, QuestionShape,
+    RequestShape, Rule, RuleSource, Since, Verdict, WhenFull,
+};
 use crate::channel::log::Link;
 use crate::shard::{Joined, Mail, ReturnAddress};
 
 /// Seeds that have found something once, with what it was.
-const PAST: [(u64, &str); 41] = [
+const PAST: [(u64, &str); 43] = [
     (33, "what was owed was sent although a new token did not permit it any more"),
     (367, "a SYNC that was refused left an attachment that its client took for failed"),
     (388, "ATTACHED named a serial of messages that its client had not been sent"),
@@ -69,6 +74,8 @@ const PAST: [(u64, &str); 41] = [
     (7_439_872, "the same, of a publish that was sent again"),
     (7_455_571, "the same, of one for which a rule had no room then"),
     (7_456_900, "the same, of one that the disk refused then"),
+    (7_441_424, "a rule refused a publish of a channel that it was not for any more"),
+    (7_480_400, "the same, of a rule that had let everything pass before"),
 ];
 
 /// How many more are run wherever these tests are.
@@ -463,6 +470,38 @@ fn a_core_that_goes_on_with_rules_that_have_changed_is_noticed() {
         Sabotage { tamper: Some(Box::new(tamper)), ..Sabotage::default() }
     });
     assert!(["question", "gate", "told", "gap", "gap or end"].contains(&found), "{found}");
+}
+
+#[test]
+fn a_rule_is_asked_only_about_channels_that_it_is_for_then() {
+    let gate = Gate {
+        on_failure: OnFailure::Reject,
+        timeout: Duration::from_secs(1),
+        concurrency: 1,
+        retries_max: 0,
+        retries_throttled: false,
+        shape: QuestionShape::Messages,
+    };
+    let rule = |filter: &str| {
+        let filter = ChannelFilter::compile(filter).expect("a filter");
+        let (source, shape) = (RuleSource::Message, RequestShape::Enveloped);
+        let (format, full) = (Format::Json, WhenFull::DropOldest);
+        Arc::new(Rule::new("r", "app", source, filter, shape, format, full, 0).with_gate(gate))
+    };
+    let rules = [rule("^a$"), rule("^b$")];
+    let kind_of = |asks: &Arc<Rule>| {
+        let mut oracle = Oracle::default();
+        oracle.gates = Gates::new(vec![Arc::clone(&rules[0])], 1000);
+        oracle.begin_publish("a", 1, Kind::Text, false, 0);
+        oracle.gates.change(vec![Arc::clone(&rules[1])]);
+        let messages = json!([{"action": 0, "data": "p0.0"}]);
+        let body = json!({"channel": "a", "ruleId": "r", "messages": messages}).to_string();
+        let (rule, channel) = (Arc::clone(asks), "a".into());
+        oracle.ask(1, &Inquiry { rule, shard: 0, number: 0, channel, body: body.into() });
+        oracle.findings.first().map(|finding| finding.kind)
+    };
+    // It may have been asked before the change; as it is now it has no say in that channel.
+    assert_eq!(rules.each_ref().map(kind_of), [None, Some("question")]);
 }
 
 #[test]

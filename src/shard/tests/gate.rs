@@ -16,7 +16,11 @@ const GATE: Gate = Gate {
 };
 
 fn rule(id: &str, gate: Gate) -> Arc<Rule> {
-    let filter = ChannelFilter::compile("^(gated|mutable):").expect("a filter");
+    rule_for("^(gated|mutable):", id, gate)
+}
+
+fn rule_for(filter: &str, id: &str, gate: Gate) -> Arc<Rule> {
+    let filter = ChannelFilter::compile(filter).expect("a filter");
     let (source, shape) = (RuleSource::Message, RequestShape::Enveloped);
     let (format, full) = (Format::Json, WhenFull::DropOldest);
     Arc::new(Rule::new(id, "app", source, filter, shape, format, full, 1 << 20).with_gate(gate))
@@ -664,4 +668,31 @@ fn a_rule_that_is_gone_is_not_waited_for() {
     host.answer(&inquiry, &json!({"action": "reject"}));
     assert_eq!(host.outcomes(publisher).len(), 2);
     assert_eq!(host.inquiries().len(), 0);
+}
+
+#[test]
+fn a_rule_that_is_for_other_channels_now_is_not_waited_for() {
+    for on_failure in [OnFailure::Reject, OnFailure::Publish] {
+        let mut host = host(1, 16, &[GATE, GATE]);
+        let (publisher, subscriber) = (host.connect(0, ""), host.connect(0, ""));
+        host.attach(subscriber, "gated:room");
+        host.publish(publisher, 0, "gated:room", "one");
+        host.publish(publisher, 1, "gated:room", "two");
+        host.settle();
+        let inquiry = host.inquiry();
+        // It stays in the order of those that it was one of, and has no say in what was asked before.
+        let moved = rule_for("^mutable:", "a", Gate { on_failure, ..GATE });
+        host.set_rules(Rules::new([moved, rule("b", GATE)]));
+        host.settle();
+        for data in ["one", "two"] {
+            let next = host.inquiry();
+            assert_eq!((&*next.rule.id, &*asked(&next)), ("b", data));
+            host.answer(&next, &accept());
+        }
+        assert_eq!(host.data(subscriber, "gated:room"), ["one", "two"]);
+        // Too late.
+        host.answer(&inquiry, &json!({"action": "reject"}));
+        assert_eq!(host.inquiries().len(), 0);
+        assert_eq!(host.outcomes(publisher).len(), 2);
+    }
 }

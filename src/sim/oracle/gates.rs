@@ -8,7 +8,8 @@
 //! Rules may change while publishes are under way, and shards hear of that one after another. A publish may
 //! have met any set of rules between the last one that all shards had when it began and the last one that
 //! there was when its publisher was told. The set that it comes under says whom it has to pass: a rule that
-//! comes later does not ask about it, one that goes lets it pass, and one that is another asks as it is then.
+//! comes later does not ask about it, one that goes lets it pass, as does one that is for other channels then,
+//! and one that is another asks as it is then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -111,10 +112,9 @@ impl Gates {
         (0..self.sets.len()).any(|set| !self.chain(set, channel).is_empty())
     }
 
-    /// Whether some of these sets is without that rule as one that is asked.
-    fn lack(&self, mut sets: Sets, id: &str) -> bool {
-        let is_it = |rule: &Arc<Rule>| *rule.id == *id && rule.gate.is_some();
-        sets.any(|set| !self.sets[set].iter().any(is_it))
+    /// Whether some of these sets is without that rule as one that is asked about a channel.
+    fn lack(&self, mut sets: Sets, channel: &str, id: &str) -> bool {
+        sets.any(|set| !self.chain(set, channel).iter().any(|rule| *rule.id == *id))
     }
 
     /// The sets that a publish may have met.
@@ -133,7 +133,7 @@ impl Gates {
         message: &Asked,
     ) -> bool {
         let Some((last, before)) = rules.split_first() else { return message.1.is_none() };
-        let may_be_unasked = self.lack(sets.clone(), &last.id)
+        let may_be_unasked = self.lack(sets.clone(), channel, &last.id)
             || self.absent.contains(&(last.id.clone(), channel.to_owned(), true));
         self.passed.contains(&(last.id.clone(), message.clone()))
             || may_be_unasked && self.have_passed(before, sets, channel, message)
@@ -200,7 +200,8 @@ impl Oracle {
         let gates = &self.gates;
         let mut sets = publish.rules_since..=gates.latest();
         let rule = &inquiry.rule;
-        let is_of = |set: &usize| gates.sets[*set].iter().any(|it| Arc::ptr_eq(it, rule));
+        let is_of =
+            |set: &usize| gates.chain(*set, &channel).into_iter().any(|it| Arc::ptr_eq(it, rule));
         let since = sets.clone().find(is_of).filter(|_| body["ruleId"] == *rule.id);
         let has_to_pass = |set: usize| gates.chain(set, &channel).iter().any(|it| it.id == rule.id);
         let Some(since) = since.filter(|_| sets.any(has_to_pass)) else {
@@ -228,10 +229,10 @@ impl Oracle {
         let Question { rule, channel, messages, since } = question;
         let is_absent = matches!(decision, Decision::Unreachable | Decision::Silence);
         if is_absent {
-            gates.absent.insert((rule.id.clone(), channel, lets_pass(&rule)));
+            gates.absent.insert((rule.id.clone(), channel.clone(), lets_pass(&rule)));
         }
         // What it has asked passes when it goes, whatever it would have said.
-        let refused = match gates.lack(since..=gates.latest(), &rule.id) {
+        let refused = match gates.lack(since..=gates.latest(), &channel, &rule.id) {
             true => &mut gates.in_vain,
             false => &mut gates.refused,
         };
