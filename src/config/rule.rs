@@ -14,7 +14,7 @@ use crate::config::reader::{ConfigError, Section, advise};
 use crate::config::sink;
 use crate::config::units::{self, KIB, MIB};
 use crate::hooks::{
-    Authorities, HookRule, Invocation, LoopGuard, Pace, Secret, SigningKey, Sink, Target,
+    Authorities, HookRule, Invocation, LoopGuard, Pace, Reach, Secret, SigningKey, Sink, Target,
 };
 
 /// One table `[[apps.rules]]` or `[[rules]]`.
@@ -187,7 +187,8 @@ impl RuleConfig {
         }
         let filter = filter.expect("looked at above");
         let sink = sink.expect("looked at above");
-        let target = Target { sink, allow_private, timeout, pace, tls };
+        let reach = Reach { allow_private, timeout, tls };
+        let target = Target { sink, reach, pace };
         Ok(RuleConfig {
             id,
             app,
@@ -238,7 +239,7 @@ impl RuleConfig {
             None => rule,
         };
         let mut target = self.target.clone();
-        target.tls.ca = target.tls.ca.or_else(|| ca.cloned());
+        target.reach.tls.ca = target.reach.tls.ca.or_else(|| ca.cloned());
         if let Sink::Http(http) = &mut target.sink {
             http.signing_key = signing_key;
         }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use data_encoding::BASE64;
 use serde::Serialize;
 
-use super::client::{self, VERSION};
 use super::courier::Parcel;
 use super::http::HttpTarget;
+use super::request::{self, VERSION};
 use super::target::{Sink, Target};
 use crate::ably::ContentType;
 
@@ -133,7 +133,7 @@ impl Header {
 impl Sent {
     /// What `target` is sent for `parcel`.
     pub(super) fn parcel(target: &Target, parcel: &Parcel) -> Sent {
-        let (content_type, body) = client::body(parcel);
+        let (content_type, body) = request::body(parcel);
         Sent::new(target, content_type, &parcel.entries[0].event.headers, &body)
     }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::reach::Authorities;
+use super::secret::SigningKey;
 use super::spec::{self, Faults, OPTIONS};
-use super::target::{Authorities, SigningKey};
 use super::{HookRule, HooksConfig};
 use crate::ably::Directory;
 

@@ -1,18 +1,14 @@
-//! What sends the parcels of one rule: one file for each kind of sink beside this one, and what they
-//! have in common. What comes back is an outcome; bodies are not kept.
+//! What sends the parcels of one rule: one file for each kind of sink beside this one. What comes back
+//! is an outcome; bodies are not kept.
 
 use bytes::Bytes;
 
-use super::courier::{Outcome, Parcel};
-use super::gate::Reply;
+use super::answer::{Answer, Reply};
+use super::courier::Parcel;
 use super::http::HttpClient;
 use super::lambda::LambdaClient;
 use super::nats::NatsClient;
 use super::target::{Sink, Target};
-use crate::ably::{ContentType, RequestShape, batch_body};
-
-/// The version of the form of requests (15.3).
-pub const VERSION: &str = "1.2";
 
 /// Sends the parcels of one rule.
 pub enum Client {
@@ -24,23 +20,6 @@ pub enum Client {
     Nats(Box<NatsClient>),
 }
 
-/// What is said of a request that did not go well.
-pub struct Answer {
-    /// What it means.
-    pub outcome: Outcome,
-    /// For the log: a status, or what has failed.
-    pub note: String,
-    /// Of HTTP, if there was one.
-    pub status: Option<u16>,
-}
-
-impl Answer {
-    /// Nothing came back that says more.
-    pub fn failed(note: String) -> Answer {
-        Answer { outcome: Outcome::Failed { retry_after: None }, note, status: None }
-    }
-}
-
 impl Client {
     /// A client with connections of its own, which it makes when they are needed.
     ///
@@ -48,9 +27,9 @@ impl Client {
     /// The target is malformed, or an address that the rule must not reach.
     pub fn new(target: &Target) -> anyhow::Result<Client> {
         match &target.sink {
-            Sink::Http(http) => Ok(Client::Http(HttpClient::new(target, http)?)),
-            Sink::Lambda(lambda) => Ok(Client::Lambda(LambdaClient::new(target, lambda)?)),
-            Sink::Nats(nats) => Ok(Client::Nats(Box::new(NatsClient::new(target, nats)?))),
+            Sink::Http(http) => Ok(Client::Http(HttpClient::new(&target.reach, http)?)),
+            Sink::Lambda(lambda) => Ok(Client::Lambda(LambdaClient::new(&target.reach, lambda)?)),
+            Sink::Nats(nats) => Ok(Client::Nats(Box::new(NatsClient::new(&target.reach, nats)?))),
         }
     }
 
@@ -73,17 +52,5 @@ impl Client {
             Client::Lambda(client) => client.ask(question).await,
             Client::Nats(_) => Err("a subject cannot be asked".into()),
         }
-    }
-}
-
-/// The body of the request for a parcel, and what it is.
-pub fn body(parcel: &Parcel) -> (ContentType, Bytes) {
-    let first = &parcel.entries[0].event;
-    match parcel.shape() {
-        RequestShape::Batch => {
-            let items = parcel.entries.iter().map(|entry| &entry.event.body[..]);
-            batch_body(first.rule().format, items)
-        }
-        RequestShape::Enveloped | RequestShape::Bare => (first.content_type, first.body.clone()),
     }
 }

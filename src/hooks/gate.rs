@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use super::answer::Reply;
 use super::attempts::Fate;
 use super::client::Client;
 use crate::ably::{Gate, Inquiry, Verdict, read_verdict};
@@ -13,19 +13,8 @@ use crate::ably::{Gate, Inquiry, Verdict, read_verdict};
 /// Questions of one rule that are under way at once, of all channels; others wait for their turn.
 pub const QUESTIONS_MAX: usize = 256;
 
-/// Bytes of an answer; a longer one is none.
-pub const ANSWER_BYTES_MAX: usize = 1 << 20;
-
 /// Pause before a question is repeated; each further one is twice as long.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
-
-/// What came back to one request.
-pub struct Reply {
-    /// As of HTTP.
-    pub status: u16,
-    /// The whole body.
-    pub body: Bytes,
-}
 
 /// What has come of a question.
 pub struct Outcome {
@@ -163,6 +152,8 @@ fn judge(gate: &Gate, reply: &Reply) -> Meaning {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::ably::{OnFailure, QuestionShape};
 

@@ -1,21 +1,19 @@
 //! POSTs to the HTTP endpoint of one rule.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use bytes::Bytes;
-use data_encoding::BASE64;
-use hmac::{Hmac, Mac};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use sha2::Sha256;
 
-use super::address::{PublicResolver, check_url};
+use super::address::check_url;
+use super::answer::{Answer, REPLY_BYTES_MAX, Reply};
 use super::aws::{self, AwsAccess, Signer};
-use super::client::{Answer, VERSION, body};
 use super::courier::{Outcome, Parcel};
-use super::gate::{self, Reply};
-use super::target::{SigningKey, Target};
+use super::exchange::{prepare, read_bytes, read_whole, retry_after, root_cause};
+use super::reach::Reach;
+use super::request::{VERSION, body};
+use super::secret::SigningKey;
 use crate::ably::{ContentType, RequestShape};
 
 /// Bytes of an answer that are read, so that its connection can be used again.
@@ -49,8 +47,8 @@ impl HttpClient {
     /// # Errors
     /// The URL or a header is malformed, the address is one that the rule must not reach, or the system's
     /// root certificates cannot be read.
-    pub fn new(target: &Target, endpoint: &HttpTarget) -> anyhow::Result<HttpClient> {
-        let url = check_url(&endpoint.url, target.allow_private).map_err(anyhow::Error::msg)?;
+    pub fn new(reach: &Reach, endpoint: &HttpTarget) -> anyhow::Result<HttpClient> {
+        let url = check_url(&endpoint.url, reach.allow_private).map_err(anyhow::Error::msg)?;
         let mut headers = HeaderMap::new();
         headers.insert("x-ably-version", HeaderValue::from_static(VERSION));
         for (name, value) in &endpoint.headers {
@@ -58,7 +56,7 @@ impl HttpClient {
             let value = HeaderValue::try_from(value).context("a header's value is malformed")?;
             headers.insert(name, value);
         }
-        let http = prepare(target)?;
+        let http = prepare(reach)?;
         let signing_key = endpoint.signing_key.clone();
         let signer = endpoint.aws.as_ref().map(|access| Signer::new(access, http.clone()));
         Ok(HttpClient { http, url, headers, signing_key, signer })
@@ -94,7 +92,7 @@ impl HttpClient {
         let request = self.post(ContentType::Json, &[], question);
         let response = self.execute(request).await?;
         let status = response.status().as_u16();
-        let body = read_whole(response, gate::ANSWER_BYTES_MAX).await?;
+        let body = read_whole(response, REPLY_BYTES_MAX).await?;
         Ok(Reply { status, body: body.into() })
     }
 
@@ -130,74 +128,6 @@ impl HttpClient {
     }
 }
 
-/// Reads what an answer holds, up to a bound; its deadline is that of the whole request. What is read to
-/// its end leaves a connection that can be used again.
-pub async fn read_bytes(mut response: reqwest::Response, bytes_max: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while bytes.len() < bytes_max
-        && let Ok(Some(chunk)) = response.chunk().await
-    {
-        bytes.extend_from_slice(&chunk[..chunk.len().min(bytes_max - bytes.len())]);
-    }
-    bytes
-}
-
-/// Reads the whole of an answer.
-///
-/// # Errors
-/// It breaks off, or is longer than `bytes_max`.
-pub async fn read_whole(
-    mut response: reqwest::Response,
-    bytes_max: usize,
-) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(root_cause)? {
-        if bytes.len() + chunk.len() > bytes_max {
-            return Err(format!("the answer is longer than {bytes_max} bytes"));
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes)
-}
-
-/// What makes requests, with pools of connections that nobody else uses.
-///
-/// # Errors
-/// The system's root certificates cannot be read, or the target's are malformed.
-pub fn prepare(target: &Target) -> anyhow::Result<reqwest::Client> {
-    let mut http = reqwest::Client::builder()
-        .timeout(target.timeout)
-        .connect_timeout(target.timeout.min(Duration::from_secs(10)))
-        .pool_idle_timeout(Duration::from_secs(60))
-        // Whoever may say where else the secrets go is not the endpoint.
-        .redirect(reqwest::redirect::Policy::none())
-        // A proxy from the environment would decide what is reached.
-        .no_proxy()
-        .user_agent(concat!("ringcast/", env!("CARGO_PKG_VERSION")));
-    if !target.allow_private {
-        http = http.dns_resolver(Arc::new(PublicResolver));
-    }
-    if let Some(ca) = &target.tls.ca {
-        for certificate in reqwest::Certificate::from_pem_bundle(ca.as_pem())? {
-            http = http.add_root_certificate(certificate);
-        }
-    }
-    if let Some(identity) = &target.tls.identity {
-        http = http.identity(reqwest::Identity::from_pem(identity.reveal().as_bytes())?);
-    }
-    http.build().context("cannot prepare HTTP requests")
-}
-
-/// What an error comes from, without the URL, which may hold a secret.
-pub fn root_cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
-}
-
 /// What a status means (15.7).
 fn judge(
     status: u16,
@@ -214,35 +144,9 @@ fn judge(
     Answer { outcome, note: format!("status {status}"), status: Some(status) }
 }
 
-/// `Retry-After`, in seconds or as a date (RFC 9110 section 10.2.3).
-pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = headers.get("retry-after")?.to_str().ok()?.trim();
-    match text.parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).ok(),
-    }
-}
-
-impl SigningKey {
-    /// What `X-Ably-Signature` says of a body (15.6).
-    fn sign(&self, body: &[u8]) -> String {
-        let mac = Hmac::<Sha256>::new_from_slice(self.secret.reveal().as_bytes());
-        let mac = mac.expect("HMAC takes keys of any length").chain_update(body);
-        BASE64.encode(&mac.finalize().into_bytes())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hooks::target::Secret;
-
-    #[test]
-    fn a_signature_is_what_others_compute() {
-        // From openssl: printf '{"items":[]}' | openssl dgst -sha256 -hmac secret -binary | base64
-        let key = SigningKey { name: "app.key".into(), secret: Secret::new("secret") };
-        assert_eq!(key.sign(br#"{"items":[]}"#), "VG7phuhMZ8ubMWF9x6TFoO6EEA8OcgVmAEp85CWHv7E=");
-    }
 
     #[test]
     fn a_status_says_whether_it_is_worth_another_try() {
@@ -261,21 +165,5 @@ mod tests {
             assert_eq!(outcome(status, RequestShape::Bare), single, "{status}");
             assert_eq!(outcome(status, RequestShape::Batch), batch, "{status}");
         }
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_700);
-        let read = |text: &str| {
-            let value = HeaderValue::from_str(text).expect("a value");
-            retry_after(
-                &HeaderMap::from_iter([(HeaderName::from_static("retry-after"), value)]),
-                now,
-            )
-        };
-        assert_eq!(read("7"), Some(Duration::from_secs(7)));
-        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(77)));
-        assert_eq!(read("Sun, 06 Nov 1993 08:49:37 GMT"), None);
-        assert_eq!(read("soon"), None);
     }
 }

@@ -11,12 +11,12 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::address::check_url;
+use super::answer::{Answer, REPLY_BYTES_MAX, Reply};
 use super::aws::{self, AwsAccess, Signer};
-use super::client::{Answer, body};
 use super::courier::{Outcome, Parcel};
-use super::gate::{self, Reply};
-use super::http::{prepare, read_bytes, read_whole, retry_after, root_cause};
-use super::target::Target;
+use super::exchange::{prepare, read_bytes, read_whole, retry_after, root_cause};
+use super::reach::Reach;
+use super::request::body;
 use crate::ably::{ContentType, RequestShape};
 
 /// Bytes of an answer that are read, so that its connection can be used again.
@@ -68,12 +68,12 @@ impl LambdaClient {
     ///
     /// # Errors
     /// The endpoint is one that the rule must not reach, or certificates cannot be read.
-    pub fn new(target: &Target, lambda: &LambdaTarget) -> anyhow::Result<LambdaClient> {
+    pub fn new(reach: &Reach, lambda: &LambdaTarget) -> anyhow::Result<LambdaClient> {
         let base = match &lambda.endpoint {
             Some(url) => url.clone(),
             None => aws::service_url("lambda", &lambda.aws.region),
         };
-        let base = check_url(&base, target.allow_private).map_err(anyhow::Error::msg)?;
+        let base = check_url(&base, reach.allow_private).map_err(anyhow::Error::msg)?;
         let url = invocation_url(base, lambda).context("the endpoint is no base of a URL")?;
         let invocation = match lambda.invocation {
             Invocation::Event => "Event",
@@ -86,7 +86,7 @@ impl LambdaClient {
                 HeaderValue::from_static(invocation),
             ),
         ]);
-        let http = prepare(target)?;
+        let http = prepare(reach)?;
         let signer = Signer::new(&lambda.aws, http.clone());
         Ok(LambdaClient { http, url, headers, signer })
     }
@@ -115,7 +115,7 @@ impl LambdaClient {
             return Err("the function has failed".into());
         }
         let is_of_function = response.status().is_success();
-        let body = read_whole(response, gate::ANSWER_BYTES_MAX).await?;
+        let body = read_whole(response, REPLY_BYTES_MAX).await?;
         match is_of_function {
             true => read_reply(&body).ok_or_else(|| "the function's answer is no reply".into()),
             false => Ok(Reply { status, body: Bytes::new() }),

@@ -11,10 +11,13 @@
 //! | `book.rs` | all rules: those configured, and those made while the daemon runs |
 //! | `spec.rs` | one of those as JSON |
 //! | `target.rs` | where events go, as configured |
+//! | `reach.rs`, `secret.rs` | how it is reached, and with what secrets |
 //! | `guard.rs` | whether a rule feeds itself |
 //! | `attempts.rs` | what was sent lately, and what came of it |
 //! | `report.rs` | how each rule fares |
 //! | `client.rs` | one request, whatever takes it |
+//! | `request.rs`, `answer.rs` | what that holds, and what comes back |
+//! | `exchange.rs` | one exchange over HTTP |
 //! | `gate.rs` | questions before a publish |
 //! | `http.rs`, `lambda.rs`, `nats.rs` | what takes it |
 //! | `aws/` | signatures of requests to AWS, and credentials for them |
@@ -24,6 +27,7 @@
 #![allow(clippy::disallowed_methods, reason = "a thread of its own, with clocks of its own")]
 
 mod address;
+mod answer;
 mod attempts;
 mod aws;
 mod book;
@@ -31,6 +35,7 @@ mod client;
 pub mod command;
 mod control;
 mod courier;
+mod exchange;
 mod gate;
 mod guard;
 mod http;
@@ -39,7 +44,10 @@ mod line;
 mod nats;
 #[cfg(test)]
 mod outage;
+mod reach;
 mod report;
+mod request;
+mod secret;
 mod spec;
 pub mod spool;
 mod target;
@@ -65,8 +73,10 @@ pub use self::guard::LoopGuard;
 pub use self::http::HttpTarget;
 pub use self::lambda::{FunctionName, Invocation, LambdaTarget, parse_qualifier};
 pub use self::nats::{NatsLogin, NatsTarget, SubjectTemplate, check_server};
+pub use self::reach::{Authorities, Reach, Tls};
 pub use self::report::{RuleSummary, render as render_metrics};
-pub use self::target::{Authorities, Secret, SigningKey, Sink, Target, Tls};
+pub use self::secret::{Secret, SigningKey};
+pub use self::target::{Sink, Target};
 use self::thread::HookThread;
 use crate::ably::{Answered, Inquiry, Rule, RuleEvent, Rules};
 

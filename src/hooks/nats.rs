@@ -21,9 +21,11 @@ use async_nats::{
 use tokio::sync::OnceCell;
 
 use super::address::{check_url, is_public};
-use super::client::{Answer, VERSION, body};
+use super::answer::Answer;
 use super::courier::{Outcome, Parcel};
-use super::target::{Authorities, Secret, Target, Tls};
+use super::reach::{Authorities, Reach, Tls};
+use super::request::{VERSION, body};
+use super::secret::Secret;
 use crate::ably::RequestShape;
 
 /// A subject, and the server that has it.
@@ -94,10 +96,10 @@ impl NatsClient {
     ///
     /// # Errors
     /// A server's URL or a header is malformed, or certificates cannot be read.
-    pub fn new(target: &Target, nats: &NatsTarget) -> anyhow::Result<NatsClient> {
+    pub fn new(reach: &Reach, nats: &NatsTarget) -> anyhow::Result<NatsClient> {
         let mut servers = Vec::new();
         for server in &nats.servers {
-            let server = check_server(server, target.allow_private).map_err(anyhow::Error::msg)?;
+            let server = check_server(server, reach.allow_private).map_err(anyhow::Error::msg)?;
             servers.push(server.parse().context("the URL of a server is malformed")?);
         }
         let mut headers = HeaderMap::new();
@@ -110,9 +112,9 @@ impl NatsClient {
         Ok(NatsClient {
             target: nats.clone(),
             servers,
-            allow_private: target.allow_private,
-            timeout: target.timeout,
-            tls: tls_config(&target.tls)?,
+            allow_private: reach.allow_private,
+            timeout: reach.timeout,
+            tls: tls_config(&reach.tls)?,
             headers,
             connection: OnceCell::new(),
         })

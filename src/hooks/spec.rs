@@ -11,7 +11,9 @@ use super::aws::{AccessKey, AssumedRole, AwsAccess, CredentialSource, is_region}
 use super::http::HttpTarget;
 use super::lambda::{FunctionName, Invocation, LambdaTarget, parse_qualifier};
 use super::nats::{NatsLogin, NatsTarget, SubjectTemplate, check_server};
-use super::target::{Authorities, Secret, SigningKey, Sink, Target, Tls};
+use super::reach::{Authorities, Reach, Tls};
+use super::secret::{Secret, SigningKey};
+use super::target::{Sink, Target};
 use super::{HookRule, LoopGuard, Pace, check_url};
 use crate::ably::{
     ChannelFilter, Format, Gate, OnFailure, QuestionShape, RequestShape, Rule, RuleSource, WhenFull,
@@ -90,7 +92,7 @@ pub fn read(
     let rule = Fields::new("", spec, &mut faults).rule(id, app_id, keys);
     match rule {
         Some(mut rule) if faults.is_empty() => {
-            rule.target.tls.ca = ca.cloned();
+            rule.target.reach.tls.ca = ca.cloned();
             Ok(rule)
         }
         _ => Err(faults),
@@ -218,7 +220,8 @@ impl<'a> Fields<'a> {
         let sink = sink?;
         let Options { allow_private, timeout, mut pace, batch_bytes_max, loop_guard, .. } = options;
         pace.batch_bytes_max = batch_bytes_max.unwrap_or(sink.batch_bytes_max());
-        let target = Target { sink, allow_private, timeout, pace, tls: Tls::default() };
+        let reach = Reach { allow_private, timeout, tls: Tls::default() };
+        let target = Target { sink, reach, pace };
         Some(HookRule { rule: Arc::new(rule), target, is_enabled, loop_guard })
     }
 }
@@ -578,8 +581,8 @@ pub fn show(hook: &HookRule) -> Map<String, Value> {
         },
         "target": shown,
         OPTIONS: {
-            "allowPrivate": target.allow_private,
-            "timeoutMs": ms(target.timeout),
+            "allowPrivate": target.reach.allow_private,
+            "timeoutMs": ms(target.reach.timeout),
             "concurrency": pace.concurrency,
             "requestsPerSecondMax": pace.requests_per_second_max,
             "batchEventsMax": pace.batch_events_max,

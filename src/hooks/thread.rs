@@ -9,8 +9,9 @@ use anyhow::Context;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::answer::Answer;
 use super::attempts::{self, Attempt, AttemptLog, Fate, Sent};
-use super::client::{Answer, Client};
+use super::client::Client;
 use super::command::{self, Selection};
 use super::control::{self, Command, Ears, HookError, Page};
 use super::courier::{Entry, Finished, Outcome, Parcel};

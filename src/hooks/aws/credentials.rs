@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::sync::Mutex;
 
+use super::access::{AccessKey, AssumedRole, AwsAccess, CredentialSource, service_url};
+use super::lease::{Lease, read_time};
 use super::sts::{SESSION_NAME, Sts};
-use super::{AccessKey, AssumedRole, AwsAccess, CredentialSource, service_url};
-use crate::hooks::http::{read_bytes, root_cause};
-use crate::hooks::target::Secret;
+use crate::hooks::exchange::{read_bytes, root_cause};
+use crate::hooks::secret::Secret;
 
 /// How long before their end keys are replaced.
 const REFRESH_BEFORE: Duration = Duration::from_secs(300);
@@ -33,26 +32,6 @@ const LOCAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bytes of a file, or of an answer with keys.
 const KEYS_BYTES_MAX: usize = 64 << 10;
-
-/// A key, and how long it is good for.
-#[derive(Clone, Debug)]
-pub struct Lease {
-    /// Signs.
-    pub key: AccessKey,
-    /// `None`: until somebody changes it.
-    pub expires: Option<SystemTime>,
-}
-
-impl Lease {
-    fn lasting(key: AccessKey) -> Lease {
-        Lease { key, expires: None }
-    }
-
-    /// Whether it is good for at least `margin` from `now`.
-    fn is_good(&self, now: SystemTime, margin: Duration) -> bool {
-        self.expires.is_none_or(|expires| expires > now + margin)
-    }
-}
 
 /// The keys of one rule. Whoever needs one waits while it is fetched.
 pub struct Keys {
@@ -272,11 +251,6 @@ fn parse_lease(text: &str) -> Result<Lease, String> {
         session_token: Some(Secret::new(&found.token)),
     };
     Ok(Lease { key, expires })
-}
-
-/// A time as AWS writes it, such as `2026-01-31T12:00:00Z`.
-pub fn read_time(text: &str) -> Option<SystemTime> {
-    OffsetDateTime::parse(text, &Rfc3339).ok().map(SystemTime::from)
 }
 
 async fn fetch(whose: &str, request: reqwest::RequestBuilder) -> Result<String, String> {

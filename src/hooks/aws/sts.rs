@@ -3,10 +3,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::credentials::{Lease, read_time};
-use super::{AccessKey, AssumedRole, sign_with};
-use crate::hooks::http::{read_bytes, root_cause};
-use crate::hooks::target::Secret;
+use super::access::{AccessKey, AssumedRole};
+use super::lease::{Lease, read_time};
+use super::signature::sign_with;
+use crate::hooks::exchange::{read_bytes, root_cause};
+use crate::hooks::secret::Secret;
 
 /// The version of the service's interface.
 const VERSION: &str = "2011-06-15";
