@@ -8,7 +8,7 @@ use data_encoding::BASE64URL_NOPAD;
 use toml::de::DeValue;
 
 use crate::ably::KeySpec;
-use crate::config::reader::advise;
+use crate::config::advice::advise;
 
 /// What a key may be allowed to do; `*` is all of it.
 const OPERATIONS: [&str; 18] = [

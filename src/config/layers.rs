@@ -11,11 +11,9 @@ use anyhow::Context;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::reader::{ConfigError, Section, advise, edits};
-use crate::config::reference::{self, Kind};
-
-/// What our variables begin with.
-const PREFIX: &str = "RINGCAST_";
+use crate::config::advice::{advise, edits};
+use crate::config::reader::{ConfigError, Section};
+use crate::config::reference::{self, Kind, VARIABLE_PREFIX, variable};
 
 /// Variables that are no key of the file: keys, as `--key`, and the one that clients are shown.
 pub(super) const KEYS_VARIABLE: &str = "RINGCAST_KEYS";
@@ -121,7 +119,7 @@ impl Sources {
         let sections: Vec<String> = docs.iter().map(|doc| variable(&doc.section) + "_").collect();
         let mut ours: Vec<(String, OsString)> = variables
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-            .filter(|(name, _)| name.starts_with(PREFIX))
+            .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
             .collect();
         ours.sort();
         for (name, value) in ours {
@@ -308,11 +306,6 @@ impl Source {
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
-}
-
-/// The variable that sets the key called `name`, such as `server.listen`.
-pub(super) fn variable(name: &str) -> String {
-    format!("{PREFIX}{}", name.replace('.', "_").to_uppercase())
 }
 
 /// For `ringcast.toml`: `ringcast.d/*.toml`, in the order of their names. No directory is as good as an

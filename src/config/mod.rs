@@ -4,6 +4,7 @@
 //! `docs/configuration.md` is the reference of all keys; the program prints it, and tests hold it against
 //! this module.
 
+mod advice;
 mod app;
 mod cores;
 mod flags;

@@ -5,9 +5,10 @@ use std::fmt::Write;
 
 use roff::{Inline, Roff, bold, italic, roman};
 
-use crate::config::layers::variable;
-
 const REFERENCE: &str = include_str!("../../docs/configuration.md");
+
+/// What our variables begin with.
+pub(super) const VARIABLE_PREFIX: &str = "RINGCAST_";
 
 /// What follows a value of the example that is not the key's default.
 const NO_DEFAULT: &str = " # no default";
@@ -85,6 +86,11 @@ impl KeyDoc {
     pub(super) fn default(&self) -> &str {
         if self.has_default { &self.example } else { "none" }
     }
+}
+
+/// The variable that sets the key called `name`, such as `server.listen`.
+pub(super) fn variable(name: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", name.replace('.', "_").to_uppercase())
 }
 
 /// All keys, in the order of the reference.

@@ -10,7 +10,7 @@ use crate::ably::{
     ChannelFilter, Format, Gate, OnFailure, QuestionShape, RequestShape, Rule, RuleSource, WhenFull,
 };
 use crate::config::key::{self, ApiKey};
-use crate::config::reader::{ConfigError, Section, advise};
+use crate::config::reader::{ConfigError, Section};
 use crate::config::sink;
 use crate::config::units::{self, KIB, MIB};
 use crate::hooks::{
@@ -87,11 +87,11 @@ impl RuleConfig {
             section.read("app", &mut own_app, id_text)?;
         }
         let mut is_enabled = true;
-        section.read("status", &mut is_enabled, one_of(&STATUSES))?;
+        section.read("status", &mut is_enabled, units::one_of(&STATUSES))?;
         let mut loop_guard = LoopGuard::default();
-        section.read("loop_guard", &mut loop_guard, one_of(&LoopGuard::NAMES))?;
+        section.read("loop_guard", &mut loop_guard, units::one_of(&LoopGuard::NAMES))?;
         let mut source = RuleSource::Message;
-        section.read("source", &mut source, one_of(&RuleSource::NAMES))?;
+        section.read("source", &mut source, units::one_of(&RuleSource::NAMES))?;
         let mut filter = None;
         section.read("channel", &mut filter, |value| {
             let filter = ChannelFilter::compile(units::text(value)?);
@@ -102,9 +102,9 @@ impl RuleConfig {
         let sink = sink::read(&mut section, allow_private)?;
         let tls = sink::read_tls(&mut section)?;
         let (mut is_batch, mut enveloped) = (false, true);
-        section.read("mode", &mut is_batch, one_of(&MODES))?;
+        section.read("mode", &mut is_batch, units::one_of(&MODES))?;
         let mut format = Format::Json;
-        section.read("format", &mut format, one_of(&FORMATS))?;
+        section.read("format", &mut format, units::one_of(&FORMATS))?;
         section.read("enveloped", &mut enveloped, units::boolean)?;
         let shape = match (is_batch, enveloped) {
             (false, true) => RequestShape::Enveloped,
@@ -131,7 +131,7 @@ impl RuleConfig {
             return Err(section.error("format", "is \"json\" for a function"));
         }
         let mut is_asked = false;
-        section.read("invocation", &mut is_asked, one_of(&INVOCATIONS))?;
+        section.read("invocation", &mut is_asked, units::one_of(&INVOCATIONS))?;
         check_invocation(&section, is_asked, source, sink.as_ref())?;
         let mut timeout = Duration::from_secs(if is_asked { 5 } else { 10 });
         let longest = if is_asked { "10s" } else { "5m" };
@@ -155,7 +155,7 @@ impl RuleConfig {
         section.read("batch_interval", &mut pace.batch_interval, interval)?;
         section.read("retry_for", &mut pace.retry_for, units::duration("1s"..="168h"))?;
         let mut when_full = WhenFull::DropOldest;
-        section.read("when_full", &mut when_full, one_of(&WHEN_FULL))?;
+        section.read("when_full", &mut when_full, units::one_of(&WHEN_FULL))?;
         let mut waiting_bytes_max = 64 * MIB;
         let bytes = units::bytes(64 * KIB..=16 * 1024 * MIB);
         section.read("waiting_bytes_max", &mut waiting_bytes_max, bytes)?;
@@ -167,12 +167,12 @@ impl RuleConfig {
             retries_throttled: true,
             shape: QuestionShape::Messages,
         };
-        section.read("on_failure", &mut gate.on_failure, one_of(&ON_FAILURE))?;
-        section.read("on_throttle", &mut gate.retries_throttled, one_of(&ON_THROTTLE))?;
+        section.read("on_failure", &mut gate.on_failure, units::one_of(&ON_FAILURE))?;
+        section.read("on_throttle", &mut gate.retries_throttled, units::one_of(&ON_THROTTLE))?;
         let mut retries_max = gate.retries_max as usize;
         section.read("retries_max", &mut retries_max, units::count(0..=10))?;
         gate.retries_max = retries_max as u32;
-        section.read("question", &mut gate.shape, one_of(&QUESTIONS))?;
+        section.read("question", &mut gate.shape, units::one_of(&QUESTIONS))?;
         section.finish()?;
         let app = app.map_or(own_app, str::to_owned);
         for (key, is_missing) in [
@@ -286,15 +286,5 @@ fn id_text(value: &DeValue) -> Result<String, String> {
     match units::text(value)? {
         text if key::is_id(text) => Ok(text.to_owned()),
         _ => Err("wants letters, digits, `-` and `_`".into()),
-    }
-}
-
-/// One of some words, each of which stands for a value.
-pub(super) fn one_of<T: Copy>(words: &[(&str, T)]) -> impl FnOnce(&DeValue) -> Result<T, String> {
-    move |value| {
-        let text = units::text(value)?;
-        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-        found.ok_or_else(|| format!("`{text}` is not known; {}", advise(text, &known)))
     }
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
 use crate::config::reader::{ConfigError, Section};
-use crate::config::rule::one_of;
 use crate::config::units;
 use crate::hooks::{
     AccessKey, AssumedRole, Authorities, AwsAccess, CredentialSource, FunctionName, HttpTarget,
@@ -90,7 +89,7 @@ fn read_lambda(
         parse_qualifier(units::text(value)?).map(Some)
     })?;
     let mut invocation = Invocation::Event;
-    section.read("invocation", &mut invocation, one_of(&Invocation::NAMES))?;
+    section.read("invocation", &mut invocation, units::one_of(&Invocation::NAMES))?;
     let mut endpoint = None;
     section.read("endpoint", &mut endpoint, |value| endpoint_text(value, allow_private))?;
     section.finish()?;

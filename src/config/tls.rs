@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use crate::config::reader::{ConfigError, Section};
-use crate::config::rule::one_of;
 use crate::config::units;
 use crate::server::TlsConfig;
 use crate::tls::{Acceptor, ClientAuth, Identity, IdentityError, MinVersion, PemPair};
@@ -70,8 +69,8 @@ impl TlsSettings {
             return Err(section.error("certificates", &why));
         }
         self.certificates = pairs.into_iter().map(read_pair).collect::<Result<_, _>>()?;
-        section.read("client_auth", &mut self.client_auth, one_of(&CLIENT_AUTH))?;
-        section.read("min_version", &mut self.min_version, one_of(&MIN_VERSION))?;
+        section.read("client_auth", &mut self.client_auth, units::one_of(&CLIENT_AUTH))?;
+        section.read("min_version", &mut self.min_version, units::one_of(&MIN_VERSION))?;
         section.finish()
     }
 

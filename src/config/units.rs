@@ -9,6 +9,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use crate::base::Networks;
+use crate::config::advice::advise;
 
 /// 1024 bytes.
 pub(super) const KIB: usize = 1024;
@@ -129,14 +130,13 @@ pub(super) fn networks(value: &DeValue) -> Result<Networks, String> {
     Ok(networks)
 }
 
-/// One of the words that stand for something.
-pub(super) fn one_of<T: Copy>(
-    words: &'static [(&'static str, T)],
-) -> impl FnOnce(&DeValue) -> Result<T, String> {
+/// One of some words, each of which stands for a value.
+pub(super) fn one_of<T: Copy>(words: &[(&str, T)]) -> impl FnOnce(&DeValue) -> Result<T, String> {
     move |value| {
-        let found = words.iter().find(|(word, _)| value.as_str() == Some(word));
-        let names = || words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>();
-        found.map(|(_, value)| *value).ok_or_else(|| format!("wants one of {}", names().join(", ")))
+        let text = text(value)?;
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        found.ok_or_else(|| format!("`{text}` is not known; {}", advise(text, &known)))
     }
 }
 
