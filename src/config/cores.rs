@@ -2,7 +2,7 @@
 
 use toml::de::DeValue;
 
-use crate::config::BUSY_POLL_US_MAX;
+use crate::config::bounds::BUSY_POLL_US_MAX;
 use crate::config::reader::{ConfigError, Section};
 use crate::config::units::{self, KIB};
 use crate::server::CoreOverride;

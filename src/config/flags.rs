@@ -7,7 +7,8 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::config::layers::{KEYS_VARIABLE, Origins, Sources};
-use crate::config::{ApiKey, Config, SHARDS_MAX, cores};
+use crate::config::sections::SHARDS_MAX;
+use crate::config::{ApiKey, Config, cores};
 
 /// Flags of `ringcast serve`.
 #[derive(Args, Clone, Debug)]

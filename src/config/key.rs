@@ -9,6 +9,9 @@ use toml::de::DeValue;
 
 use crate::ably::KeySpec;
 use crate::config::advice::advise;
+use crate::config::bounds::CONNECTIONS_MAX;
+use crate::config::reader::{ConfigError, Section};
+use crate::config::units;
 
 /// What a key may be allowed to do; `*` is all of it.
 const OPERATIONS: [&str; 18] = [
@@ -149,6 +152,53 @@ pub(super) fn capability(value: &DeValue) -> Result<BTreeMap<String, Vec<String>
 
 fn everything() -> BTreeMap<String, Vec<String>> {
     BTreeMap::from([("[*]*".into(), vec!["*".into()])])
+}
+
+/// Reads a key from its section, or from where that says that it is.
+pub(super) fn read(mut section: Section) -> Result<ApiKey, ConfigError> {
+    let directory = section.directory();
+    let mut given = Vec::new();
+    let mut inline = None;
+    section.read("key", &mut inline, |value| parse(units::text(value)?).map(Some))?;
+    given.extend(inline);
+    let mut from_file = None;
+    section.read("key_file", &mut from_file, |value| {
+        let path = units::secret_path(&directory, units::text(value)?)?;
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        parse(text.trim()).map(Some).map_err(|why| format!("in {}: {why}", path.display()))
+    })?;
+    given.extend(from_file);
+    let mut from_variable = None;
+    section.read("key_env", &mut from_variable, |value| {
+        let name = units::text(value)?;
+        let text = std::env::var(name).map_err(|_| format!("the variable `{name}` is not set"))?;
+        parse(text.trim()).map(Some).map_err(|why| format!("in the variable {name}: {why}"))
+    })?;
+    given.extend(from_variable);
+    let mut capability = BTreeMap::new();
+    section.read("capability", &mut capability, self::capability)?;
+    let mut revocable_tokens = false;
+    section.read("revocable_tokens", &mut revocable_tokens, units::boolean)?;
+    let mut connections_max = None;
+    section.read("connections_max", &mut connections_max, |value| {
+        units::count(0..=CONNECTIONS_MAX)(value).map(Some)
+    })?;
+    section.finish()?;
+    let mut key = match given.len() {
+        0 => return Err(section.error("key", "is missing, and so are `key_file` and `key_env`")),
+        1 => given.remove(0),
+        _ => {
+            let why = "is there more than once: keep one of `key`, `key_file` and `key_env`";
+            return Err(section.error("key", why));
+        }
+    };
+    if !capability.is_empty() {
+        key.capability = capability;
+    }
+    key.revocable_tokens = revocable_tokens;
+    key.connections_max = connections_max;
+    Ok(key)
 }
 
 #[cfg(test)]

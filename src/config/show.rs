@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::admin::SocketPlace;
 use crate::config::layers::Origins;
-use crate::config::{Config, FORWARDED_HEADERS, LEVELS, LOG_FORMATS, reference, units};
+use crate::config::sections::{FORWARDED_HEADERS, LEVELS, LOG_FORMATS};
+use crate::config::{Config, reference, units};
 
 /// One key of the file with the value that it has, as TOML.
 struct Entry {
