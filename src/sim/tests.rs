@@ -20,7 +20,7 @@ use crate::channel::log::Link;
 use crate::shard::{Joined, Mail, ReturnAddress};
 
 /// Seeds that have found something once, with what it was.
-const PAST: [(u64, &str); 43] = [
+const PAST: [(u64, &str); 60] = [
     (33, "what was owed was sent although a new token did not permit it any more"),
     (367, "a SYNC that was refused left an attachment that its client took for failed"),
     (388, "ATTACHED named a serial of messages that its client had not been sent"),
@@ -76,6 +76,26 @@ const PAST: [(u64, &str); 43] = [
     (7_456_900, "the same, of one that the disk refused then"),
     (7_441_424, "a rule refused a publish of a channel that it was not for any more"),
     (7_480_400, "the same, of a rule that had let everything pass before"),
+    (
+        7_405_425,
+        "an attachment whose modes a new token changed was taken to begin with an ATTACH that crossed that",
+    ),
+    (7_410_760, "the same"),
+    (7_416_819, "the same"),
+    (7_436_586, "the same"),
+    (7_437_491, "the same"),
+    (7_441_631, "the same"),
+    (7_441_776, "the same"),
+    (7_452_805, "the same"),
+    (7_459_116, "the same"),
+    (7_462_170, "the same"),
+    (7_467_260, "the same"),
+    (7_470_169, "the same"),
+    (7_472_511, "the same"),
+    (7_485_098, "the same"),
+    (7_498_462, "the same"),
+    (7_505_514, "the same"),
+    (7_519_768, "the same"),
 ];
 
 /// How many more are run wherever these tests are.
@@ -537,6 +557,69 @@ fn what_is_delivered_and_forgotten_is_kept_nowhere() {
         Sabotage { tamper: Some(Box::new(tamper)), ..Sabotage::default() }
     });
     assert_eq!(found, "ephemeral");
+}
+
+#[test]
+fn what_is_delivered_and_forgotten_is_delivered_once() {
+    let found = first_finding_of(LATEST_FROM..LATEST_FROM + 400, || {
+        let is_ephemeral = |bytes: &Bytes| bytes.windows(11).any(|it| it == b"\"ephemeral\"");
+        let tamper = move |random: &mut Random, mail: Mail| match mail {
+            Mail::Frame { stream, serial, publisher, has_members, frame: Some(bytes), link }
+                if is_ephemeral(&bytes) && random.chance(4) =>
+            {
+                let (frame, copy) = (Some(bytes.clone()), Some(bytes));
+                vec![
+                    Mail::Frame {
+                        stream,
+                        serial,
+                        publisher,
+                        has_members,
+                        frame: copy,
+                        link: Link::None,
+                    },
+                    Mail::Frame { stream, serial, publisher, has_members, frame, link },
+                ]
+            }
+            mail => vec![mail],
+        };
+        Sabotage { tamper: Some(Box::new(tamper)), ..Sabotage::default() }
+    });
+    assert_eq!(found, "order");
+}
+
+#[test]
+fn what_is_to_be_forgotten_is_not_sent_again_to_an_attachment_that_goes_on() {
+    const PUBLISHED_MS: u64 = 1_800_000_000_005;
+    let kind_of = |asked_ms: u64, changes: bool, is_cut: bool, is_ephemeral: bool| {
+        let mut oracle = Oracle::default();
+        oracle.begin_start(vec!["s".into()]);
+        let publish = oracle.begin_publish("a", 1, Kind::Text, false, 0);
+        oracle.publishes[publish].is_ephemeral = is_ephemeral;
+        oracle.attempt(publish, None);
+        let serial = format!("{PUBLISHED_MS:014}-000@s");
+        oracle.told(publish, Ok(vec![format!("{serial}:0")]), None);
+        let mut segment = oracle.begin_segment(0, "a", "0", false, false);
+        oracle.pause(segment, Some(asked_ms), "0".into());
+        if changes {
+            // Its modes change, but not since when it is attached.
+            oracle.pause(segment, Some(asked_ms), "~".into());
+        }
+        oracle.receive(segment, &serial, true);
+        if is_cut {
+            let before = segment;
+            segment = oracle.begin_segment(0, "a", "0", false, false);
+            oracle.pause(segment, Some(asked_ms), "0".into());
+            oracle.follow(segment, before);
+            oracle.receive(segment, &serial, true);
+        }
+        oracle.findings.first().map(|finding| finding.kind)
+    };
+    for changes in [false, true] {
+        assert_eq!(kind_of(PUBLISHED_MS, changes, false, true), None);
+        assert_eq!(kind_of(PUBLISHED_MS + 1, changes, false, true), Some("ephemeral"));
+        assert_eq!(kind_of(PUBLISHED_MS, changes, true, true), Some("ephemeral"));
+        assert_eq!(kind_of(PUBLISHED_MS + 1, changes, true, false), None);
+    }
 }
 
 #[test]

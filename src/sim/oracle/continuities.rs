@@ -33,6 +33,8 @@ pub(super) struct Segment {
     pub(super) skips: Vec<String>,
     /// Where it was interrupted.
     pub(super) pauses: Vec<Pause>,
+    /// The one of the same attachment before, whose client was told of a gap and was attached all the time.
+    pub(super) follows: Option<usize>,
 }
 
 impl Oracle {
@@ -60,8 +62,14 @@ impl Oracle {
             placed: None,
             skips: Vec::new(),
             pauses: Vec::new(),
+            follows: None,
         });
         self.segments.len() - 1
+    }
+
+    /// It is that of an attachment which had `before`, and has not been let go of since.
+    pub fn follow(&mut self, segment: usize, before: usize) {
+        self.segments[segment].follows = Some(before);
     }
 
     /// From now on it is not sent what this connection publishes.

@@ -4,6 +4,12 @@
 //! Until when it was away nobody can say exactly: the home has answered at some time between the request and
 //! its answer. What is published meanwhile a client may be sent or not; what is published later it is. Of what
 //! was published before it is sent what had not come to its shard yet, and nothing else.
+//!
+//! An attachment that goes on over one transport is never away, whatever else its client asks for there: of
+//! what was published before its first ATTACH it is sent no more than that, and nothing twice, not even where
+//! it is told of a gap.
+
+use std::iter::successors;
 
 use super::{Event, Oracle, Segment, publish_of};
 
@@ -56,7 +62,8 @@ impl Oracle {
         (is_before || pauses.iter().any(was_away)) && self.is_ephemeral_event(event)
     }
 
-    /// What an attachment is sent and is to be forgotten was not there before its client has asked.
+    /// What an attachment is sent and is to be forgotten was not there before its client has asked, and was not
+    /// sent to it before.
     pub(super) fn judge_replay(&mut self, segment: usize, serial: &str) {
         let Segment { client, channel, pauses, .. } = &self.segments[segment];
         let asked_ms = pauses.last().and_then(|pause| pause.asked_ms);
@@ -64,7 +71,9 @@ impl Oracle {
         let is_kept = self.levels.contains_key(channel.as_str());
         let is_late = asked_ms.is_some_and(|asked_ms| time_ms(serial) < asked_ms && !is_kept);
         let event = self.orders.get(channel).and_then(|order| order.get(serial));
-        if is_late && event.is_some_and(|event| self.is_ephemeral_event(event)) {
+        let mut before = successors(Some(segment), |&at| self.segments[at].follows).skip(1);
+        let is_again = before.any(|at| self.segments[at].received.iter().any(|it| it == serial));
+        if (is_late || is_again) && event.is_some_and(|event| self.is_ephemeral_event(event)) {
             let text = format!("client {client} {channel} is sent {serial} again: {event:?}");
             self.find("ephemeral", text);
         }

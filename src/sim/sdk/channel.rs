@@ -60,6 +60,8 @@ pub struct Channel {
     asked: Option<String>,
     /// What was published before the first was sent that has no answer, as [`Scene::all_came_before_ms`] says.
     pub(super) asked_ms: Option<u64>,
+    /// What that said of the ATTACH with which what it is sent over the present transport begins.
+    since_ms: Option<u64>,
     /// Messages that its qualifier rewinds.
     rewind: Option<usize>,
     /// Whether that asks for deltas.
@@ -104,6 +106,7 @@ impl Sdk {
                 serial: None,
                 asked: None,
                 asked_ms: None,
+                since_ms: None,
                 rewind,
                 wants_deltas,
                 delta_base: None,
@@ -260,6 +263,12 @@ impl Sdk {
         let is_first = !std::mem::replace(&mut channel.is_open, true);
         let has_other_modes = flags >> MODES_FROM != channel.modes >> MODES_FROM;
         let asked_ms = channel.asked_ms.take();
+        // Other modes come with a new token or where it has asked again: it was attached before, too, and what
+        // was on its way to it still comes. One that it sends meanwhile for its base may cross with that.
+        if is_first || channel.recovers && !has_other_modes {
+            channel.since_ms = asked_ms;
+        }
+        let since_ms = channel.since_ms;
         let was_away = is_first || channel.recovers || has_other_modes;
         if is_first || !is_resumed || channel.recovers {
             (channel.delta_base, channel.has_lost_base) = (None, false);
@@ -283,7 +292,7 @@ impl Sdk {
             scene.oracle.resume(segment);
             if was_away {
                 let until = end_of(scene.host.now.unix_ms);
-                scene.oracle.pause(segment, asked_ms, until);
+                scene.oracle.pause(segment, since_ms, until);
             }
             // Nothing is missing behind what the client named.
             if channel.asked.as_deref().is_some_and(|asked| serial < asked) {
@@ -318,7 +327,10 @@ impl Sdk {
                 true => end_of(scene.host.now.unix_ms),
                 false => serial.to_owned(),
             };
-            scene.oracle.pause(segment, asked_ms, until);
+            scene.oracle.pause(segment, since_ms, until);
+            if let Some(before) = channel.segment.filter(|_| !is_first) {
+                scene.oracle.follow(segment, before);
+            }
             if !echo && let Some(id) = &id {
                 scene.oracle.skip(segment, id);
             }
