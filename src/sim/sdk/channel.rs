@@ -273,7 +273,7 @@ impl Sdk {
         if is_first || !is_resumed || channel.recovers {
             (channel.delta_base, channel.has_lost_base) = (None, false);
         }
-        channel.recovers = false;
+        let recovers = std::mem::take(&mut channel.recovers);
         channel.stand = Stand::Attached;
         channel.modes = flags;
         if channel.base.starts_with("vip:") && self.by_token && self.client_id.is_none() {
@@ -293,6 +293,10 @@ impl Sdk {
             if was_away {
                 let until = end_of(scene.host.now.unix_ms);
                 scene.oracle.pause(segment, since_ms, until);
+            }
+            // It comes behind all that it says has been sent; who waits for its base has thrown some of that away.
+            if !recovers {
+                scene.oracle.place(segment, serial);
             }
             // Nothing is missing behind what the client named.
             if channel.asked.as_deref().is_some_and(|asked| serial < asked) {
