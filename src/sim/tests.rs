@@ -20,7 +20,7 @@ use crate::channel::log::Link;
 use crate::shard::{Joined, Mail, ReturnAddress};
 
 /// Seeds that have found something once, with what it was.
-const PAST: [(u64, &str); 60] = [
+const PAST: [(u64, &str); 62] = [
     (33, "what was owed was sent although a new token did not permit it any more"),
     (367, "a SYNC that was refused left an attachment that its client took for failed"),
     (388, "ATTACHED named a serial of messages that its client had not been sent"),
@@ -70,6 +70,8 @@ const PAST: [(u64, &str); 60] = [
     (7_005_066, "another view of a channel began behind what its client was not to be sent again"),
     (6_401_409, "a file whose first record was torn said nothing of what had gone with age"),
     (3_214_249, "what told of damage was damaged before the start after the next"),
+    (7_491_888, "who took the ATTACHED of a token for an answer was sent what followed once more"),
+    (7_451_533, "the same ATTACHED was followed by a delta without its base"),
     (7_414_164, "a question was taken for given up in the turn of another shard"),
     (7_439_872, "the same, of a publish that was sent again"),
     (7_455_571, "the same, of one for which a rule had no room then"),
