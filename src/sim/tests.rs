@@ -20,7 +20,7 @@ use crate::channel::log::Link;
 use crate::shard::{Joined, Mail, ReturnAddress};
 
 /// Seeds that have found something once, with what it was.
-const PAST: [(u64, &str); 62] = [
+const PAST: &[(u64, &str)] = &[
     (33, "what was owed was sent although a new token did not permit it any more"),
     (367, "a SYNC that was refused left an attachment that its client took for failed"),
     (388, "ATTACHED named a serial of messages that its client had not been sent"),
@@ -98,6 +98,7 @@ const PAST: [(u64, &str); 62] = [
     (7_498_462, "the same"),
     (7_505_514, "the same"),
     (7_519_768, "the same"),
+    (3_309_144, "a member stayed whose DETACH went again behind an ATTACH under another name"),
 ];
 
 /// How many more are run wherever these tests are.
@@ -109,7 +110,7 @@ fn whatever_happens_the_promise_is_kept() {
     let widest = WIDEST_FROM..WIDEST_FROM + MORE;
     let latest = LATEST_FROM..LATEST_FROM + MORE;
     let more = (1..=MORE).chain(wider).chain(widest).chain(latest);
-    for seed in PAST.map(|(seed, _)| seed).into_iter().chain(more) {
+    for seed in PAST.iter().map(|(seed, _)| *seed).chain(more) {
         let report = run(seed, Sabotage::default(), false);
         assert!(report.findings.is_empty(), "seed={seed} {:?}", report.findings);
     }

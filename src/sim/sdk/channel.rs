@@ -79,6 +79,8 @@ pub struct Channel {
     pub members: Members,
     /// What it is in the channel itself.
     pub entered: Option<Entered>,
+    /// Whether it was a member until it let go of the channel.
+    was_entered: bool,
 }
 
 /// The name without qualifier, and what that rewinds.
@@ -116,6 +118,7 @@ impl Sdk {
                 modes: 0,
                 members: Members::default(),
                 entered: None,
+                was_entered: false,
             };
             self.channels.insert(name.to_owned(), channel);
         }
@@ -151,7 +154,8 @@ impl Sdk {
             && channel.stand == Stand::Attached
         {
             channel.stand = Stand::Detaching;
-            if channel.entered.take().is_some() {
+            channel.was_entered = channel.entered.take().is_some();
+            if channel.was_entered {
                 let base = channel.base.clone();
                 self.linger(base);
             }
@@ -164,7 +168,13 @@ impl Sdk {
         for name in self.channels.keys().cloned().collect::<Vec<_>>() {
             match self.channels[&name].stand {
                 Stand::Failed => {}
-                Stand::Detaching => self.send(scene, &json!({"action": 12, "channel": name})),
+                Stand::Detaching => {
+                    // Behind an ATTACH under another name, which came later over the last transport.
+                    if self.channels[&name].was_entered {
+                        self.linger(self.channels[&name].base.clone());
+                    }
+                    self.send(scene, &json!({"action": 12, "channel": name}));
+                }
                 Stand::Attached | Stand::Attaching | Stand::Suspended { .. } => {
                     self.channels.get_mut(&name).expect("listed").stand = Stand::Attaching;
                     self.send_attach(scene, &name);
