@@ -56,11 +56,15 @@ impl Shard {
         params: Params,
         asked_by: AskedBy,
     ) {
+        let (stream_name, attached) = self.attachment_to(index, name);
+        if attached.is_some_and(|stream| !self.streams.at(stream).takes_attach(index)) {
+            let text = "too many ATTACHes of a channel without waiting for their answers";
+            return self.fail(index, &ErrorInfo::new(ErrorCode::FLOODING, text));
+        }
         self.keep_members(index, name.base());
         let window = self.transports[index as usize].window();
         let view = View { window, ..View::of(name, modes, read) };
-        let resource = name.resource();
-        let (name, attached) = self.attachment_to(index, name);
+        let (resource, name) = (name.resource(), stream_name);
         let connection = self.transports[index as usize].connection();
         let connection = connection.expect("only connections attach");
         let echo = read.echo && connection.wants_echo();
@@ -511,6 +515,7 @@ impl Shard {
         self.count_attachment(stream_index, modes, None);
         let stream = self.streams.at(stream_index);
         drop(stream.take_requests(index));
+        stream.syncing.remove(&index);
         stream.attachments -= 1;
         if stream.attachments == 0 {
             let (stream, name) = self.streams.remove(stream_index);

@@ -64,7 +64,7 @@ pub(super) struct Reading {
     readers: usize,
     loading: HashMap<ChannelKey, Loading>,
     /// Mail that waits, of all channels.
-    mail_count: usize,
+    pub(super) mail_count: usize,
 }
 
 impl Reading {

@@ -94,6 +94,10 @@ impl Shard {
             self.leave_stream(index, stream);
             return self.refuse_attach(index, &display_name, &error);
         }
+        // One that was asked for before is not there yet and will do: its client is sent what happens meanwhile.
+        if !self.streams.at(stream).syncing.insert(index) {
+            return;
+        }
         let stream = self.streams.reference(stream);
         let transport = self.transports[index as usize].address(index);
         let home = channel.home(self.shards);
@@ -115,6 +119,7 @@ impl Shard {
         // true later than the request, but for events that are sent behind it. So a client cannot
         // pile up what it does not read.
         let stream = reference.index;
+        self.streams.at(stream).syncing.remove(&to.index);
         let is_attached =
             self.modes(to.index, stream).is_some() && !self.is_joining(to.index, stream);
         let transport = &mut self.transports[to.index as usize];

@@ -2,7 +2,7 @@
 //! log, who is attached, and whether the home has said yet where it begins.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use crate::ably::{ChannelSerial, Format, Metrics, Params, Position, Since};
@@ -32,6 +32,10 @@ impl StreamName {
 /// Streams of one channel on one shard, beside those that always have room. Each name is encoded by
 /// itself at every publish, and each view may be, so whoever makes up names would make others pay.
 pub(super) const STREAMS_PER_CHANNEL_MAX: usize = 64;
+
+/// ATTACHes of one transport to one stream that may wait for their answers; one more ends its connection. An
+/// SDK has one, or two when it is given another token.
+pub(super) const ATTACHES_WAITING_MAX: usize = 64;
 
 /// An ATTACH that is not answered yet.
 pub(super) struct WaitingAttach {
@@ -68,6 +72,11 @@ impl Requests {
         self.first(index).is_some()
     }
 
+    /// How many a transport has here.
+    fn count(&self, index: u32) -> usize {
+        self.of(index).count()
+    }
+
     /// Takes out those of a transport, oldest first.
     pub fn take(&mut self, index: u32) -> Vec<WaitingAttach> {
         std::iter::from_fn(|| self.0.remove(&self.first(index)?)).collect()
@@ -79,7 +88,11 @@ impl Requests {
     }
 
     fn first(&self, index: u32) -> Option<(u32, u32)> {
-        self.0.range((index, 0)..=(index, u32::MAX)).next().map(|(key, _)| *key)
+        self.of(index).next()
+    }
+
+    fn of(&self, index: u32) -> impl Iterator<Item = (u32, u32)> {
+        self.0.range((index, 0)..=(index, u32::MAX)).map(|(key, _)| *key)
     }
 }
 
@@ -140,6 +153,8 @@ pub(super) struct Stream {
     pub waiting: Requests,
     /// ATTACHes that wait for the past or the members, by the number under which those were asked for.
     pub joining: Requests,
+    /// Transports for which the home was asked for the members.
+    pub syncing: BTreeSet<u32>,
     /// Whether frames were staged this turn.
     pub is_staged: bool,
     /// Whether it waits in the shard's queue of rounds.
@@ -149,6 +164,11 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// Whether a transport may send another ATTACH before those that it has sent are answered.
+    pub fn takes_attach(&self, index: u32) -> bool {
+        self.waiting.count(index) + self.joining.count(index) < ATTACHES_WAITING_MAX
+    }
+
     /// The ATTACHes of a transport that are not answered yet, oldest first.
     pub fn take_requests(&mut self, index: u32) -> Vec<WaitingAttach> {
         let mut requests = self.joining.take(index);
@@ -232,6 +252,7 @@ impl Streams {
             is_uncounted: false,
             waiting: Requests::default(),
             joining: Requests::default(),
+            syncing: BTreeSet::new(),
             is_staged: false,
             in_rounds: false,
             round_began_us: 0,

@@ -809,3 +809,36 @@ fn a_place_that_a_client_was_told_of_is_not_taken_back() {
         assert_eq!(again["flags"].as_u64().unwrap() & 4, 4, "RESUMED");
     }
 }
+
+#[test]
+fn what_a_client_asks_for_while_a_channel_is_loaded_has_a_bound() {
+    let mut host = narrow_host(Disk::default(), 1);
+    let publisher = host.connect(0, "");
+    host.publish(publisher, 0, "loose:room", "before");
+    host.settle();
+    let mut host = narrow_host(host.into_disk(), 2);
+    let (hasty, patient) = (host.connect(0, ""), host.connect(1, ""));
+    host.messages(hasty);
+    host.messages(patient);
+    host.is_disk_stalled = true;
+    for _ in 0..64 {
+        host.send(hasty, &json!({"action": 10, "channel": "loose:room"}));
+    }
+    host.send(patient, &json!({"action": 10, "channel": "loose:room"}));
+    for _ in 0..500 {
+        host.send(patient, &json!({"action": 16, "channel": "loose:room"}));
+    }
+    host.settle_quickly();
+    let keeping = host.shards.iter().filter_map(|shard| shard.homes.keeping.as_ref());
+    let waiting: usize = keeping.map(|keeping| keeping.reading.mail_count).sum();
+    assert!(waiting < 10, "{waiting}");
+    assert!(host.messages(hasty).is_empty());
+    host.send(hasty, &json!({"action": 10, "channel": "loose:room"}));
+    host.settle_quickly();
+    assert_eq!(host.messages(hasty)[0]["error"]["code"], 42924);
+    host.is_disk_stalled = false;
+    host.settle();
+    let answers = host.messages(patient);
+    let told = |action: u64| answers.iter().filter(|it| it["action"] == action).count();
+    assert_eq!((told(11), told(16)), (1, 1), "{answers:?}");
+}
