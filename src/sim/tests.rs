@@ -174,26 +174,19 @@ fn a_frame_that_is_lost_between_two_cores_is_missed() {
     assert!(["gap", "gap or end"].contains(&found), "{found}");
 }
 
+/// A frame, and before it a copy that no delta starts from.
+fn twice(mail: Mail) -> Vec<Mail> {
+    let Mail::Frame { stream, serial, publisher, has_members, ref frame, .. } = mail else {
+        return vec![mail];
+    };
+    let (frame, link) = (frame.clone(), Link::None);
+    vec![Mail::Frame { stream, serial, publisher, has_members, frame, link }, mail]
+}
+
 #[test]
 fn a_frame_that_comes_twice_is_one_too_many() {
     let found = first_finding(|random, mail| match mail {
-        Mail::Frame { stream, serial, publisher, has_members, frame: Some(bytes), link }
-            if random.chance(10) =>
-        {
-            let frame = Some(bytes);
-            let copy = frame.clone();
-            vec![
-                Mail::Frame {
-                    stream,
-                    serial,
-                    publisher,
-                    has_members,
-                    frame: copy,
-                    link: Link::None,
-                },
-                Mail::Frame { stream, serial, publisher, has_members, frame, link },
-            ]
-        }
+        Mail::Frame { frame: Some(_), .. } if random.chance(10) => twice(mail),
         mail => vec![mail],
     });
     assert_eq!(found, "order");
@@ -566,24 +559,11 @@ fn what_is_delivered_and_forgotten_is_kept_nowhere() {
 fn what_is_delivered_and_forgotten_is_delivered_once() {
     let found = first_finding_of(LATEST_FROM..LATEST_FROM + 400, || {
         let is_ephemeral = |bytes: &Bytes| bytes.windows(11).any(|it| it == b"\"ephemeral\"");
-        let tamper = move |random: &mut Random, mail: Mail| match mail {
-            Mail::Frame { stream, serial, publisher, has_members, frame: Some(bytes), link }
-                if is_ephemeral(&bytes) && random.chance(4) =>
-            {
-                let (frame, copy) = (Some(bytes.clone()), Some(bytes));
-                vec![
-                    Mail::Frame {
-                        stream,
-                        serial,
-                        publisher,
-                        has_members,
-                        frame: copy,
-                        link: Link::None,
-                    },
-                    Mail::Frame { stream, serial, publisher, has_members, frame, link },
-                ]
+        let tamper = move |random: &mut Random, mail: Mail| match &mail {
+            Mail::Frame { frame: Some(bytes), .. } if is_ephemeral(bytes) && random.chance(4) => {
+                twice(mail)
             }
-            mail => vec![mail],
+            _ => vec![mail],
         };
         Sabotage { tamper: Some(Box::new(tamper)), ..Sabotage::default() }
     });

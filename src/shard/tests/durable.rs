@@ -554,14 +554,18 @@ fn a_disk_that_is_behind_refuses_nothing_for_want_of_subscribers() {
     assert_eq!(host.publish_many(publisher, "kept:room", 10, false), 0);
 }
 
-#[test]
-fn what_waits_for_a_channel_to_be_loaded_cuts_no_subscriber_off() {
+/// The second start of a narrow host, with a message in `loose:room` that is not in memory.
+fn host_with_a_past() -> Host {
     let mut host = narrow_host(Disk::default(), 1);
     let publisher = host.connect(0, "");
-    host.messages(publisher);
     host.publish(publisher, 0, "loose:room", "before");
     host.settle();
-    let mut host = narrow_host(host.into_disk(), 2);
+    narrow_host(host.into_disk(), 2)
+}
+
+#[test]
+fn what_waits_for_a_channel_to_be_loaded_cuts_no_subscriber_off() {
+    let mut host = host_with_a_past();
     let (publisher, subscriber) = (host.connect(0, ""), host.connect(1, ""));
     host.messages(publisher);
     host.messages(subscriber);
@@ -577,11 +581,7 @@ fn what_waits_for_a_channel_to_be_loaded_cuts_no_subscriber_off() {
 
 #[test]
 fn the_first_publish_that_waits_for_its_channel_counts() {
-    let mut host = narrow_host(Disk::default(), 1);
-    let publisher = host.connect(0, "");
-    host.publish(publisher, 0, "loose:room", "before");
-    host.settle();
-    let mut host = narrow_host(host.into_disk(), 2);
+    let mut host = host_with_a_past();
     let publisher = host.connect(0, "");
     host.messages(publisher);
     host.is_disk_stalled = true;
@@ -812,11 +812,7 @@ fn a_place_that_a_client_was_told_of_is_not_taken_back() {
 
 #[test]
 fn what_a_client_asks_for_while_a_channel_is_loaded_has_a_bound() {
-    let mut host = narrow_host(Disk::default(), 1);
-    let publisher = host.connect(0, "");
-    host.publish(publisher, 0, "loose:room", "before");
-    host.settle();
-    let mut host = narrow_host(host.into_disk(), 2);
+    let mut host = host_with_a_past();
     let (hasty, patient) = (host.connect(0, ""), host.connect(1, ""));
     host.messages(hasty);
     host.messages(patient);
