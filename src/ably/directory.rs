@@ -381,12 +381,11 @@ impl Directory {
         self.apps.values().any(|app| app.namespaces.iter().any(|namespace| namespace.persisted))
     }
 
-    /// Whether the apps of `before` that are left have the namespaces that they have had.
+    /// Whether every app has the namespaces that it has had, if any: channels may be there before their app is.
     pub fn has_namespaces_of(&self, before: &Directory) -> bool {
-        before.apps.iter().all(|(id, app)| {
-            let is_same =
-                |now: &Arc<App>| Arc::ptr_eq(now, app) || now.namespaces == app.namespaces;
-            self.apps.get(id).is_none_or(is_same)
+        self.apps.iter().all(|(id, app)| match before.apps.get(id) {
+            Some(known) => Arc::ptr_eq(known, app) || known.namespaces == app.namespaces,
+            None => app.namespaces.is_empty(),
         })
     }
 

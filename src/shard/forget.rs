@@ -494,6 +494,16 @@ mod tests {
     }
 
     #[test]
+    fn a_channel_that_is_there_before_its_app_is_kept_as_long_as_that_says() {
+        let mut homes = homes_that_keep(Duration::from_secs(60));
+        homes.set_directory(Arc::new(Directory::default()));
+        publish(&mut homes, START, "kept:room");
+        homes.set_directory(directory(true));
+        run_until(&mut homes, after(300_000));
+        assert_eq!((homes.len(), homes.history_bytes() > 0), (1, true));
+    }
+
+    #[test]
     fn an_app_that_is_gone_leaves_nothing_once_its_clients_have_gone() {
         let mut homes = homes();
         for number in 0..LOOKS_PER_TURN + 10 {
