@@ -132,8 +132,8 @@ impl Shard {
     /// Whether a client asks for messages of which it was told that they may be missing. It had asked before it
     /// heard that and has gone on from there, so that what it was sent since would come twice. Who asks later names
     /// a later serial: the first message behind the cut is sent in full.
-    fn is_before_cut(&mut self, index: u32, stream: u32, since: &Since) -> bool {
-        let connection = self.transports[index as usize].connection();
+    fn is_before_cut(&self, index: u32, stream: u32, since: &Since) -> bool {
+        let connection = self.transports[index as usize].peek_connection();
         let cut = connection.expect("only connections attach").cut(stream);
         let (Some(cut), Since::Serial(known)) = (cut, since) else { return false };
         known.parse::<ChannelSerial>().is_ok_and(|known| known < cut)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Mail, ReturnAddress, Shard};
 use crate::ably::{
-    Accepted, Answered, ErrorCode, ErrorInfo, Gate, Inquiry, OnFailure, Rule, Verdict,
+    Accepted, Answered, ErrorCode, ErrorInfo, Gate, Inquiry, OnFailure, Rule, Rules, Verdict,
 };
 use crate::channel::ChannelKey;
 use crate::channel::home::HomeChannel;
@@ -94,6 +94,11 @@ impl Gates {
 }
 
 impl Held {
+    /// The rule whose turn it is, as it is now; `None`: it is gone, or is for other channels.
+    fn rule<'a>(&self, rules: &'a Rules, key: &ChannelKey) -> Option<&'a Arc<Rule>> {
+        rules.gate(&self.rules[0].id, key.app_id(), key.name())
+    }
+
     /// It is first in line. What it repeats may be forgotten by now, and it is new: then it is to be asked about.
     fn recall(&mut self, home: Option<&HomeChannel>) {
         if let Stage::Repeated = self.stage {
@@ -225,8 +230,7 @@ impl Shard {
         for (at, held) in line.iter_mut().enumerate() {
             while let Stage::Waits = held.stage {
                 // It may have been changed since, or removed, or have other channels.
-                let rules = self.homes.rules();
-                let Some(rule) = rules.gate(&held.rules[0].id, key.app_id(), key.name()) else {
+                let Some(rule) = held.rule(self.homes.rules(), key) else {
                     held.pass();
                     continue;
                 };
@@ -323,17 +327,13 @@ impl Shard {
     /// no more.
     pub(super) fn forget_gone_gates(&mut self) {
         let rules = self.homes.rules();
-        let of_gone = |key: &ChannelKey, held: &Held| match held.stage {
-            Stage::Asked(number) => {
-                let rule = rules.gate(&held.rules[0].id, key.app_id(), key.name());
-                rule.is_none().then_some(number)
-            }
-            Stage::Waits | Stage::Repeated | Stage::Decided(_) => None,
-        };
-        let of_line = |(key, line): (_, &VecDeque<Held>)| {
-            line.iter().filter_map(|held| of_gone(key, held)).collect::<Vec<_>>()
-        };
-        let mut numbers: Vec<u64> = self.gates.lines.iter().flat_map(of_line).collect();
+        let mut numbers = Vec::new();
+        for (key, line) in &self.gates.lines {
+            numbers.extend(line.iter().filter_map(|held| match held.stage {
+                Stage::Asked(number) => held.rule(rules, key).is_none().then_some(number),
+                Stage::Waits | Stage::Repeated | Stage::Decided(_) => None,
+            }));
+        }
         numbers.sort_unstable();
         for number in numbers {
             self.handle_verdict((number, Verdict::Accept));

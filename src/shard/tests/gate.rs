@@ -653,14 +653,20 @@ fn a_drain_waits_for_answers_and_tells_them() {
     assert_eq!(told, [1, 6], "an ACK, then DISCONNECTED");
 }
 
-#[test]
-fn a_rule_that_is_gone_is_not_waited_for() {
-    let mut host = host(1, 13, &[GATE]);
+/// A host on which "one" and "two" wait in `gated:room`; with their publisher, and who is attached.
+fn host_with_two_waiting(seed: u64, gates: &[Gate]) -> (Host, usize, usize) {
+    let mut host = host(1, seed, gates);
     let (publisher, subscriber) = (host.connect(0, ""), host.connect(0, ""));
     host.attach(subscriber, "gated:room");
     host.publish(publisher, 0, "gated:room", "one");
     host.publish(publisher, 1, "gated:room", "two");
     host.settle();
+    (host, publisher, subscriber)
+}
+
+#[test]
+fn a_rule_that_is_gone_is_not_waited_for() {
+    let (mut host, publisher, subscriber) = host_with_two_waiting(13, &[GATE]);
     let inquiry = host.inquiry();
     host.set_rules(Rules::default());
     assert_eq!(host.data(subscriber, "gated:room"), ["one", "two"]);
@@ -673,12 +679,7 @@ fn a_rule_that_is_gone_is_not_waited_for() {
 #[test]
 fn a_rule_that_is_for_other_channels_now_is_not_waited_for() {
     for on_failure in [OnFailure::Reject, OnFailure::Publish] {
-        let mut host = host(1, 16, &[GATE, GATE]);
-        let (publisher, subscriber) = (host.connect(0, ""), host.connect(0, ""));
-        host.attach(subscriber, "gated:room");
-        host.publish(publisher, 0, "gated:room", "one");
-        host.publish(publisher, 1, "gated:room", "two");
-        host.settle();
+        let (mut host, publisher, subscriber) = host_with_two_waiting(16, &[GATE, GATE]);
         let inquiry = host.inquiry();
         // It stays in the order of those that it was one of, and has no say in what was asked before.
         let moved = rule_for("^mutable:", "a", Gate { on_failure, ..GATE });
